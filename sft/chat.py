@@ -1,0 +1,275 @@
+"""Chat templates with `{% generation %}` marks: which one a student takes, and how it renders.
+
+Rendering needs jinja2 alone, so that a preview works where no transformers is installed. What is
+rendered here is, character for character, what the student's tokenizer renders with the same
+template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from synth.errors import UserError, nearest
+from synth.reasoning import OPEN
+from synth.record import Message
+
+FOLDER = Path(__file__).parent / "templates"
+# What a tokenizer must know for a template, the most telling family first: a tokenizer made from
+# another family's keeps tokens of that one.
+KNOWN = {
+    "r1": ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+}
+# Noncharacters of Unicode stand for the marks while a template renders.
+_LOSS_START, _LOSS_END, _DATA = "\ufdd0", "\ufdd1", "\ufdd2"
+_MARKS = re.compile(f"({_LOSS_START}|{_LOSS_END}|{_DATA}\\d+{_DATA})")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of rendered text.
+
+    Attributes:
+        text: The text itself.
+        has_loss: Whether the student learns it.
+        is_data: Whether it is the content of a message; else the template wrote it.
+        turn: Which message it belongs to, where it carries loss.
+    """
+
+    text: str
+    has_loss: bool
+    is_data: bool
+    turn: int | None
+
+
+def choose(tokenizer: Any, name: str = "auto") -> str:
+    """The text of the chat template that a student takes.
+
+    Args:
+        tokenizer: The student's tokenizer.
+        name: `auto`, a template that ships with the package, or the path of a Jinja file.
+
+    Raises:
+        UserError: `auto` finds no family that it knows, or there is no such template.
+    """
+    if name != "auto":
+        return template_text(name)
+    vocabulary = tokenizer.get_vocab()
+    for family, needed in KNOWN.items():
+        if all(token in vocabulary for token in needed):
+            return template_text(family)
+    families = "; ".join(f"{name} needs {' '.join(tokens)}" for name, tokens in KNOWN.items())
+    raise UserError(
+        "student.chat_template: auto cannot choose, the tokenizer has the special tokens of no "
+        f"known family ({families}). Name one of {', '.join(sorted(KNOWN))} or give the path of a "
+        "Jinja template with {% generation %} marks"
+    )
+
+
+def guess(model: str, name: str = "auto") -> str:
+    """The template that `choose` most likely takes, told from the model's name without loading it."""
+    if name == "auto":
+        name = "r1" if re.search(r"r1[-_]distill", model, re.IGNORECASE) else "chatml"
+    return template_text(name)
+
+
+def template_text(name: str) -> str:
+    """The text of a template by its name or path.
+
+    Raises:
+        UserError: There is no such template, or it marks nothing with `{% generation %}`.
+    """
+    path = FOLDER / f"{name}.jinja" if name in KNOWN else Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"student.chat_template: no template and no file {name!r}{nearest(name, KNOWN)}"
+        )
+    text = path.read_text(encoding="utf-8")
+    if not re.search(r"\{%-?\s*generation\s*-?%\}", text):
+        raise UserError(
+            f"student.chat_template: {name} has no {{% generation %}} marks, so nothing would carry "
+            "loss; put the assistant's content and the token that ends the turn between them"
+        )
+    return text
+
+
+def apply(tokenizer: Any, template: str) -> None:
+    """Gives a tokenizer the template, and the token that ends a turn as its end of sequence.
+
+    Base models end with `<|endoftext|>`; a student trained on turns must stop where they end.
+
+    Raises:
+        UserError: The template ends a turn with something that is not one token of the student.
+    """
+    end = end_token(template, tokenizer.special_tokens_map)
+    if end not in tokenizer.get_vocab():
+        raise UserError(
+            f"student.chat_template: the template ends a turn with {end!r}, which is no token of "
+            "this student; choose the template of its family"
+        )
+    tokenizer.chat_template = template
+    tokenizer.eos_token = end
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = end  # padding carries no loss and is masked out, so any token serves
+
+
+def end_token(template: str, variables: Mapping[str, Any] | None = None) -> str:
+    """What a template writes after an assistant's text, within its generation marks.
+
+    Raises:
+        UserError: The template has no generation marks, or nothing follows the text in them.
+    """
+    turns = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    spans = render_spans(template, turns, variables)
+    learned = "".join(text for text, has_loss in spans if has_loss)
+    if not learned.startswith("b") or learned == "b":
+        raise UserError(
+            "student.chat_template: the template must put the assistant's content and the token "
+            "that ends the turn between {% generation %} and {% endgeneration %}"
+        )
+    return learned.removeprefix("b")
+
+
+def render_spans(
+    template: str,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = False,
+) -> list[tuple[str, bool]]:
+    """The rendered conversation in stretches, each with or without loss.
+
+    Args:
+        template: Text of a chat template with generation marks.
+        messages: The conversation; assistant turns hold what `join_trace` gives.
+        variables: Names that the template may use, such as `bos_token`.
+        add_generation_prompt: Whether to end with the opening of an assistant turn.
+
+    Raises:
+        UserError: The template is not sound, refuses the conversation, or changes its texts.
+    """
+    spans: list[tuple[str, bool]] = []
+    for piece in pieces(template, messages, variables, add_generation_prompt):
+        if spans and spans[-1][1] == piece.has_loss:
+            spans[-1] = (spans[-1][0] + piece.text, piece.has_loss)
+        else:
+            spans.append((piece.text, piece.has_loss))
+    return spans
+
+
+def pieces(
+    template: str,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = False,
+) -> list[Piece]:
+    """The rendered conversation, with what the template wrote told apart from what is data.
+
+    The template renders a placeholder for each text, so that nothing in a text can pass for a part
+    of the template. That holds only while texts are rendered as they are; a template that strips,
+    cuts or rewrites them would train on something else than the data, and is refused.
+
+    Args:
+        template: Text of a chat template with generation marks.
+        messages: The conversation.
+        variables: Names that the template may use.
+        add_generation_prompt: Whether to end with the opening of an assistant turn.
+
+    Raises:
+        UserError: The template is not sound, refuses the conversation, or changes its texts.
+    """
+    opening = f"{OPEN}\n"
+    contents, held = [], []
+    for turn, message in enumerate(messages):
+        # A template may treat an opened reasoning apart (R1 does), so it gets to see the tag.
+        opened = message["role"] == "assistant" and message["content"].startswith(opening)
+        held.append(message["content"].removeprefix(opening) if opened else message["content"])
+        contents.append(f"{opening if opened else ''}{_DATA}{turn}{_DATA}")
+    placed = [Message(role=m["role"], content=c) for m, c in zip(messages, contents, strict=True)]
+    text = _render(template, placed, variables, add_generation_prompt)
+    result: list[Piece] = []
+    has_loss, turn = False, None
+    parts = _MARKS.split(text)
+    for index, part in enumerate(parts):
+        if part == _LOSS_START:
+            # All that is marked belongs to the turn whose text stands in the marks.
+            ahead = (p for p in parts[index:] if p.startswith(_DATA))
+            has_loss, turn = True, int(next(ahead, "-1").strip(_DATA))
+        elif part == _LOSS_END:
+            has_loss, turn = False, None
+        elif part.startswith(_DATA):
+            result.append(Piece(held[int(part.strip(_DATA))], has_loss, True, turn))
+        else:
+            result.append(Piece(part, has_loss, False, turn))
+    # A mark inside a text goes as it came: only the rendering of the true texts is compared.
+    true = _render(template, list(messages), variables, add_generation_prompt, marks=False)
+    if "".join(piece.text for piece in result) != true:
+        raise UserError(
+            "student.chat_template: the template changes the texts of the conversation (strips, "
+            "cuts or rewrites them); one for training must render every content as it is"
+        )
+    return [piece for piece in result if piece.text]
+
+
+def _render(
+    template: str,
+    messages: list[Message],
+    variables: Mapping[str, Any] | None,
+    add_generation_prompt: bool,
+    marks: bool = True,
+) -> str:
+    try:
+        return _compile(template, marks).render(
+            {**(variables or {})}, messages=messages, add_generation_prompt=add_generation_prompt
+        )
+    except jinja2.TemplateError as error:
+        raise UserError(f"student.chat_template: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str, marks: bool) -> jinja2.Template:
+    """A template in a sandbox with what transformers offers to chat templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Marked if marks else _Unmarked, "jinja2.ext.loopcontrols"],
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> str:
+    raise jinja2.TemplateError(message)
+
+
+class _Unmarked(Extension):
+    """`{% generation %}...{% endgeneration %}` that renders what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as a plain attribute)
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """Turns the block into a call that gets its text."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_around")
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _around(self, caller: Any) -> str:
+        return str(caller())
+
+
+class _Marked(_Unmarked):
+    """The same, with a mark on either side."""
+
+    def _around(self, caller: Any) -> str:
+        return f"{_LOSS_START}{caller()}{_LOSS_END}"

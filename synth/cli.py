@@ -1,0 +1,173 @@
+"""The command line. Importing it loads nothing heavy: each command imports what it uses."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from synth.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError
+
+app = typer.Typer(
+    help="Turn a big model's reasoning into a better small model, from one config file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Dotted overrides, such as train.learning_rate=1e-5.")
+]
+
+
+def say(text: str) -> None:
+    """Prints for the user."""
+    typer.echo(text)
+
+
+def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
+    from synth.config import load_run
+    from synth.stages import do_stage, refuse_if_lacking
+    from synth.summary import stage_summary
+
+    run, _ = load_run(config, overrides or [])
+    refuse_if_lacking(run, name)
+    whole = True
+    if name == "generate":
+        whole = do_stage("tasks", run, say)
+    whole = do_stage(name, run, say) and whole
+    stage_summary(name, run)
+    raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None) -> None:
+    """Every stage from questions to report; what is done already is not done again."""
+    from synth.config import load_run, stages_of
+    from synth.report import write_report
+    from synth.stages import do_stage, refuse_if_lacking
+    from synth.summary import stage_summary
+
+    checked, _ = load_run(config, overrides or [])
+    refuse_if_lacking(checked)
+    if checked.description:
+        say(checked.description.strip() + "\n")
+    whole = True
+    for name in stages_of(checked):
+        whole = do_stage(name, checked, say) and whole
+        stage_summary(name, checked)
+    say(f"report: {write_report(checked)}")
+    raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
+
+
+@app.command()
+def generate(config: Config, overrides: Overrides = None) -> None:
+    """Asks the teachers; answers that the store has are not bought again."""
+    _one_stage("generate", config, overrides)
+
+
+@app.command(name="filter")
+def filter_(config: Config, overrides: Overrides = None) -> None:
+    """Runs the filters over the traces and prints the funnel."""
+    _one_stage("filter", config, overrides)
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Fine-tunes the student on the traces that were kept."""
+    _one_stage("train", config, overrides)
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None) -> None:
+    """Measures the student before and after, and the teacher."""
+    _one_stage("evaluate", config, overrides)
+
+
+@app.command()
+def report(config: Config, overrides: Overrides = None) -> None:
+    """Writes report.html for what is done so far."""
+    from synth.config import load_run
+    from synth.report import write_report
+
+    checked, _ = load_run(config, overrides or [])
+    say(str(write_report(checked)))
+
+
+@app.command()
+def preview(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config.")] = "dry-run",
+    overrides: Overrides = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many questions.")] = 3,
+    ask: Annotated[bool, typer.Option(help="Ask the teacher, or only show the prompts.")] = True,
+) -> None:
+    """Shows prompts, the teacher's traces, verdicts and the training mask for a few questions."""
+    from synth.config import load_run
+    from synth.preview import show
+
+    checked, _ = load_run(config, overrides or [])
+    show(checked, number, ask)
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Checks a config: every mistake at once, each with its line. Spends nothing."""
+    from synth.config import load_run, machine_problems, stages_of
+
+    checked, source = load_run(config, overrides or [])
+    say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")
+    for lack in machine_problems(checked):
+        say(f"to run it here: {lack}")
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON schema of a config, for editors."""
+    import json
+
+    from synth.config import json_schema
+
+    say(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="filters, teachers, sources, prompts or configs.")
+    ] = None,
+) -> None:
+    """Lists all that a config can name."""
+    from synth.summary import catalogue
+
+    say(catalogue(kind))
+
+
+@app.command()
+def doctor() -> None:
+    """Says what is installed, what is missing, and what is wrong."""
+    from synth.summary import diagnosis
+
+    text, healthy = diagnosis()
+    say(text)
+    raise typer.Exit(EXIT_DONE if healthy else EXIT_USER)
+
+
+def main() -> None:
+    """The command `distill`."""
+    try:
+        app()  # exits by itself, with 2 for a wrong call and 130 for Ctrl-C
+    except DistillError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_status)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        typer.echo(
+            f"the disk is full{where}; what was paid for is stored, make room and run again",
+            err=True,
+        )
+        sys.exit(EXIT_PARTIAL)

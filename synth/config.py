@@ -1,0 +1,397 @@
+"""The run config: one file describes a whole run, from questions to a measured student.
+
+Each section is one stage and may be left out; a stage without its section does not run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from synth import plugins
+from synth.configfile import Path_, Source, problems_of, raise_if_any, read_config
+from synth.errors import MissingPackage, Problem, UserError, nearest
+from synth.prompts import load_prompt
+from synth.training_config import Student, Train
+
+
+class Section(BaseModel):
+    """Base of every section: an unknown key is an error, not silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptChoice(Section):
+    """A prompt template and the values that the config gives it."""
+
+    template: str = Field(description="A name from `distill list prompts`, or a path to a .jinja")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="Values of its variables, such as worked examples"
+    )
+
+
+class Sampling(Section):
+    """How an answer is sampled; what is not set is left to the endpoint. OpenAI's names."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="0 takes the likeliest token")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling")
+    top_k: int | None = Field(None, ge=1, description="Only where the endpoint knows it")
+    max_tokens: int = Field(4096, ge=1, description="Longest answer, reasoning included")
+    stop: list[str] | None = Field(None, description="Texts that end the answer")
+    seed: int | None = Field(None, description="Sent to the endpoint; sample i gets seed + i")
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="Further parameters, sent as they are"
+    )
+
+    def parameters(self, sample: int) -> dict[str, Any]:
+        """What is sent for a sample: only what is set, under the endpoint's names."""
+        sent = self.model_dump(exclude_none=True, exclude={"extra", "seed"}) | self.extra
+        return sent if self.seed is None else {**sent, "seed": self.seed + sample}
+
+
+class Samples(Section):
+    """How many answers a question gets."""
+
+    max: int = Field(1, ge=1, description="At most this many")
+    until_verified: int | None = Field(
+        None, ge=1, description="Stop earlier, when this many passed every trace filter"
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Samples:
+        if self.until_verified is not None and self.until_verified > self.max:
+            raise ValueError(f"until_verified is more than max ({self.max}): it is never reached")
+        return self
+
+
+class Generate(Section):
+    """Asking the teachers."""
+
+    prompt: PromptChoice
+    sampling: Sampling = Sampling()
+    samples: Samples = Samples()
+    teachers: list[str] | None = Field(
+        None, description="Which of the teachers answer, sample by sample in turn; all by default"
+    )
+    concurrency: int = Field(64, ge=1, description="Most requests in flight")
+    retries: int = Field(6, ge=0, description="Further attempts after a failure that may pass")
+
+
+class Tasks(Section):
+    """Where questions come from, and which are kept back for the evaluation."""
+
+    train: list[dict[str, Any]] = Field(min_length=1, description="Task sources")
+    eval: list[dict[str, Any]] | None = Field(
+        None, min_length=1, description="Task sources of their own for the evaluation"
+    )
+    holdout: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Or: how many (a number) or which share of the questions to keep back"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Tasks:
+        if self.eval is not None and self.holdout is not None:
+            raise ValueError("eval and holdout are two ways to the same end: give one")
+        return self
+
+
+class RunStudent(Student):
+    """The model that is trained, and the prompt under which it is trained and asked."""
+
+    prompt: PromptChoice
+
+
+class Evaluate(Section):
+    """Measuring the student before and after training, and the teacher, on the same questions."""
+
+    sampling: Sampling = Sampling(temperature=0.0)
+    samples: int = Field(1, ge=1, description="Answers a question")
+    limit: int | None = Field(None, ge=1, description="Ask only the first so many questions")
+    verifier: str | dict[str, Any] = Field(
+        "math_answer", description="The filter that says whether an answer is right"
+    )
+    teacher: bool = Field(True, description="Also ask the teachers, under their own prompt")
+    batch_size: int = Field(32, ge=1, description="Student answers made at a time")
+
+
+class Run(Section):
+    """A whole run.
+
+    `teachers` maps a name to `{kind: ..., ...}`; `tasks.train` lists `{source: ..., ...}`;
+    `filters` lists names, or `name: {options}`. What each takes is in its own file's `Config`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder of the run")
+    description: str = Field("", description="What this run is for, in a sentence; in the report")
+    seed: int = Field(0, description="Decides splits, shuffles and training order")
+    runs: str = Field("runs", description="Folder that runs lie in")
+    store: str | None = Field(
+        None, description="The response store; responses.sqlite among the runs by default"
+    )
+    tasks: Tasks
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    generate: Generate | None = None
+    filters: list[str | dict[str, Any]] = Field(default_factory=list)
+    student: RunStudent | None = None
+    train: Train | None = None
+    evaluate: Evaluate | None = None
+
+    @property
+    def folder(self) -> Path:
+        """`RUNS/NAME`, where everything of this run lies."""
+        return Path(self.runs) / self.name
+
+    @property
+    def store_path(self) -> Path:
+        """The response store, shared by all runs unless the config says otherwise."""
+        return Path(self.store) if self.store else Path(self.runs) / "responses.sqlite"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Run:
+        for stage, needs in (
+            ("train", "student"),
+            ("evaluate", "student"),
+            ("generate", "teachers"),
+        ):
+            if getattr(self, stage) is not None and not getattr(self, needs):
+                raise ValueError(f"{stage} needs the section {needs}")
+        if self.evaluate is not None and self.tasks.eval is None and self.tasks.holdout is None:
+            raise ValueError("evaluate needs questions: give tasks.eval or tasks.holdout")
+        if self.generate is not None and self.generate.teachers is not None:
+            for name in self.generate.teachers:
+                if name not in self.teachers:
+                    raise ValueError(
+                        f"generate.teachers: no teacher {name!r}{nearest(name, self.teachers)}"
+                    )
+        return self
+
+
+def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a plug-in as a config writes them.
+
+    Raises:
+        UserError: The entry has another form than the one that its kind is written in.
+    """
+    key = {"teacher": "kind", "task source": "source"}.get(kind)
+    if key is not None:
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+            raise UserError(f"a {kind} is written {{{key}: NAME, ...}}")
+        return entry[key], {k: v for k, v in entry.items() if k != key}
+    if isinstance(entry, str):
+        return entry, {}
+    if len(entry) != 1 or not isinstance(options := next(iter(entry.values())), dict | None):
+        raise UserError(f"a {kind} is written NAME, or NAME: {{option: value, ...}}")
+    return str(next(iter(entry))), options or {}
+
+
+def plugin_config(kind: str, entry: str | dict[str, Any]) -> BaseModel:
+    """The checked options of a plug-in. Raises UserError or pydantic's ValidationError."""
+    name, options = split_plugin(kind, entry)
+    config: BaseModel = plugins.load(kind, name).Config(**options)
+    return config
+
+
+def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
+    """Every plug-in that a config names: its kind, its place and its entry as written.
+
+    Works on the raw data, so that a mistake elsewhere hides none here.
+    """
+
+    def items(*path: str) -> list[tuple[Path_, Any]]:
+        here: Any = data
+        for step in path:
+            here = here.get(step) if isinstance(here, dict) else None
+        if isinstance(here, dict):
+            return [((*path, key), value) for key, value in here.items()]
+        return [((*path, i), v) for i, v in enumerate(here)] if isinstance(here, list) else []
+
+    verifier = [(path, value) for path, value in items("evaluate") if path[-1] == "verifier"]
+    return [
+        (kind, path, entry)
+        for kind, found in (
+            ("task source", items("tasks", "train") + items("tasks", "eval")),
+            ("teacher", items("teachers")),
+            ("filter", items("filters") + verifier),
+        )
+        for path, entry in found
+        if isinstance(entry, str | dict)  # other types are reported by the model of the section
+    ]
+
+
+def load_run(name: str, overrides: Sequence[str] = ()) -> tuple[Run, Source]:
+    """Reads and checks a config without touching what it names outside itself.
+
+    Raises:
+        ConfigError: With every mistake of the file, each with its line.
+        UserError: The file cannot be read at all.
+    """
+    source = read_config(name, overrides)
+    problems: list[Problem] = []
+    run = None
+    try:
+        run = Run.model_validate(source.data)
+    except ValidationError as error:
+        problems += problems_of(source, error, Run)
+    for kind, path, entry in plugin_entries(source.data):
+        problems += _plugin_problems(source, kind, path, entry)
+    problems += _prompt_problems(source)
+    raise_if_any(problems, source)
+    assert run is not None
+    return run, source
+
+
+def _plugin_problems(source: Source, kind: str, path: Path_, entry: Any) -> list[Problem]:
+    try:
+        name, _ = split_plugin(kind, entry)
+        config = plugins.load(kind, name).Config
+    except UserError as error:
+        return [source.problem(path, str(error))]
+    inner = (*path, name) if kind == "filter" and isinstance(entry, dict) else path
+    try:
+        plugin_config(kind, entry)
+    except ValidationError as error:
+        return list(problems_of(source, error, config, inner))
+    return []
+
+
+def _prompt_problems(source: Source) -> list[Problem]:
+    """Prompts that do not exist, and values that their templates do not know."""
+    problems = []
+    for section in ("generate", "student"):
+        choice = (source.data.get(section) or {}) if isinstance(source.data, dict) else {}
+        choice = choice.get("prompt") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(choice.get("template"), str):
+            continue
+        try:
+            prompt = load_prompt(choice["template"])
+        except UserError as error:
+            problems.append(source.problem((section, "prompt", "template"), str(error)))
+            continue
+        for key in choice.get("values") or {}:
+            if key not in prompt.variables:
+                message = f"the template has no variable {key!r}{nearest(key, prompt.variables)}"
+                problems.append(source.problem((section, "prompt", "values", key), message))
+    return problems
+
+
+# What each stage uses of what a config names.
+_USED_BY = {
+    "tasks": {"task source"},
+    "generate": {"task source", "teacher", "filter"},
+    "filter": {"filter"},
+    "train": set(),
+    "evaluate": {"teacher", "filter"},
+}
+
+
+def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]:
+    """What this machine lacks for some stages of a run: packages, environment variables.
+
+    Such a config is right, only not here and now; a run refuses to start with any of these.
+
+    Args:
+        run: The checked config.
+        stages: All of the config's stages by default.
+    """
+    stages = stages_of(run) if stages is None else stages
+    kinds = set[str]().union(*(_USED_BY[stage] for stage in stages))
+    lacks: list[str] = []
+    for kind, _, entry in plugin_entries(run.model_dump()):
+        name, options = split_plugin(kind, entry)
+        module = plugins.load(kind, name)
+        if kind in kinds and hasattr(module, "check"):
+            lacks += module.check(module.Config(**options))
+    if {"train", "evaluate"} & set(stages):
+        for package in (
+            "torch",
+            "transformers",
+            *(("trl", "accelerate") if "train" in stages else ()),
+        ):
+            if importlib.util.find_spec(package) is None:
+                lacks.append(str(MissingPackage(package, "the student", extra="train")))
+    return list(dict.fromkeys(lacks))
+
+
+def env_key(variable: str | None, needed_for: str) -> str | None:
+    """The secret that an environment variable holds; the config has only the variable's name.
+
+    Raises:
+        UserError: The variable is not set.
+    """
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise UserError(
+            f"{needed_for} takes its key from the environment variable {variable}, which is not set"
+        )
+    return os.environ[variable]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a config, plug-ins included, for editors that complete and check YAML."""
+    schema = Run.model_json_schema()
+    defs = schema["$defs"]
+
+    def options(kind: str, name: str) -> dict[str, Any]:
+        own: dict[str, Any] = plugins.load(kind, name).Config.model_json_schema()
+        defs.update(own.pop("$defs", {}))
+        own["description"] = plugins.describe(kind, name)
+        return own
+
+    def tagged(kind: str, key: str) -> dict[str, Any]:
+        branches = []
+        for name in plugins.names(kind):
+            own = options(kind, name)
+            own["properties"] = {key: {"const": name}} | own.get("properties", {})
+            own["required"] = [key, *own.get("required", [])]
+            branches.append(own)
+        dotted = {
+            "type": "object",
+            "properties": {key: {"type": "string", "pattern": "\\."}},
+            "required": [key],
+        }
+        return {"anyOf": [*branches, dotted]}
+
+    named = {name: options("filter", name) for name in plugins.names("filter")}
+    filter_entry = {
+        "anyOf": [
+            {"enum": list(named)},
+            {"type": "string", "pattern": "\\."},
+            {
+                "type": "object",
+                "properties": {
+                    name: {"anyOf": [own, {"type": "null"}]} for name, own in named.items()
+                },
+                "additionalProperties": False,
+                "patternProperties": {"\\.": {"type": "object"}},
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }
+    source = tagged("task source", "source")
+    defs["Tasks"]["properties"]["train"]["items"] = source
+    defs["Tasks"]["properties"]["eval"]["anyOf"][0]["items"] = source
+    schema["properties"]["teachers"]["additionalProperties"] = tagged("teacher", "kind")
+    schema["properties"]["filters"]["items"] = filter_entry
+    defs["Evaluate"]["properties"]["verifier"] = filter_entry
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "synth-distill run"
+    return schema
+
+
+def stages_of(run: Run) -> list[str]:
+    """The stages that a config asks for, in their order."""
+    asked = {
+        "tasks": True,
+        "generate": run.generate is not None,
+        "filter": run.generate is not None,
+        "train": run.train is not None,
+        "evaluate": run.evaluate is not None,
+    }
+    return [name for name, wanted in asked.items() if wanted]

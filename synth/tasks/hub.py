@@ -1,0 +1,42 @@
+"""Tasks from a `datasets` hub id, or from a folder that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from synth.errors import UserError
+from synth.tasks.contract import Row, Rows, SourceConfig
+
+
+class Config(SourceConfig):
+    """Options of a data set read by the library datasets."""
+
+    dataset: str = Field(description="Hub id, or a folder written by save_to_disk")
+    subset: str | None = Field(None, description="Configuration of the data set")
+    split: str = "train"
+    revision: str | None = Field(None, description="Commit, tag or branch of a hub data set")
+
+
+def build(config: Config) -> Rows:
+    """Yields one row a record."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        if Path(config.dataset).is_dir() and any(
+            (Path(config.dataset) / name).exists() for name in ("dataset_dict.json", "state.json")
+        ):
+            loaded = datasets.load_from_disk(config.dataset)
+            if isinstance(loaded, datasets.DatasetDict):
+                loaded = loaded[config.split]
+        else:
+            loaded = datasets.load_dataset(
+                config.dataset, config.subset, split=config.split, revision=config.revision
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load the data set {config.dataset!r}: {first}") from error
+    for number, values in enumerate(loaded):
+        yield Row(f"{config.dataset}[{number}]", dict(values))

@@ -1,0 +1,173 @@
+"""From the config's task sources to two sets of tasks that share no question.
+
+Nothing is passed over in silence: a row that gives no task is counted with its place and reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from synth import plugins
+from synth.config import Tasks, plugin_config, split_plugin
+from synth.errors import UserError, nearest
+from synth.record import Task, digest
+from synth.tasks.contract import Row, SourceConfig
+from synth.text import question_key
+
+
+@dataclass(slots=True)
+class Skipped:
+    """A row that gave no task: where it stands, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(slots=True)
+class TaskSets:
+    """The questions of a run.
+
+    Attributes:
+        train: Questions for the teachers.
+        eval: Questions for the evaluation; none of them, in any order of its words, is in train.
+        skipped: Rows that gave no task.
+    """
+
+    train: list[Task] = field(default_factory=list)
+    eval: list[Task] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def load_tasks(config: Tasks, seed: int) -> TaskSets:
+    """Reads all sources and splits them.
+
+    With `holdout`, questions that are the same but for the order of their words fall on the same
+    side; which side depends on the seed and the words alone, so that appending rows to a source
+    moves no question across by itself except to keep the number right.
+
+    Raises:
+        UserError: A source cannot be read, or one side is left empty.
+    """
+    sets = TaskSets()
+    seen: set[str] = set()
+    train = list(_sources(config.train, sets.skipped, seen))
+    if config.eval is not None:
+        sets.eval = list(_sources(config.eval, sets.skipped, set()))
+        taken = {question_key(task.question): task.id for task in sets.eval}
+        for task in train:
+            if (key := question_key(task.question)) in taken:
+                sets.skipped.append(Skipped(task.id, f"in the evaluation as {taken[key]}"))
+            else:
+                sets.train.append(task)
+    elif config.holdout is not None:
+        sets.train, sets.eval = _hold_out(train, config.holdout, seed)
+    else:
+        sets.train = train
+    for side, tasks in (("train", sets.train), ("eval", sets.eval)):
+        if not tasks and (side == "train" or config.eval or config.holdout):
+            why = ""
+            if sets.skipped:
+                first = sets.skipped[0]
+                why = f"; first of {len(sets.skipped)} skipped rows: {first.place}: {first.reason}"
+            raise UserError(f"tasks.{side}: the sources give no question{why}")
+    return sets
+
+
+def _hold_out(tasks: list[Task], holdout: int | float, seed: int) -> tuple[list[Task], list[Task]]:
+    wanted = holdout if isinstance(holdout, int) else round(holdout * len(tasks))
+    if wanted >= len(tasks):
+        raise UserError(
+            f"tasks.holdout: {wanted} of {len(tasks)} questions leaves none to train on"
+        )
+    keys = [question_key(task.question) for task in tasks]
+    drawn = sorted(
+        set(keys),
+        key=lambda key: hashlib.sha256(f"{seed}:{key}".encode("utf-8", "replace")).digest(),
+    )
+    counts: dict[str, int] = {}
+    for key in keys:
+        counts[key] = counts.get(key, 0) + 1
+    held: set[str] = set()
+    size = 0
+    for key in drawn:
+        if size >= wanted:
+            break
+        held.add(key)
+        size += counts[key]
+    train = [task for task, key in zip(tasks, keys, strict=True) if key not in held]
+    evaluation = [task for task, key in zip(tasks, keys, strict=True) if key in held]
+    return train, evaluation
+
+
+def _sources(
+    entries: list[dict[str, Any]], skipped: list[Skipped], seen: set[str]
+) -> Iterator[Task]:
+    """Tasks of several sources one after the other; a question met before is skipped."""
+    for entry in entries:
+        for task in source_tasks(entry, skipped):
+            if task.id in seen:
+                skipped.append(Skipped(task.id, "the same question and answer stand there before"))
+            else:
+                seen.add(task.id)
+                yield task
+
+
+def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task]:
+    """Tasks of one source, in its order or shuffled, up to its limit."""
+    name, _ = split_plugin("task source", entry)
+    config = plugin_config("task source", entry)
+    assert isinstance(config, SourceConfig)
+    rows: Iterator[Row] = plugins.load("task source", name).build(config)
+    if config.shuffle is not None:
+        shuffled = list(rows)
+        random.Random(config.shuffle).shuffle(shuffled)
+        rows = iter(shuffled)
+    label = config.name or _label(name, entry)
+    tasks = (task for row in rows if (task := _task(row, config, label, skipped)) is not None)
+    yield from itertools.islice(tasks, config.limit)
+
+
+def _label(name: str, entry: dict[str, Any]) -> str:
+    for key in ("generator", "dataset", "path"):
+        if key in entry:
+            return str(entry[key]).rstrip("/").rpartition("/")[2]
+    return name
+
+
+def _task(row: Row, config: SourceConfig, label: str, skipped: list[Skipped]) -> Task | None:
+    if row.values is None:
+        skipped.append(Skipped(row.place, row.error))
+        return None
+    values = dict(row.values)
+    if config.question not in values:
+        hint = nearest(config.question, map(str, values))
+        skipped.append(Skipped(row.place, f"no column {config.question!r}{hint}"))
+        return None
+    question = values.pop(config.question)
+    if not isinstance(question, str) or not question.strip():
+        skipped.append(
+            Skipped(row.place, f"the question in {config.question!r} is not text or is empty")
+        )
+        return None
+    answer = values.pop(config.answer, None) if config.answer else None
+    for new, old in config.columns.items():
+        if old not in values:
+            hint = nearest(old, map(str, values))
+            skipped.append(Skipped(row.place, f"no column {old!r}{hint}"))
+            return None
+        values[new] = values.pop(old) if new != old else values[old]
+    metadata = json.loads(json.dumps(values, default=str))
+    answer = None if answer is None else str(answer)
+    return Task(
+        id=f"{label}-{digest([question, answer, metadata])[:12]}",
+        question=question,
+        answer=answer,
+        source=label,
+        metadata=metadata,
+    )

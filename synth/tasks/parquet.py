@@ -1,0 +1,43 @@
+"""Tasks from a Parquet file or a folder of them, streamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import field_validator
+
+from synth.errors import UserError
+from synth.tasks.contract import Row, Rows, SourceConfig
+
+
+class Config(SourceConfig):
+    """Options of Parquet input."""
+
+    path: Path
+
+    @field_validator("path")
+    @classmethod
+    def _exists(cls, path: Path) -> Path:
+        if not path.exists():
+            raise ValueError("no such file or folder")
+        return path
+
+
+def build(config: Config) -> Rows:
+    """Yields one row a record, in the order of the files' names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [config.path] if config.path.is_file() else sorted(config.path.rglob("*.parquet"))
+    if not files:
+        raise UserError(f"{config.path}: no .parquet files in this folder")
+    for path in files:
+        number = 0
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(1000):
+                    for values in batch.to_pylist():
+                        number += 1
+                        yield Row(f"{path}:{number}", values)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a sound Parquet file ({error})") from error

@@ -1,0 +1,119 @@
+"""What tests of all packages share: a run in a folder of its own, and a real API on loopback."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, settings
+
+# These machines are shared: how long one example takes says nothing.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
+
+ROOT = Path(__file__).resolve().parents[1]
+# Real data for tests lies beside the checkout, where it lies at all.
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def completion(text, finish="stop", **message):
+    """A chat completion as an OpenAI-compatible server sends it."""
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "test-model",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text, **message},
+                "finish_reason": finish,
+            }
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
+    }
+
+
+class ApiServer:
+    """An OpenAI-compatible server on loopback; `reply(body)` gives (status, headers, JSON or text)."""
+
+    completion = staticmethod(completion)
+
+    def __init__(self):
+        self.received = []  # bodies, in the order in which they came
+        self.served = []  # bodies whose answer was sent whole
+        self.headers = []
+        self.latency_s = 0.0
+        self.reply = lambda body: (200, {}, completion("<think>a</think>\\boxed{1}"))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+
+    async def _start(self):
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self._handle)
+        self._runner = web.AppRunner(app, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+
+    async def _handle(self, request):
+        body = await request.json()
+        self.received.append(body)
+        self.headers.append(dict(request.headers))
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        status, headers, answer = self.reply(body)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        response = web.Response(
+            status=status, text=text, content_type="application/json", headers=headers
+        )
+        await response.prepare(request)
+        await response.write_eof()
+        self.served.append(body)
+        return response
+
+    def close(self):
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+@pytest.fixture
+def api():
+    server = ApiServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def distill(tmp_path):
+    """Runs the command line in a process of its own, in an empty folder."""
+
+    def call(*arguments, env=None, timeout=240, cwd=tmp_path):
+        import os
+
+        environment = {**os.environ, **(env or {})}
+        return subprocess.run(
+            [sys.executable, "-m", "synth", *map(str, arguments)],
+            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    """Writes a config (JSON is YAML) and gives its path."""
+
+    def write(config, name="config.yaml"):
+        path = tmp_path / name
+        path.write_text(config if isinstance(config, str) else json.dumps(config, indent=1))
+        return path
+
+    return write

@@ -1,0 +1,57 @@
+"""What tests of filters share: records made from texts, and filters made from options."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from filters.contract import Context
+from synth import plugins
+from synth.record import Generation, Record, Task
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def make_record(
+    answer="", reasoning=None, *, id="r", task="t", question="q", reference=None, finish=None
+):
+    generation = None
+    if finish is not None:
+        generation = Generation("t", "m", "p", "", {}, 0, finish, None, None, None, 0.0, "")
+    return Record(id, Task(task, question, reference), [], reasoning, answer, generation)
+
+
+def make_check(name, context=None, **options):
+    module = plugins.load("filter", name)
+    return module.build(module.Config(**options), context or Context())
+
+
+@pytest.fixture
+def record():
+    return make_record
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def build(name, context=None, **options):
+        made.append(make_check(name, context, **options))
+        return made[-1]
+
+    yield build
+    for check in made:
+        getattr(check, "close", lambda: None)()
+
+
+@pytest.fixture
+def rows():
+    """Reads a file of the real data; skips where it does not lie beside the checkout."""
+
+    def read(name):
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here")
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+    return read
