@@ -51,7 +51,7 @@ class Workers:
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        """Starts with no process at all, as a fork has to: those that it knows of are not its own."""
+        """Starts with no process, as a fork has to: those that it knows of are not its own."""
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self._count):

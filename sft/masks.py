@@ -241,7 +241,9 @@ def check_dataset(
         if not found:
             yield encoded
     if not total:
-        raise UserError("training data: there are no records to train on; did the filters keep any?")
+        raise UserError(
+            "training data: there are no records to train on; did the filters keep any?"
+        )
     if found:
         lines = [f"training data: {bad} of {total} records cannot be trained on as they are"]
         for kind, ids in sorted(found.items(), key=lambda item: -len(item[1])):
@@ -282,9 +284,7 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(
-        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text
 
 

@@ -100,9 +100,7 @@ def paired_difference(
     return statistics.fmean(differences), max(-1.0, low), min(1.0, high)
 
 
-def _newcombe_10(
-    before: Sequence[float], after: Sequence[float]
-) -> tuple[float, float, float]:
+def _newcombe_10(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
     """Newcombe's method 10: Wilson's limits of both proportions, joined by their correlation."""
     n = len(before)
     both = sum(1 for a, b in zip(before, after, strict=True) if a and b)

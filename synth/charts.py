@@ -121,16 +121,14 @@ def histogram(series: Mapping[str, Mapping[int, int]], width: int) -> Markup:
             if counted[index]:
                 height = y(0) - y(counted[index])
                 top -= height
-                span = f"{(first + index) * step} to {(first + index + 1) * step - 1} tokens"
-                shapes.append(
-                    _rect(name, left + 0.5, top, right - left - 1, height, f"{span}: {counted[index]:,} {name}")
-                )
+                least = (first + index) * step
+                said = f"{least:,} to {least + step - 1:,} tokens: {counted[index]:,} {name}"
+                shapes.append(_rect(name, left + 0.5, top, right - left - 1, height, said))
     total = sum(sum(counts.values()) for counts in series.values())
     label = f"Lengths of {total:,} traces, from {low:,} to {high:,} tokens"
     whole = [t for t in ticks(0, y.high, 4) if t == int(t)]
-    return frame.draw(
-        label, shapes, x, ticks(x.low, x.high, max(3, width // 100)), "tokens, reasoning included", y, "traces", whole
-    )
+    lengths = ticks(x.low, x.high, max(3, width // 100))
+    return frame.draw(label, shapes, x, lengths, "tokens, reasoning included", y, "traces", whole)
 
 
 def accuracies(rows: Sequence[tuple[str, str, float, float, float]], width: int) -> Markup:
@@ -152,9 +150,8 @@ def accuracies(rows: Sequence[tuple[str, str, float, float, float]], width: int)
         shapes += [
             _text("name", left - 10, middle + 4, title, "end"),
             _rect(kind, x(0), middle - 10, x(share) - x(0), 20, said),
-            Markup('<path class="whisker" d="M{0} {2}H{1}M{0} {3}v10M{1} {3}v10"/>').format(
-                x(low), x(high), middle, middle - 5
-            ),
+            # The halo keeps the whisker visible on a bar of any colour.
+            *(_whisker(one, x(low), x(high), middle) for one in ("halo", "whisker")),
             _text("value", max(x(high), x(share)) + 8, middle + 4, f"{share:.1%}", "start"),
         ]
     label = "Accuracy: " + "; ".join(f"{title} {share:.1%}" for title, _, share, *_ in rows)
@@ -165,7 +162,8 @@ def bar(passed: int, dropped: int, total: int) -> Markup:
     """A bar for one filter: what passed, what it dropped, and room for what was dropped before."""
     x = Scale(0, total, 0, 100)
     return Markup(
-        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"'
+        ' aria-label="{}">{}{}</svg>'
     ).format(
         f"{passed:,} of {total:,} pass",
         _rect("kept", 0, 0, x(passed), 10),
@@ -205,23 +203,33 @@ class _Frame:
         """The whole drawing: grid and numbers first, the shapes over them."""
         floor = self.height - self.bottom
         parts = []
-        for tick in x_ticks:
+        for tick, number in zip(x_ticks, _numbers(x_ticks, percent), strict=True):
             parts.append(_line(x(tick), floor, x(tick), floor + 4 if y else self.top))
-            parts.append(_text("tick", x(tick), floor + 17, _number(tick, percent), "middle"))
+            parts.append(_text("tick", x(tick), floor + 17, number, "middle"))
         parts.append(_text("axis", (x.start + x.end) / 2, self.height - 6, x_name, "middle"))
         if y is not None:
-            for tick in ticks(y.low, y.high) if y_ticks is None else y_ticks:
+            y_ticks = ticks(y.low, y.high) if y_ticks is None else y_ticks
+            for tick, number in zip(y_ticks, _numbers(y_ticks), strict=True):
                 parts.append(_line(x.start, y(tick), x.end, y(tick)))
-                parts.append(_text("tick", x.start - 8, y(tick) + 4, _number(tick), "end"))
-            turned = Markup('<text class="axis" text-anchor="middle" transform="translate(12 {}) rotate(-90)">{}</text>')
-            parts.append(turned.format((y.start + y.end) / 2, y_name))
+                parts.append(_text("tick", x.start - 8, y(tick) + 4, number, "end"))
+            parts.append(_line(x.start, floor, x.end, floor))
+            turned = (
+                '<text class="axis" text-anchor="middle" transform="translate({} {}) {}">{}</text>'
+            )
+            middle = (y.start + y.end) / 2
+            parts.append(Markup(turned).format(12, middle, "rotate(-90)", y_name))
         return Markup(
-            '<svg class="chart" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">{3}</svg>'
+            '<svg class="chart" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img"'
+            ' aria-label="{2}">{3}</svg>'
         ).format(self.width, self.height, label, Markup().join([*parts, *shapes]))
 
 
-def _number(value: float, percent: bool = False) -> str:
-    return f"{100 * value:.10g}%" if percent else f"{value:,.10g}"
+def _numbers(values: Sequence[float], percent: bool = False) -> list[str]:
+    """The numbers of an axis, all with as many decimals as the one that needs most."""
+    if percent:
+        return [f"{100 * value:.10g}%" for value in values]
+    decimals = max((len(f"{v:.10f}".rstrip("0").partition(".")[2]) for v in values), default=0)
+    return [f"{value:,.{decimals}f}" for value in values]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> Markup:
@@ -232,6 +240,11 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
         kind, round(x, 2), round(y, 2), anchor, text
     )
+
+
+def _whisker(kind: str, low: float, high: float, y: float) -> Markup:
+    path = Markup('<path class="{}" d="M{low} {y}H{high}M{low} {top}v10M{high} {top}v10"/>')
+    return path.format(kind, low=low, high=high, y=y, top=y - 5)
 
 
 def _rect(kind: str, x: float, y: float, width: float, height: float, title: str = "") -> Markup:

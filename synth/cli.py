@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     from synth.config import load_run
-    from synth.stages import do_stage, refuse_if_lacking
+    from synth.pipeline import do_stage, refuse_if_lacking
     from synth.summary import stage_summary
 
     run, _ = load_run(config, overrides or [])
@@ -47,8 +47,8 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
     from synth.config import load_run, stages_of
+    from synth.pipeline import do_stage, refuse_if_lacking
     from synth.report import write_report
-    from synth.stages import do_stage, refuse_if_lacking
     from synth.summary import stage_summary
 
     checked, _ = load_run(config, overrides or [])

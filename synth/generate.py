@@ -219,9 +219,6 @@ class _Run:
                     return await self._attempt(name, teacher, request)
                 except Retry as failure:
                     reason, wait = failure.reason, failure.after
-                    new = name not in self._answered
-                    if failure.unreachable and new and attempt + 1 >= FIRST_ATTEMPTS:
-                        raise UserError(reason) from failure
                 except Refused as failure:
                     reason = str(failure)
                     break
@@ -242,10 +239,22 @@ class _Run:
                 if self._stop:
                     raise _Stopped
                 if name not in self._answered:
-                    stored = await self._send(teacher, request)
+                    stored = await self._first_answer(teacher, request)
                     self._answered.add(name)
                     return stored
         return await self._send(teacher, request)
+
+    async def _first_answer(self, teacher: Teacher, request: Request) -> Stored:
+        for attempt in range(FIRST_ATTEMPTS):
+            try:
+                return await self._send(teacher, request)
+            except Retry as failure:
+                if not failure.unreachable:
+                    raise
+                reason = failure.reason
+            self.counts.retried[reason.split(":", 1)[0]] += 1
+            await self._wait(_backoff(attempt))
+        raise UserError(reason)
 
     async def _send(self, teacher: Teacher, request: Request) -> Stored:
         self.counts.in_flight += 1

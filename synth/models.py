@@ -136,7 +136,10 @@ def load_model(
 @contextlib.contextmanager
 def _loading(model: str) -> Iterator[None]:
     """Turns what a hub raises for an unknown or unreachable model into one message."""
+    from transformers.utils import logging
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.disable_progress_bar()  # the run has a progress line of its own
     try:
         yield
     except (OSError, ValueError) as error:

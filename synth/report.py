@@ -59,14 +59,24 @@ def write_report(run: Run) -> Path:
 
 def _contents(run: Run, folder: Folder) -> dict[str, Any]:
     """What the template shows, a key a section. A stage that is not done is None."""
-    done = {stage: folder.manifest(stage) for stage in ("tasks", "generate", "filter", "train", "evaluate")}
+    done = {
+        stage: folder.manifest(stage)
+        for stage in ("tasks", "generate", "filter", "train", "evaluate")
+    }
     stale = _stale(done)
     # Traces of filters that are out of date would be counted beside a newer generation.
     filtered = done["filter"] is not None and "filter" not in stale
     if filtered:
-        piles = {split: _pile(folder.stage("filter"), split, done["filter"]) for split in ("kept", "rejected")}
+        piles = {
+            split: _pile(folder.stage("filter"), split, done["filter"])
+            for split in ("kept", "rejected")
+        }
     else:
-        piles = {"traces": _pile(folder.stage("generate"), "train", done["generate"])} if done["generate"] else {}
+        piles = (
+            {"traces": _pile(folder.stage("generate"), "train", done["generate"])}
+            if done["generate"]
+            else {}
+        )
     return {
         **done,
         "run": run,
@@ -81,7 +91,6 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "unasked": _reasons(folder.stage("tasks"), "rejected") if done["tasks"] else {},
         "piles": piles,
         "all": sum(piles.values(), Pile()),
-        "filtered": filtered,
         "log": list(_log(folder.stage("train") / "log.jsonl")) if done["train"] else [],
         "accuracy": _accuracy(done["evaluate"]),
         "turned": _turned(done["evaluate"]),
@@ -135,12 +144,16 @@ def headline(run: Run, done: Mapping[str, Any]) -> str:
     if evaluated := done["evaluate"]:
         return _measured(evaluated)
     if trained := done["train"]:
-        return f"The student was trained on {trained['examples']:,} traces; it has not been evaluated."
+        return (
+            f"The student was trained on {trained['examples']:,} traces; it has not been evaluated."
+        )
     if filtered := done["filter"]:
-        funnel = filtered["funnel"]
-        return f"{funnel['kept']:,} of {funnel['total']:,} traces were kept; no student has been trained."
+        kept, total = filtered["funnel"]["kept"], filtered["funnel"]["total"]
+        return f"{kept:,} of {total:,} traces were kept; no student has been trained."
     if generated := done["generate"]:
-        return f"The teachers gave {generated['rows']['train']:,} traces; they have not been filtered."
+        return (
+            f"The teachers gave {generated['rows']['train']:,} traces; they have not been filtered."
+        )
     if tasks := done["tasks"]:
         return f"{tasks['rows']['train']:,} questions are ready; no teacher has been asked."
     return "Nothing has been done yet."
@@ -150,7 +163,9 @@ def _measured(evaluated: Mapping[str, Any]) -> str:
     results, questions = evaluated["results"], evaluated["questions"]
     now = results.get("after") or results["before"]
     interval = f"(95% interval {100 * now['low']:.1f} to {100 * now['high']:.1f})"
-    answers = f"The student answers {now['accuracy']:.1%} of {questions:,} held-out questions {interval}"
+    answers = (
+        f"The student answers {now['accuracy']:.1%} of {questions:,} held-out questions {interval}"
+    )
     difference = evaluated.get("difference")
     if "after" not in results or not difference:
         return f"{answers}; it was not trained." if "after" not in results else f"{answers}."
@@ -176,7 +191,12 @@ def _teacher_names(run: Run) -> Iterable[str]:
 
 def _teacher(run: Run, name: str) -> dict[str, Any]:
     kind, options = split_plugin("teacher", run.teachers[name])
-    return {"name": name, "kind": kind, "model": options.get("model"), "price": options.get("price")}
+    return {
+        "name": name,
+        "kind": kind,
+        "model": options.get("model"),
+        "price": options.get("price"),
+    }
 
 
 def _yaml(run: Run) -> str:
@@ -338,7 +358,8 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 def _accuracy(evaluated: Mapping[str, Any] | None) -> list[tuple[str, str, float, float, float]]:
     results = (evaluated or {}).get("results", {})
     return [
-        (one["title"], who, one["accuracy"], one["low"], one["high"]) for who, one in results.items()
+        (one["title"], who, one["accuracy"], one["low"], one["high"])
+        for who, one in results.items()
     ]
 
 
@@ -347,7 +368,9 @@ def _turned(evaluated: Mapping[str, Any] | None) -> dict[str, int] | None:
     results = (evaluated or {}).get("results", {})
     if not {"before", "after"} <= set(results):
         return None
-    both = list(zip(results["before"]["per_question"], results["after"]["per_question"], strict=True))
+    both = list(
+        zip(results["before"]["per_question"], results["after"]["per_question"], strict=True)
+    )
     better, worse = sum(b < a for b, a in both), sum(b > a for b, a in both)
     return {"better": better, "worse": worse, "same": len(both) - better - worse}
 
@@ -356,7 +379,9 @@ def _pairs(place: Path, evaluated: Mapping[str, Any] | None) -> list[tuple[Recor
     """A few questions with the answers before and after, of each kind of change some."""
     if not {"before", "after"} <= set((evaluated or {}).get("results", {})):
         return []
-    after = {record.task.id: record.rejected_by is None for record in _first_answers(place, "after")}
+    after = {
+        record.task.id: record.rejected_by is None for record in _first_answers(place, "after")
+    }
     room = dict(PAIRS_SHOWN)
     chosen: dict[str, Record] = {}
     for record in _first_answers(place, "before"):
@@ -371,7 +396,8 @@ def _pairs(place: Path, evaluated: Mapping[str, Any] | None) -> list[tuple[Recor
     ]
     order = list(PAIRS_SHOWN)
     return sorted(
-        pairs, key=lambda pair: order.index((pair[0].rejected_by is None, pair[1].rejected_by is None))
+        pairs,
+        key=lambda pair: order.index((pair[0].rejected_by is None, pair[1].rejected_by is None)),
     )
 
 

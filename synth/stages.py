@@ -1,7 +1,7 @@
 """The stages of a run, each a function from the folder's state to new files and a manifest.
 
-This and the command line are the only places where the data's way, the filters and the student
-meet. Heavy libraries are imported inside the stage that uses them.
+Here the data's way, the filters and the student meet. Heavy libraries are imported inside the
+stage that uses them. For each stage, `X_inputs` gives all that its result depends on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,79 +16,30 @@ from typing import TYPE_CHECKING, Any
 from synth import plugins
 from synth.config import (
     Run,
-    machine_problems,
     plugin_config,
     plugin_entries,
     split_plugin,
-    stages_of,
 )
 from synth.errors import UserError
-from synth.folder import Folder, differences
+from synth.folder import Folder
 from synth.io import MANIFEST, read_split, write_json, writing
-from synth.progress import Clock, duration, shown
+from synth.progress import Clock, shown
 from synth.prompts import load_prompt
 from synth.record import Message, Record, Task
 
 if TYPE_CHECKING:
     from filters.chain import Chain
-
     from synth.generate import Ask, Counts
     from synth.teachers.contract import Teacher
 
 Say = Callable[[str], None]
 
 
-Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
-
-
-def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
-    """What a stage depends on, and the stage itself."""
-    if name == "evaluate":
-        from synth.measure import evaluate, evaluate_inputs
-
-        return evaluate_inputs, evaluate
-    return {
-        "tasks": (_tasks_inputs, _tasks),
-        "generate": (_generate_inputs, _generate),
-        "filter": (_filter_inputs, _filter),
-        "train": (_train_inputs, _train),
-    }[name]
-
-
-def do_stage(name: str, run: Run, say: Say) -> bool:
-    """Runs a stage unless its result is there and still holds.
-
-    Args:
-        name: tasks, generate, filter, train or evaluate.
-        run: The checked config.
-        say: Prints a line for the user.
-
-    Returns:
-        Whether all of it was done; False where some requests failed for good.
-    """
-    inputs_of, work = _stage(name)
-    folder = Folder(run.folder)
-    inputs = inputs_of(run, folder)
-    before = folder.manifest(name)
-    if before is not None and before["inputs"] == inputs and before.get("complete", True):
-        say(f"{name}: done before, nothing changed")
-        return True
-    if before is not None and before["inputs"] != inputs:
-        changed = list(differences(before["inputs"], inputs))
-        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
-    start = time.monotonic()
-    manifest = work(run, folder, inputs, say)
-    seconds = time.monotonic() - start
-    # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
-    write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
-    say(f"{name}: {duration(seconds)}")
-    return bool(manifest.get("complete", True))
-
-
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def _tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+def tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Sources, split, local files and question filters."""
     entries = plugin_entries(run.model_dump())
     files = {}
     for kind, _, entry in entries:
@@ -104,7 +54,8 @@ def _tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     }
 
 
-def _tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Reads and splits the questions; those that no filter would keep are never asked."""
     from synth.tasks.load import load_tasks
 
     sets = load_tasks(run.tasks, run.seed)
@@ -145,7 +96,8 @@ def _questions(folder: Folder, split: str) -> list[Task]:
 # --- generate -------------------------------------------------------------------------------------
 
 
-def _generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+def generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Questions, prompt, sampling, teachers, and the filters on which sampling stops."""
     assert run.generate is not None
     stops_on = _filters_at(run, "trace") if run.generate.samples.until_verified else []
     return {
@@ -157,7 +109,8 @@ def _generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     }
 
 
-def _generate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Asks the teachers and writes every trace, good or bad."""
     from synth.generate import Counts
 
     assert run.generate is not None
@@ -225,7 +178,8 @@ def _reasons(counter: Any, most: int = 4) -> str:
 # --- filter ---------------------------------------------------------------------------------------
 
 
-def _filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Traces, filters with their options, and the questions that they must not touch."""
     return {
         "generate": folder.content("generate"),
         "filters": [resolved("filter", entry) for entry in run.filters],
@@ -234,7 +188,8 @@ def _filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     }
 
 
-def _filter(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Gives every trace its verdicts and parts the kept from the rejected."""
     from filters.chain import Funnel
 
     funnel = Funnel()
@@ -261,7 +216,6 @@ def _filter(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[
 def build_chain_of(run: Run, eval_tasks: list[Task], levels: set[str] | None = None) -> Chain:
     """The filters of the config (or those of some levels), with what they need handed to them."""
     from filters.chain import FilterSpec, build_chain
-
     from filters.contract import Context
 
     specs = []
@@ -354,7 +308,8 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
 # --- train ----------------------------------------------------------------------------------------
 
 
-def _train_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+def train_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Kept traces, student, its prompt, and the settings of the training."""
     from synth.models import weights_identity
 
     assert run.student is not None
@@ -376,11 +331,11 @@ def student_prompt(run: Run) -> Callable[[Task], list[Message]]:
     return lambda task: prompt.messages(task, values)
 
 
-def _train(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def train_student(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Fine-tunes the student; a run that was stopped goes on from its last checkpoint."""
     import shutil
 
     from sft.train import train
-
     from synth.io import read_json
     from synth.record import digest
 
@@ -419,9 +374,3 @@ def _plain(result: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
-
-
-def refuse_if_lacking(run: Run, stage: str | None = None) -> None:
-    """Raises UserError with all that this machine lacks for the run, or for one stage of it."""
-    if lacks := machine_problems(run, [stage] if stage else stages_of(run)):
-        raise UserError("\n".join(lacks))

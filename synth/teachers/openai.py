@@ -94,18 +94,25 @@ class _OpenAI:
             raw = response.http_response.json()
         except openai.APIStatusError as error:
             raise self._status(error) from error
-        except openai.APITimeoutError as error:
-            raise Retry(f"timeout: no answer in {self._config.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            cause = str(error.__cause__ or error).replace("\n", " ")[:200]
-            raise Retry(
-                f"cannot reach {self._config.base_url}: {cause}", unreachable=True
-            ) from error
+            raise self._unanswered(error) from error
         except ValueError as error:
             raise Retry(f"malformed response: not JSON ({str(error)[:100]})") from error
         if not isinstance(raw, dict):
             raise Retry("malformed response: not a JSON object")
         return raw
+
+    def _unanswered(self, error: openai.APIConnectionError) -> Retry:
+        """No answer: none in time, or none at all because nothing could be reached."""
+        import openai
+
+        cause = error.__cause__ or error
+        # The aiohttp transport calls a refused connection and an unknown host a time-out as well.
+        if isinstance(error, openai.APITimeoutError) and "Connect" not in type(cause).__name__:
+            return Retry(f"timeout: no answer in {self._config.timeout_s:g} s")
+        said = " ".join(str(cause).replace("ssl:default ", "").split())[:200]
+        unreachable = "Connect" in type(cause).__name__
+        return Retry(f"cannot reach {self._config.base_url}: {said}", unreachable=unreachable)
 
     def _status(self, error: openai.APIStatusError) -> Exception:
         """What a status means: wait and retry, give this request up, or stop the run."""

@@ -47,6 +47,9 @@ class Config(TeacherConfig):
     device: str | None = Field(None, description="A torch device; the GPU where there is one")
     batch_size: int = Field(32, ge=1, description="Requests decoded together; costs memory")
     trust_remote_code: bool = Field(False, description="Run code that lies beside the weights")
+    chat_template: str | None = Field(
+        None, description="Text of a Jinja chat template in place of the model's own"
+    )
 
 
 def build(config: Config, name: str) -> _Embedded:
@@ -122,6 +125,8 @@ class _Embedded:
             "model": models.weights_identity(config.model),
             "dtype": config.dtype,
         }
+        if config.chat_template is not None:
+            self.identity["chat_template"] = digest(config.chat_template)
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Answers one request, together with all that wait at the same time."""
@@ -216,6 +221,7 @@ class _Loaded:
     def __init__(self, config: Config, name: str) -> None:
         self.name, self.named = name, config.model
         self.tokenizer = models.load_tokenizer(config.model, config.trust_remote_code)
+        self.tokenizer.chat_template = config.chat_template or self.tokenizer.chat_template
         if not self.tokenizer.chat_template:
             raise UserError(
                 f"teacher {name}: the tokenizer of {config.model} has no chat template; "

@@ -99,12 +99,16 @@ def test_every_shipped_config_loads(name):
 
 def test_the_schema_in_configs_is_the_schema():
     path = shipped("configs") / "schema.json"
-    assert json.loads(path.read_text()) == json_schema(), "make it anew: distill schema > configs/schema.json"
+    assert json.loads(path.read_text()) == json_schema(), (
+        "make it anew: distill schema > configs/schema.json"
+    )
 
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_config_names_the_schema_for_editors(name):
-    assert "$schema=schema.json" in (shipped("configs") / f"{name}.yaml").read_text().splitlines()[0]
+    assert (
+        "$schema=schema.json" in (shipped("configs") / f"{name}.yaml").read_text().splitlines()[0]
+    )
 
 
 def test_overrides_are_yaml_and_reach_into_lists(write_config):
@@ -167,8 +171,12 @@ def test_until_verified_beyond_max_is_refused(write_config):
 
 
 def test_sections_that_need_others(write_config):
-    assert any("needs the section student" in p for p in problems(SMALL + "train: {}\n", write_config))
-    text = SMALL.replace("  made-up: {kind: fake}", "  {}").replace("teachers:\n  {}", "teachers: {}")
+    assert any(
+        "needs the section student" in p for p in problems(SMALL + "train: {}\n", write_config)
+    )
+    text = SMALL.replace("  made-up: {kind: fake}", "  {}").replace(
+        "teachers:\n  {}", "teachers: {}"
+    )
     assert any("needs the section teachers" in p for p in problems(text, write_config))
 
 
@@ -189,7 +197,11 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(["name", "tasks", "teachers", "generate", "filters", "x"]), json_values))
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "tasks", "teachers", "generate", "filters", "x"]), json_values
+    )
+)
 def test_whatever_a_config_holds_it_gives_messages_not_crashes(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("c") / "c.yaml"
     path.write_text(json.dumps(data))

@@ -52,7 +52,10 @@ def test_choices_get_letters():
         (FRONT + "{{ question }} {{ other }}", "uses \\['other'\\]"),
         (FRONT + "nothing", "declares \\['question'\\] and does not use"),
         (FRONT + "{% if %}", "line 7"),
-        ("---\ndescription: d\nversion: 1\nvariables:\n  user: q\n---\n{{ user }}", "are the turns'"),
+        (
+            "---\ndescription: d\nversion: 1\nvariables:\n  user: q\n---\n{{ user }}",
+            "are the turns'",
+        ),
         ("---\n[\n---\nx", "not YAML"),
     ],
 )
@@ -70,7 +73,9 @@ def test_a_missing_variable_is_named():
 
 def test_a_missing_key_of_an_example_is_named():
     with pytest.raises(UserError, match="reasoning"):
-        load_prompt("boxed_examples.en").render(VALUES | {"examples": [{"question": "a", "answer": "b"}]})
+        load_prompt("boxed_examples.en").render(
+            VALUES | {"examples": [{"question": "a", "answer": "b"}]}
+        )
 
 
 def test_text_outside_turns_is_refused():

@@ -52,7 +52,11 @@ def stored(path):
 @pytest.mark.parametrize("kind", ["fake", "openai"])
 def test_kill_9_at_twenty_random_moments(kind, api, tmp_path, write_config):
     api.latency_s = 0.12
-    api.reply = lambda body: (200, {}, api.completion(f"answer to {body['messages'][-1]['content']}"))
+    api.reply = lambda body: (
+        200,
+        {},
+        api.completion(f"answer to {body['messages'][-1]['content']}"),
+    )
     teacher = (
         {"kind": "fake", "latency_s": 0.12}
         if kind == "fake"

@@ -1,0 +1,107 @@
+"""Checkpoints that are whole or do not count, and the log that goes with them.
+
+A checkpoint counts once its marker is written, which happens after all its files are on the disk;
+what a kill left half-written has none. Older checkpoints go only after a newer one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from synth.io import read_json, write_json
+
+MARKER = "whole.json"
+
+
+@dataclass(slots=True)
+class Meter:
+    """What the training has gone through so far, resumed runs included.
+
+    Attributes:
+        step: Optimizer steps done.
+        tokens: Tokens that went through the student, padding not counted.
+        loss_tokens: Those of them that carried loss.
+        seconds: Time spent in steps, checkpoints not counted.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    seconds: float = 0.0
+
+
+def mark_whole(checkpoint: Path, meter: Meter) -> None:
+    """Makes a checkpoint count, after forcing its files to the disk."""
+    for file in checkpoint.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    write_json(checkpoint / MARKER, asdict(meter))
+
+
+def last_whole(folder: Path) -> tuple[Path, Meter] | None:
+    """The newest checkpoint that counts, and what had been done by then."""
+    for checkpoint in reversed(_by_step(folder)):
+        if marker := read_json(checkpoint / MARKER):
+            return checkpoint, Meter(**marker)
+    return None
+
+
+def drop_halves(folder: Path) -> None:
+    """Deletes checkpoints that do not count."""
+    for checkpoint in _by_step(folder):
+        if not (checkpoint / MARKER).exists():
+            shutil.rmtree(checkpoint)
+
+
+def keep_last(folder: Path, number: int) -> None:
+    """Deletes all but the newest checkpoints."""
+    checkpoints = _by_step(folder)
+    for checkpoint in checkpoints[: max(0, len(checkpoints) - number)]:
+        # Without its marker a half-deleted checkpoint does not count.
+        (checkpoint / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+class StepLog:
+    """A JSONL file with one line a logged step, each step at most once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break  # a kill cut this line; nothing follows it
+        return rows
+
+    def cut_after(self, step: int) -> None:
+        """Drops the lines of later steps, which a resumed run does again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(self.path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds the line of one step."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

@@ -1,0 +1,67 @@
+"""A run from stage to stage: what is done and still holds is not done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from synth import stages
+from synth.config import Run, machine_problems, stages_of
+from synth.errors import UserError
+from synth.folder import Folder, differences
+from synth.io import MANIFEST, write_json
+from synth.progress import duration
+
+Say = Callable[[str], None]
+Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
+
+
+def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
+    """What a stage depends on, and the stage itself."""
+    if name == "evaluate":
+        from synth.measure import evaluate, evaluate_inputs
+
+        return evaluate_inputs, evaluate
+    return {
+        "tasks": (stages.tasks_inputs, stages.make_tasks),
+        "generate": (stages.generate_inputs, stages.generate_traces),
+        "filter": (stages.filter_inputs, stages.filter_traces),
+        "train": (stages.train_inputs, stages.train_student),
+    }[name]
+
+
+def do_stage(name: str, run: Run, say: Say) -> bool:
+    """Runs a stage unless its result is there and still holds.
+
+    Args:
+        name: tasks, generate, filter, train or evaluate.
+        run: The checked config.
+        say: Prints a line for the user.
+
+    Returns:
+        Whether all of it was done; False where some requests failed for good.
+    """
+    inputs_of, work = _stage(name)
+    folder = Folder(run.folder)
+    inputs = inputs_of(run, folder)
+    before = folder.manifest(name)
+    if before is not None and before["inputs"] == inputs and before.get("complete", True):
+        say(f"{name}: done before, nothing changed")
+        return True
+    if before is not None and before["inputs"] != inputs:
+        changed = list(differences(before["inputs"], inputs))
+        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
+    start = time.monotonic()
+    manifest = work(run, folder, inputs, say)
+    seconds = time.monotonic() - start
+    # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
+    write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
+    say(f"{name}: {duration(seconds)}")
+    return bool(manifest.get("complete", True))
+
+
+def refuse_if_lacking(run: Run, stage: str | None = None) -> None:
+    """Raises UserError with all that this machine lacks for the run, or for one stage of it."""
+    if lacks := machine_problems(run, [stage] if stage else stages_of(run)):
+        raise UserError("\n".join(lacks))

@@ -1,0 +1,188 @@
+"""Task sources: every format, columns, limits, malformed rows, and a split that holds."""
+
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synth.config import Tasks
+from synth.errors import UserError
+from synth.tasks.load import load_tasks, source_tasks
+from synth.text import question_key
+
+ROWS = [{"problem": f"What is {n} + {n}?", "solution": str(2 * n), "level": n} for n in range(10)]
+COLUMNS = {"question": "problem", "answer": "solution"}
+
+
+def tasks_of(entry):
+    skipped = []
+    return list(source_tasks(entry, skipped)), skipped
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(params=["jsonl", "jsonl.gz", "csv", "parquet", "folder", "saved", "inline"])
+def source(request, tmp_path):
+    path = tmp_path / f"rows.{request.param}"
+    if request.param == "jsonl":
+        write_jsonl(path, ROWS)
+    elif request.param == "jsonl.gz":
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, ROWS)).encode()))
+    elif request.param == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    elif request.param == "parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif request.param == "folder":
+        path.mkdir()
+        pq.write_table(pa.Table.from_pylist(ROWS[:5]), path / "a.parquet")
+        pq.write_table(pa.Table.from_pylist(ROWS[5:]), path / "b.parquet")
+    elif request.param == "saved":
+        import datasets
+
+        datasets.Dataset.from_list(ROWS).save_to_disk(path)
+        return {"source": "hub", "dataset": str(path)}
+    else:
+        return {"source": "inline", "tasks": ROWS}
+    kind = {"jsonl.gz": "jsonl", "folder": "parquet"}.get(request.param, request.param)
+    return {"source": kind, "path": str(path)}
+
+
+def test_every_format_gives_the_same_tasks(source):
+    tasks, skipped = tasks_of(source | COLUMNS)
+    assert [(t.question, t.answer) for t in tasks] == [(r["problem"], r["solution"]) for r in ROWS]
+    assert not skipped
+    assert [int(t.metadata["level"]) for t in tasks] == list(range(10))
+    assert len({t.id for t in tasks}) == 10
+
+
+def test_limit_shuffle_and_columns(source):
+    entry = source | COLUMNS | {"limit": 4, "shuffle": 3, "columns": {"difficulty": "level"}}
+    first, again = tasks_of(entry)[0], tasks_of(entry)[0]
+    assert len(first) == 4
+    assert first == again
+    assert [t.question for t in first] != [r["problem"] for r in ROWS[:4]]
+    assert {"difficulty"} == set(first[0].metadata)
+
+
+def test_malformed_lines_are_named_and_the_rest_goes_on(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps(ROWS[0]),
+        "{not json",
+        "[1, 2]",
+        "",
+        json.dumps({"other": 1}),
+        '{"problem": ""}',
+        json.dumps(ROWS[1]),
+    ]
+    path.write_bytes("\n".join(lines).encode() + b'\n{"problem": "\xff"}\n')
+    tasks, skipped = tasks_of({"source": "jsonl", "path": str(path)} | COLUMNS)
+    assert len(tasks) == 2
+    assert [s.place.rpartition(":")[2] for s in skipped] == ["2", "3", "5", "6", "8"]
+    assert "not JSON" in skipped[0].reason
+    assert "list" in skipped[1].reason
+    assert "no column 'problem'" in skipped[2].reason
+
+
+def test_a_csv_row_with_missing_cells_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer\n"a, b",1\nonly\nc,2\n')
+    tasks, skipped = tasks_of({"source": "csv", "path": str(path)})
+    assert [t.question for t in tasks] == ["a, b", "c"]
+    assert skipped[0].place.endswith(":3")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.jsonl", b"", "give no question"),
+        ("bad.parquet", b"PAR1", "not a sound Parquet"),
+        ("empty.csv", b"", "empty"),
+    ],
+)
+def test_files_without_tasks(tmp_path, name, content, says):
+    path = tmp_path / name
+    path.write_bytes(content)
+    config = Tasks(train=[{"source": name.rpartition(".")[2], "path": str(path)}])
+    with pytest.raises(UserError, match=says):
+        load_tasks(config, 0)
+
+
+def test_a_data_set_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="cannot load the data set 'no/such'"):
+        tasks_of({"source": "hub", "dataset": "no/such"})
+
+
+def test_an_unknown_generator_names_the_nearest():
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(UserError, match="did you mean 'chain_sum'"):
+        tasks_of({"source": "reasoning_gym", "generator": "chainsum"})
+    with pytest.raises(UserError, match="min_term"):
+        tasks_of({"source": "reasoning_gym", "generator": "chain_sum", "options": {"min_term": 1}})
+
+
+def test_reasoning_gym_draws_each_question_once():
+    pytest.importorskip("reasoning_gym")
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    entry = {"source": "reasoning_gym", "generator": "chain_sum", "size": 400, "options": options}
+    sets = load_tasks(Tasks(train=[entry], holdout=20), 0)
+    assert len({t.question for t in sets.train + sets.eval}) == len(sets.train) + len(sets.eval)
+    assert len(sets.train) + len(sets.eval) + len(sets.skipped) == 400
+    assert all("stand there before" in s.reason for s in sets.skipped)
+
+
+numbers = st.integers(0, 30)
+sums = st.lists(st.tuples(numbers, numbers), min_size=4, max_size=60)
+
+
+@given(sums, st.integers(0, 5), st.floats(0.1, 0.9))
+def test_no_evaluation_question_nor_reordering_is_in_training(pairs, seed, share):
+    rows = [{"question": f"{a} + {b} =", "answer": a + b} for a, b in pairs]
+    try:
+        sets = load_tasks(Tasks(train=[{"source": "inline", "tasks": rows}], holdout=share), seed)
+    except UserError as error:
+        assert "holdout" in str(error) or "no question" in str(error)
+        return
+    keys = {
+        tuple(sorted(t.question.replace("+", " ").replace("=", " ").split())) for t in sets.eval
+    }
+    assert not any(
+        tuple(sorted(t.question.replace("+", " ").replace("=", " ").split())) in keys
+        for t in sets.train
+    )
+    assert not {question_key(t.question) for t in sets.eval} & {
+        question_key(t.question) for t in sets.train
+    }
+
+
+def test_appending_rows_moves_few_questions_across():
+    rows = [{"question": f"question number {n} about {n * 7}", "answer": n} for n in range(300)]
+    small = load_tasks(Tasks(train=[{"source": "inline", "tasks": rows}], holdout=50), 1)
+    large = load_tasks(
+        Tasks(
+            train=[{"source": "inline", "tasks": [*rows, {"question": "a new one", "answer": 0}]}],
+            holdout=50,
+        ),
+        1,
+    )
+    assert len({t.id for t in small.eval} - {t.id for t in large.eval}) <= 1
+
+
+def test_with_eval_sources_of_their_own_shared_questions_leave_training():
+    train = [{"question": f"{n} + 1", "answer": n} for n in range(5)]
+    entry = {"source": "inline", "tasks": train}
+    own = {"source": "inline", "name": "held", "tasks": [{"question": "1 + 3", "answer": 4}]}
+    sets = load_tasks(Tasks(train=[entry], eval=[own]), 0)
+    assert [t.question for t in sets.train] == ["0 + 1", "1 + 1", "2 + 1", "4 + 1"]
+    assert "in the evaluation as held-" in sets.skipped[0].reason
