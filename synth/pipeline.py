@@ -42,6 +42,9 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     Returns:
         Whether all of it was done; False where some requests failed for good.
     """
+    if name not in stages_of(run):
+        section = "generate" if name == "filter" else name
+        raise UserError(f"the config has no section {section}: there is nothing to {name}")
     inputs_of, work = _stage(name)
     folder = Folder(run.folder)
     inputs = inputs_of(run, folder)

@@ -88,7 +88,7 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "teachers": [_teacher(run, name) for name in _teacher_names(run)],
         "headline": headline(run, done),
         "skipped": _grouped(done["tasks"]["skipped"]) if done["tasks"] else [],
-        "unasked": _reasons(folder.stage("tasks"), "rejected") if done["tasks"] else {},
+        "unasked": _reasons(folder.stage("tasks"), "rejected") if done["tasks"] else Counter(),
         "piles": piles,
         "all": sum(piles.values(), Pile()),
         "log": list(_log(folder.stage("train") / "log.jsonl")) if done["train"] else [],
@@ -345,7 +345,7 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
     """Step and loss of each line of the training log. A resumed training may repeat a step."""
     losses: dict[int, float] = {}
     if path.exists():
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
                     entry = json.loads(line)
@@ -358,7 +358,7 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 def _accuracy(evaluated: Mapping[str, Any] | None) -> list[tuple[str, str, float, float, float]]:
     results = (evaluated or {}).get("results", {})
     return [
-        (one["title"], who, one["accuracy"], one["low"], one["high"])
+        (visible(one["title"]), who, one["accuracy"], one["low"], one["high"])
         for who, one in results.items()
     ]
 

@@ -1,0 +1,498 @@
+"""The report: whole without network or script, honest about what is missing, hard to fool."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from synth import charts
+from synth.config import Run
+from synth.errors import UserError
+from synth.folder import Folder
+from synth.io import write_json, writing
+from synth.record import Generation, Record, Task, Verdict
+from synth.report import MOST_CHARACTERS, TRACES_SHOWN, clipped, headline, spread, write_report
+
+CSP = "default-src 'none'; style-src 'unsafe-inline'"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = '<script>alert(1)</script></style></pre></details>"onload=alert(2) {{7*7}} {% if %} ]]>'
+
+
+class Page(HTMLParser):
+    """Reads a report and checks on the way that its tags are paired and that nothing can run."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.attributes, self.text, self.blocks = [], [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "pre":
+            self.blocks.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+        if "pre" in self.open:
+            self.blocks[-1] += data
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.model_validate(
+        {
+            "name": "r",
+            "runs": str(tmp_path),
+            "description": "What it is for.",
+            "tasks": {"train": [{"source": "inline", "tasks": []}], "holdout": 2},
+            "teachers": {"big": {"kind": "openai", "model": "big-7b"}},
+            "generate": {"prompt": {"template": "boxed.en"}},
+            "filters": ["truncated", "math_answer"],
+            "student": {"model": "small", "prompt": {"template": "boxed.en"}},
+            "train": {},
+            "evaluate": {},
+        }
+    )
+
+
+def page_of(run):
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+def trace(number, reason="", **changes):
+    """A record; with a reason it was rejected by math_answer."""
+    task = Task(f"q{number}", f"What is {number} + 1?", str(number + 1), "sums")
+    made = {
+        "teacher": "big", "model": "big-7b", "template": "boxed.en", "template_hash": "h",
+        "sampling": {}, "sample": 0, "finish_reason": "stop", "prompt_tokens": 10,
+        "completion_tokens": 20 + number, "cost_usd": None, "latency_s": 0.5, "key": "k",
+    }  # fmt: skip
+    verdict = Verdict("math_answer", not reason, reason)
+    return Record(
+        id=f"q{number}-big-0",
+        task=task,
+        messages=[{"role": "user", "content": task.question}],
+        reasoning=changes.pop("reasoning", "one more"),
+        answer=changes.pop("answer", f"\\boxed{{{number + 1}}}"),
+        generation=Generation(**made | changes),
+        verdicts=[verdict],
+    )
+
+
+def put_tasks(run):
+    with writing(run.folder / "tasks", ("train", "eval", "rejected")) as (splits, manifest):
+        splits["train"].write(trace(1))
+        splits["rejected"].write(trace(2, "in the evaluation: q9"))
+        skipped = [
+            {"place": f"data.jsonl:{n}", "reason": f"in the evaluation as q{n}"} for n in (3, 4)
+        ]
+        manifest |= {"inputs": {"seed": 0}, "skipped": skipped, "seconds": 0.5}
+
+
+def put_generate(run, records, **counts):
+    known = {
+        "bought": len(records), "reused": 0, "failed": {}, "retried": {}, "prompt_tokens": 10,
+        "completion_tokens": 20, "cost_usd": 0.0, "unpriced": len(records), "seconds": 9.0,
+    }  # fmt: skip
+    with writing(run.folder / "generate", ("train",)) as (splits, manifest):
+        for record in records:
+            splits["train"].write(record)
+        tasks = Folder(run.folder).content("tasks")
+        manifest |= {
+            "inputs": {"tasks": tasks, "generate": run.generate.model_dump(mode="json")},
+            "counts": known | counts,
+            "complete": True,
+            "seconds": 10.0,
+        }
+
+
+def put_filter(run, records):
+    folder = Folder(run.folder)
+    with writing(run.folder / "filter", ("kept", "rejected")) as (splits, manifest):
+        for record in records:
+            splits["rejected" if record.rejected_by else "kept"].write(record)
+        kept = sum(record.rejected_by is None for record in records)
+        dropped = len(records) - kept
+        count = {"name": "math_answer", "seen": len(records), "dropped": dropped, "alone": dropped}
+        manifest |= {
+            "inputs": {"generate": folder.content("generate"), "filters": [{"math_answer": {}}]},
+            "funnel": {
+                "total": len(records),
+                "kept": kept,
+                "filters": [count | {"reasons": {"wrong answer": dropped}, "seconds": 0.1}],
+            },
+            "seconds": 1.0,
+        }
+
+
+def put_train(run, losses=(1.5, 1.0, 0.5)):
+    manifest = {
+        "inputs": {"filter": Folder(run.folder).content("filter"), "train": {"epochs": 3}},
+        "content": "trained", "steps": 3, "tokens": 900, "loss_tokens": 300, "seconds": 60.0,
+        "final_loss": 0.5, "tokens_per_second": 15.0, "examples": 7,
+    }  # fmt: skip
+    write_json(run.folder / "train" / "manifest.json", manifest)
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, 1)]
+    log = "\n".join([*lines, '{"step": 4, "lo'])
+    (run.folder / "train" / "log.jsonl").write_text(log)
+
+
+def result(title, accuracy, low, high, per_question):
+    return {
+        "title": title, "prompt": "boxed.en", "seconds": 3.0, "accuracy": accuracy, "low": low,
+        "high": high, "per_question": per_question, "reasons": {"right": 1}, "truncated": 0,
+        "answers": 2, "mean_tokens": None, "bought": 2,
+    }  # fmt: skip
+
+
+def evaluated(**difference):
+    return {
+        "questions": 200,
+        "samples": 1,
+        "sampling": {"temperature": 0.0, "max_tokens": 64},
+        "verifier": "math_answer",
+        "results": {
+            "before": result("student before", 0.04, 0.02, 0.077, [0.0, 1.0]),
+            "after": result("student after", 0.42, 0.354, 0.489, [1.0, 1.0]),
+        },
+        "difference": {"difference": 0.38, "low": 0.31, "high": 0.45} | difference,
+    }
+
+
+def put_evaluate(run):
+    with writing(run.folder / "evaluate", ("before", "after")) as (splits, manifest):
+        splits["before"].write(trace(1, "wrong answer: 7", answer="before it said 7"))
+        splits["before"].write(trace(2))
+        splits["after"].write(trace(1, answer="after it said 2"))
+        splits["after"].write(trace(2))
+        inputs = {"questions": Folder(run.folder).content("tasks"), "after": "trained"}
+        manifest |= evaluated() | {"inputs": inputs, "complete": True, "seconds": 8.0}
+
+
+@pytest.fixture
+def finished(run):
+    records = [trace(1), trace(2, "wrong answer: 9"), trace(3)]
+    put_tasks(run)
+    put_generate(run, records)
+    put_filter(run, records)
+    put_train(run)
+    put_evaluate(run)
+    return run
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def test_finished_run_says_its_result_first(finished):
+    page = page_of(finished)
+    sentence = (
+        "The student answers 42.0% of 200 held-out questions (95% interval 35.4 to 48.9), "
+        "4.0% before training: +38.0 points (31.0 to 45.0)."
+    )
+    assert page.words.index(sentence) < page.words.index("What was asked")
+    assert "not done" not in page.words
+    assert "Out of date" not in page.words
+    assert "1 questions are answered better than before, 0 worse, 1 as before" in page.words
+    assert "wrong → right" in page.words
+    assert {"before it said 7", "after it said 2"} <= {block.strip() for block in page.blocks}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.02, 0.03, "+0.5 points (−2.0 to +3.0), no measurable change."),
+        (0.0, 0.03, "+0.5 points (+0.0 to +3.0), no measurable change."),
+        (-0.09, -0.01, "+0.5 points (−9.0 to −1.0)."),
+        (0.002, 0.03, "+0.5 points (0.2 to 3.0)."),
+    ],
+)
+def test_interval_with_zero_is_no_change(low, high, said):
+    done = {"evaluate": evaluated(difference=0.005, low=low, high=high)}
+    assert headline(None, done).endswith(said)
+
+
+def test_student_that_was_not_trained():
+    one = evaluated()
+    del one["results"]["after"]
+    one["difference"] = None
+    said = headline(None, {"evaluate": one})
+    assert said.startswith("The student answers 4.0% of 200") and said.endswith("was not trained.")
+
+
+def test_empty_folder_gives_a_page_that_says_so(run):
+    page = page_of(run)
+    assert "Nothing has been done yet." in page.words
+    for section in ("Questions", "Generation", "Filtering", "Lengths", "Training", "Evaluation"):
+        assert f"{section}: not done" in page.words
+    assert "svg" not in page.tags
+
+
+def test_each_stage_alone_is_enough(run):
+    records = [trace(1), trace(2, "wrong answer: 9")]
+    put_tasks(run)
+    assert "1 questions are ready; no teacher has been asked." in page_of(run).words
+    put_generate(run, records)
+    page = page_of(run)
+    assert "The teachers gave 2 traces; they have not been filtered." in page.words
+    assert "Not filtered yet" in page.words
+    put_filter(run, records)
+    assert "1 of 2 traces were kept; no student has been trained." in page_of(run).words
+    put_train(run)
+    assert "trained on 7 traces; it has not been evaluated." in page_of(run).words
+
+
+def test_skipped_rows_are_grouped(finished):
+    words = page_of(finished).words
+    assert "in the evaluation as … data.jsonl:3 2" in words
+    assert "overlap" not in words and "math_answer: in the evaluation" in words
+
+
+def test_stage_not_asked_for_is_told_from_one_not_done(run):
+    run = run.model_copy(update={"train": None, "evaluate": None})
+    words = page_of(run).words
+    assert "Training: not done; this config does not ask for it." in words
+    assert "Generation: not done. " in words
+
+
+# --- no figure that was not measured --------------------------------------------------------------
+
+
+def test_no_price_gives_no_dollars(finished):
+    words = page_of(finished).words
+    assert "$" not in words
+    assert "no price set" in words
+
+
+def test_prices_are_summed_over_traces(run):
+    records = [trace(n, cost_usd=0.25) for n in range(4)]
+    put_tasks(run)
+    put_generate(run, records)
+    put_filter(run, records)
+    words = page_of(run).words
+    assert "$1.0000" in words and "$0.2500 a kept trace" in words
+
+
+def test_price_of_some_traces_is_said_to_be_that(run):
+    put_tasks(run)
+    put_generate(run, [trace(1, cost_usd=0.25), trace(2)])
+    assert "$0.2500 for 1 of 2 traces; no price for the others" in page_of(run).words
+
+
+def test_unknown_tokens_are_a_dash_with_a_reason(run):
+    put_tasks(run)
+    put_generate(run, [trace(1, completion_tokens=None), trace(2)])
+    page = page_of(run)
+    titles = [value for tag, name, value in page.attributes if name == "title" and tag == "span"]
+    assert "not every endpoint said how many" in titles
+    assert "1 traces are not in these figures" in page.words
+
+
+def test_manifest_that_lacks_figures_gives_dashes(run):
+    write_json(run.folder / "train" / "manifest.json", {"examples": 5})
+    page = page_of(run)
+    assert "No loss curve" in page.words
+    assert "0 tokens a second" not in page.words
+
+
+def test_dashes_stand_in_text_and_never_inside_a_tag(finished):
+    for _, name, value in page_of(finished).attributes:
+        assert "<" not in name + value
+
+
+# --- the state of the run -------------------------------------------------------------------------
+
+
+def test_what_was_made_from_older_data_is_marked(finished):
+    put_generate(finished, [trace(1), trace(5)])
+    words = page_of(finished).words
+    assert "The figures above were measured on an earlier version" in words
+    assert "filter out of date" in words
+    assert "Not filtered yet" in words  # the old verdicts are not shown beside the new traces
+
+
+def test_changed_config_is_said(finished):
+    finished.generate.sampling.temperature = 0.3
+    page = page_of(finished)
+    assert "generate: generate.sampling.temperature: None -> 0.3" in page.words
+
+
+def test_fake_teacher_is_a_dry_run(run):
+    run.teachers["big"] = {"kind": "fake"}
+    assert "This is a dry run." in page_of(run).words
+
+
+def test_password_in_an_address_is_left_out(run):
+    run.teachers["big"]["base_url"] = "https://me:secret@host/v1"
+    text = "".join(page_of(run).text)
+    assert "https://…@host/v1" in text and "secret" not in text
+
+
+def test_damaged_shard_is_the_users_to_mend(finished):
+    next((finished.folder / "filter" / "data").glob("kept-*")).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not a sound shard"):
+        write_report(finished)
+
+
+# --- hostile text ---------------------------------------------------------------------------------
+
+
+def test_page_asks_for_nothing_and_runs_nothing(finished):
+    page = page_of(finished)
+    assert not {"script", "link", "img", "iframe", "object", "form", "base"} & set(page.tags)
+    assert ("meta", "content", CSP) in page.attributes
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name not in ("src", "srcset", "xlink:href", "action")
+        assert tag != "a" or name != "href" or value[1:] in ids
+    assert "url(" not in write_report(finished).read_text()
+
+
+def test_text_of_models_is_shown_and_not_obeyed(run):
+    marked = f"{HOSTILE} \u202egnp.exe\u202c nul\x00 esc\x1b end"
+    evil = trace(1, f"<b>wrong</b>: {HOSTILE}", reasoning=marked, answer=marked, model=HOSTILE)
+    evil.task.question = evil.task.answer = evil.task.source = evil.generation.teacher = marked
+    evil.generation.finish_reason = HOSTILE
+    evil.messages = [{"role": HOSTILE, "content": marked}]
+    put_tasks(run)
+    put_generate(run, [evil], failed={HOSTILE: 1}, retried={HOSTILE: 1})
+    put_filter(run, [evil])
+    run.description = marked
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags and "49" not in page.words
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert not set("\x00\x1b\u202e\u202c") & set(html)
+    shown = f"{HOSTILE} ⟨U+202E⟩gnp.exe⟨U+202C⟩ nul␀ esc␛ end"
+    assert sum(block.strip() == shown for block in page.blocks) >= 4
+
+
+def test_lone_surrogates_of_a_manifest_do_not_break_the_page(finished):
+    path = finished.folder / "evaluate" / "manifest.json"
+    path.write_text(path.read_text().replace("student after", "student \\ud800 after"))
+    assert "student \ufffd after" in page_of(finished).words
+
+
+def test_long_text_is_clipped(run):
+    put_tasks(run)
+    put_generate(run, [trace(1, answer="x" * 1_000_000)])
+    path = write_report(run)
+    assert f"… {1_000_000 - MOST_CHARACTERS:,} more characters" in path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 100_000
+    assert clipped("x" * MOST_CHARACTERS) == "x" * MOST_CHARACTERS
+
+
+def test_many_kinds_of_reasons_do_not_fill_the_page(run):
+    put_tasks(run)
+    put_generate(run, [trace(1)], failed={f"reason {n}": 1 for n in range(5000)})
+    assert "and 4988 more kinds" in page_of(run).words
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_equal_runs_give_equal_pages_and_no_half_of_one(finished):
+    path = write_report(finished)
+    first = path.read_bytes()
+    assert write_report(finished) == path == finished.folder / "report.html"
+    assert path.read_bytes() == first
+    assert list(finished.folder.glob("*.partial")) == []
+
+
+def test_report_loads_neither_torch_nor_the_other_packages():
+    code = (
+        "import sys, synth.report\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'sft', 'filters')"
+        " if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+# --- which traces are shown -----------------------------------------------------------------------
+
+
+def test_spread_shows_every_reason_and_reads_all():
+    reasons = ["a", "a", "a", "b"] * 100 + ["c"]
+    records = [trace(n, f"{reason}: {n}") for n, reason in enumerate(reasons)]
+    source = iter(records)
+    shown = spread(source, len(records), lambda r: r.rejected_by.kind, TRACES_SHOWN)
+    assert next(source, None) is None
+    assert len(shown) == TRACES_SHOWN
+    assert [record.rejected_by.kind for record in shown[:3]] == ["a", "b", "c"]
+    assert len({record.id for record in shown}) == TRACES_SHOWN
+
+
+@pytest.mark.parametrize("rows", [0, 1, 11, 12, 13, 23, 24, 25, 1000])
+def test_spread_shows_as_many_as_there_are(rows):
+    records = [trace(n) for n in range(rows)]
+    assert len(spread(records, rows, lambda r: "one", 12)) == min(rows, 12)
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (5, 5, [5]),
+        (0.00012, 0.00031, [0.00015, 0.0002, 0.00025, 0.0003]),
+    ],
+)
+def test_ticks_are_round(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_loss_that_is_no_number_leaves_a_gap():
+    nan = float("nan")
+    drawn = charts.loss_curve([(1, 2.0), (2, 1.5), (3, nan), (4, 1.0), (5, nan)], 400)
+    assert drawn.count("<polyline") == 1 and drawn.count("<circle") == 1
+    assert "nan" not in drawn
+    assert charts.loss_curve([(1, nan)], 400) == ""
+
+
+def test_many_points_are_drawn_as_means():
+    points = charts.thinned([(step, float(step)) for step in range(1, 10_001)])
+    assert len(points) <= charts.MOST_POINTS
+    assert points[0] == (13.0, 13.0)
+
+
+@pytest.mark.parametrize("lengths", [{7: 3}, {0: 1}, {1: 1, 2: 1}, {0: 2, 99_999: 5}])
+def test_histogram_counts_every_trace(lengths):
+    drawn = charts.histogram({"kept": lengths, "rejected": {}}, 400)
+    rects = Page(f"<div>{drawn}</div>")
+    counted = [text.rpartition(": ")[2] for text in rects.text if text.endswith(" kept")]
+    assert sum(int(text.split()[0]) for text in counted) == sum(lengths.values())
+
+
+def test_nothing_to_draw_draws_nothing():
+    assert charts.histogram({"kept": {}}, 400) == ""
+    assert charts.loss_curve([], 400) == ""
+    assert "nan" not in charts.bar(0, 0, 0)
+
+
+def test_accuracies_at_both_ends_stay_on_the_drawing():
+    drawn = charts.accuracies([("a", "before", 0, 0, 0.02), ("b", "after", 1, 0.98, 1)], 360)
+    assert "100%" in drawn and "a: 0.0%, 95% interval 0.0% to 2.0%" in drawn
