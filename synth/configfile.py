@@ -192,9 +192,8 @@ def _real_path(data: Any, at: Path_, loc: Sequence[str | int]) -> Path_:
         here = here[step]
     path = at
     for step in loc:
-        if (isinstance(here, Mapping) and step in here) or (
-            isinstance(here, list) and isinstance(step, int) and step < len(here)
-        ):
+        keys = range(len(here)) if isinstance(here, list) else here
+        if isinstance(keys, Mapping | range) and step in keys:
             here = here[step]
             path = (*path, step)
     return path

@@ -54,7 +54,6 @@ def evaluate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
 def evaluate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
     """Asks everyone, verifies, and writes every answer and the figures."""
     from filters.chain import FilterSpec, build_chain
-
     from filters.contract import Context
 
     assert run.evaluate is not None
@@ -139,7 +138,6 @@ def _student(run: Run, trained: str | None) -> Teacher:
     training is the only difference.
     """
     from sft.chat import choose
-
     from synth.models import load_tokenizer
     from synth.teachers import transformers
 

@@ -127,7 +127,6 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
 def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
     """The student's training text in pieces, each with or without loss."""
     from sft.masks import preview_spans
-
     from synth.stages import student_prompt
 
     assert run.student is not None

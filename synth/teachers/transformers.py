@@ -237,7 +237,8 @@ class _Loaded:
         text_config = self.model.config.get_text_config(decoder=True)
         self.window: int = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         self.ends = {self.tokenizer.eos_token_id}
-        for ends in (self.model.generation_config.eos_token_id, text_config.eos_token_id):
+        for source in (self.model.generation_config, text_config):
+            ends = getattr(source, "eos_token_id", None)
             self.ends.update(ends if isinstance(ends, list) else [ends])
         added = self.tokenizer.get_added_vocab()
         self.ends.update(added[end] for end in _TURN_ENDS if end in added)
@@ -403,8 +404,10 @@ class _Slots:
         self.kept: list[list[int]] = [[] for _ in range(size)]  # tokens whose keys a slot holds
         self.stores: tuple[list[Any], list[Any]] = ([], [])  # keys, values of each layer
         self.capacity = self.seen = 0
+        # Where the tokens now being computed go, and what their rows may look at.
         self.slots: Any = None
         self.places: Any = None
+        self.view: Any = None
 
     def turn(self, waiting: deque[_Row]) -> None:
         """Lets waiting requests in where it pays, and gives every row its next token."""
@@ -438,16 +441,15 @@ class _Slots:
             return
         for to, source in enumerate(live):
             if to != source:
-                self._copy(source, [to], len(self.kept[source]))
+                self._copy(source, to, len(self.kept[source]))
                 self.rows[to] = self.rows[source]
         del self.rows[len(live) :]
 
-    def _copy(self, source: int, to: list[int], length: int) -> None:
-        for store in (layer for stores in self.stores for layer in stores):
-            for slot in to:
-                store[slot, :, :length] = store[source, :, :length]
-        for slot in to:
-            self.kept[slot] = self.kept[source][:length]
+    def _copy(self, source: int, to: int, length: int) -> None:
+        for stores in self.stores:
+            for store in stores:
+                store[to, :, :length] = store[source, :, :length]
+        self.kept[to] = self.kept[source][:length]
 
     def _admit(self, new: list[_Row]) -> None:
         if not new:
@@ -470,7 +472,7 @@ class _Slots:
                     if other is None
                 )
                 if len(self.kept[to]) - lost < shared:
-                    self._copy(source, [to], shared)
+                    self._copy(source, to, shared)
                 del self.kept[to][shared:]
                 self.rows[to] = row
                 wave.append(to)

@@ -245,7 +245,7 @@ def test_a_template_with_a_missing_variable_stops_the_run_before_it_pays(path):
     teacher = Scripted(lambda r, n: "x")
     ask = ask_with(teacher)
     ask.prompt = load_prompt("choice.en")
-    with pytest.raises(UserError, match="'choices' is undefined.*question t0"):
+    with pytest.raises(UserError, match=r"'choices' is undefined.*question t0"):
         run(ask, tasks(5), path)
     assert not teacher.asked
 

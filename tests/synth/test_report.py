@@ -329,6 +329,18 @@ def test_what_was_made_from_older_data_is_marked(finished):
     assert "Not filtered yet" in words  # the old verdicts are not shown beside the new traces
 
 
+@pytest.mark.parametrize("stage", ["filter", "train"])
+def test_headline_of_an_unevaluated_run_is_marked_too(run, stage):
+    put_tasks(run)
+    put_generate(run, [trace(1)])
+    put_filter(run, [trace(1)])
+    if stage == "train":
+        put_train(run)
+    assert "earlier version" not in page_of(run).words
+    put_generate(run, [trace(2)])
+    assert "earlier version" in page_of(run).words
+
+
 def test_changed_config_is_said(finished):
     finished.generate.sampling.temperature = 0.3
     page = page_of(finished)

@@ -1,0 +1,107 @@
+"""The embedded teacher beside plain `model.generate`: the quickstart's prompts, the same requests."""
+
+import asyncio
+import json
+import sys
+
+from common import GGUF, Timer, alternate, machine, median, peak_mb, table, versions
+
+QUESTIONS, BATCH, MAX_TOKENS, RUNS = 128, 32, 48, 3
+WAYS = (
+    "plain generate float32",
+    "embedded float32",
+    "plain generate bfloat16",
+    "embedded bfloat16",
+)
+
+
+def requests():
+    from synth.config import load_run
+    from synth.prompts import load_prompt
+    from synth.tasks.load import load_tasks
+
+    run, _ = load_run("quickstart")
+    prompt = load_prompt(run.generate.prompt.template)
+    tasks = load_tasks(run.tasks, run.seed).train[:QUESTIONS]
+    return [prompt.messages(task, run.generate.prompt.values) for task in tasks]
+
+
+def plain(dtype, chats):
+    """Left-padded batches through `generate`, as transformers' own documentation has it."""
+    import torch
+
+    from synth.models import load_model, load_tokenizer
+
+    model, tokenizer = load_model(GGUF, dtype), load_tokenizer(GGUF)
+    tokenizer.padding_side = "left"
+    torch.manual_seed(0)
+
+    def ask(batch):
+        inputs = tokenizer.apply_chat_template(
+            batch, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(
+            **inputs, do_sample=True, temperature=0.7, top_k=0, max_new_tokens=MAX_TOKENS
+        )
+        new = out[:, inputs["input_ids"].shape[1] :]
+        return int(((new != tokenizer.pad_token_id) & (new != tokenizer.eos_token_id)).sum())
+
+    ask(chats[:2])
+    with Timer() as timer:
+        tokens = sum(ask(chats[i : i + BATCH]) for i in range(0, len(chats), BATCH))
+    return tokens, timer.seconds
+
+
+def embedded(dtype, chats):
+    from synth.teachers import transformers
+    from synth.teachers.contract import Request
+
+    teacher = transformers.build(
+        transformers.Config(model=GGUF, dtype=dtype, batch_size=BATCH), "bench"
+    )
+    sampling = {"temperature": 0.7, "max_tokens": MAX_TOKENS}
+
+    async def run():
+        await teacher.complete(Request([{"role": "user", "content": "1"}], {"max_tokens": 2}))
+        with Timer() as timer:
+            answers = await asyncio.gather(
+                *(teacher.complete(Request(chat, sampling)) for chat in chats)
+            )
+        await teacher.close()
+        return sum(a["usage"]["completion_tokens"] for a in answers), timer.seconds
+
+    return asyncio.run(run())
+
+
+def one(way):
+    kind, dtype = way.rsplit(" ", 1)
+    tokens, seconds = (embedded if kind == "embedded" else plain)(dtype, requests())
+    print(
+        json.dumps(
+            {"rate": tokens / seconds, "seconds": seconds, "tokens": tokens, "mb": peak_mb()}
+        )
+    )
+
+
+def main():
+    results = alternate(__file__, WAYS, RUNS)
+    print(
+        f"{QUESTIONS} prompts with shared worked examples, batch {BATCH}, at most {MAX_TOKENS} new tokens, "
+        f"{RUNS} runs each in turn, medians; {machine()}; {versions('torch', 'transformers')}\n"
+    )
+    base = median(results[WAYS[0]], "rate")
+    rows = [
+        (
+            way,
+            f"{median(r, 'rate'):.0f}",
+            f"{median(r, 'rate') / base:.1f}",
+            f"{median(r, 'seconds'):.1f}",
+            f"{median(r, 'mb'):.0f}",
+        )
+        for way, r in results.items()
+    ]
+    table(["", "new tokens/s", "ratio", "seconds", "peak MB"], rows)
+
+
+if __name__ == "__main__":
+    one(sys.argv[2]) if sys.argv[1:2] == ["--one"] else main()
