@@ -6,7 +6,10 @@ A filter's module defines
     def build(config, context) -> Check           the function itself
     LEVEL = "question" | "trace" | "set"          optional, "trace" if not said
     VERIFIES = True                               optional: it compares with the reference answer
+    USES_STUDENT_TOKENS = True                    optional: it needs `context.count_tokens`
     def check(config) -> list[str]                optional: what this machine lacks for it
+
+A check that has a `close()` is closed with its chain.
 
 `question` filters see only the task and run before anything is bought: a question that cannot be
 kept is never asked. `trace` filters see one record, run as answers arrive and count for

@@ -77,7 +77,7 @@ def choose(tokenizer: Any, name: str = "auto") -> str:
 
 
 def guess(model: str, name: str = "auto") -> str:
-    """The template that `choose` most likely takes, told from the model's name without loading it."""
+    """The template that `choose` most likely takes, told from the model's name alone."""
     if name == "auto":
         name = "r1" if re.search(r"r1[-_]distill", model, re.IGNORECASE) else "chatml"
     return template_text(name)
@@ -97,8 +97,8 @@ def template_text(name: str) -> str:
     text = path.read_text(encoding="utf-8")
     if not re.search(r"\{%-?\s*generation\s*-?%\}", text):
         raise UserError(
-            f"student.chat_template: {name} has no {{% generation %}} marks, so nothing would carry "
-            "loss; put the assistant's content and the token that ends the turn between them"
+            f"student.chat_template: {name} has no {{% generation %}} marks, so nothing would "
+            "carry loss; put the assistant's content and the token that ends the turn in them"
         )
     return text
 
@@ -197,19 +197,20 @@ def pieces(
     placed = [Message(role=m["role"], content=c) for m, c in zip(messages, contents, strict=True)]
     text = _render(template, placed, variables, add_generation_prompt)
     result: list[Piece] = []
-    has_loss, turn = False, None
+    has_loss = False
+    owner: int | None = None
     parts = _MARKS.split(text)
     for index, part in enumerate(parts):
         if part == _LOSS_START:
             # All that is marked belongs to the turn whose text stands in the marks.
             ahead = (p for p in parts[index:] if p.startswith(_DATA))
-            has_loss, turn = True, int(next(ahead, "-1").strip(_DATA))
+            has_loss, owner = True, int(next(ahead, "-1").strip(_DATA))
         elif part == _LOSS_END:
-            has_loss, turn = False, None
+            has_loss, owner = False, None
         elif part.startswith(_DATA):
-            result.append(Piece(held[int(part.strip(_DATA))], has_loss, True, turn))
+            result.append(Piece(held[int(part.strip(_DATA))], has_loss, True, owner))
         else:
-            result.append(Piece(part, has_loss, False, turn))
+            result.append(Piece(part, has_loss, False, owner))
     # A mark inside a text goes as it came: only the rendering of the true texts is compared.
     true = _render(template, list(messages), variables, add_generation_prompt, marks=False)
     if "".join(piece.text for piece in result) != true:

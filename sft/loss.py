@@ -70,8 +70,8 @@ def has_plain_head(model: Any) -> bool:
             hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
             logits = model(input_ids=tokens, use_cache=False).logits
             mine = model.get_output_embeddings()(hidden)
-            return mine.shape == logits.shape and torch.allclose(
-                mine.float(), logits.float(), rtol=1e-3, atol=1e-3
+            return mine.shape == logits.shape and bool(
+                torch.allclose(mine.float(), logits.float(), rtol=1e-3, atol=1e-3)
             )
     except (AttributeError, TypeError, RuntimeError):
         return False  # a model of another build; the trainer's own loss knows how

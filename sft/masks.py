@@ -162,9 +162,10 @@ def verify(
     start = learned[0]
     if _decode(tokenizer, encoded.input_ids[:start]) != _normal(tokenizer, prompt):
         problems.append(_prompt_problem(tokenizer, prompt, record, encoded, learned))
-    elif not _holds_special(tokenizer, messages):
-        if encoded.input_ids[:start] != tokenizer(prompt, add_special_tokens=False)["input_ids"]:
-            problems.append("the prompt's tokens differ from those that the student will be given")
+    elif encoded.input_ids[:start] != tokenizer(prompt, add_special_tokens=False)[
+        "input_ids"
+    ] and not _holds_special(tokenizer, messages):
+        problems.append("the prompt's tokens differ from those that the student will be given")
     return problems + _loss_problems(tokenizer, record, prompt, ids)
 
 
@@ -241,9 +242,7 @@ def check_dataset(
         if not found:
             yield encoded
     if not total:
-        raise UserError(
-            "training data: there are no records to train on; did the filters keep any?"
-        )
+        raise UserError("training data: no records to train on; did the filters keep any?")
     if found:
         lines = [f"training data: {bad} of {total} records cannot be trained on as they are"]
         for kind, ids in sorted(found.items(), key=lambda item: -len(item[1])):
@@ -254,7 +253,7 @@ def check_dataset(
 
 @lru_cache(maxsize=4)
 def _special_tokens(tokenizer: Any) -> tuple[dict[str, int], re.Pattern[str]]:
-    """The special tokens of a tokenizer with their ids, and a pattern that splits a text at them."""
+    """The special tokens with their ids, and a pattern that splits a text at them."""
     special = {
         token.content: index
         for index, token in tokenizer.added_tokens_decoder.items()

@@ -108,7 +108,7 @@ def _newcombe_10(before: Sequence[float], after: Sequence[float]) -> tuple[float
     p1, p2 = right_after / n, right_before / n
     (l1, u1), (l2, u2) = wilson(right_after, n), wilson(right_before, n)
     neither = n - right_before - right_after + both
-    product = both * neither - (right_after - both) * (right_before - both)
+    product: float = both * neither - (right_after - both) * (right_before - both)
     if product > 0:
         product = max(product - n / 2, 0)  # the correction for continuity, on this side alone
     margins = right_before * (n - right_before) * right_after * (n - right_after)

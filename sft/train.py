@@ -74,8 +74,10 @@ def train(
     seed: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """Trains a student. A run that was stopped goes on from its last checkpoint; one that is done
-    returns its result.
+    """Trains a student, or goes on with a training that was stopped.
+
+    What is done already (same weights, settings and data) is not done again: a stopped training
+    goes on from its last whole checkpoint, a finished one returns its result.
 
     Args:
         records: The traces to learn; read once.

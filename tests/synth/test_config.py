@@ -1,6 +1,7 @@
 """Every mistake at once, each with its line and the nearest right name."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -109,6 +110,14 @@ def test_every_shipped_config_names_the_schema_for_editors(name):
     assert (
         "$schema=schema.json" in (shipped("configs") / f"{name}.yaml").read_text().splitlines()[0]
     )
+
+
+def test_the_config_that_the_readme_explains_is_one(tmp_path, monkeypatch, write_config):
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.jsonl").touch()
+    run, _ = load_run(str(write_config(text.split("```yaml\n")[1].split("```")[0])))
+    assert stages_of(run) == ["tasks", "generate", "filter", "train", "evaluate"]
 
 
 def test_overrides_are_yaml_and_reach_into_lists(write_config):
