@@ -18,11 +18,12 @@ from typing import Any
 
 from sft.chat import choose, end_token, guess, pieces, render_spans
 from synth.errors import MissingPackage, UserError
-from synth.reasoning import CLOSE, join_trace
+from synth.reasoning import CLOSE, OPEN, join_trace
 from synth.record import Message, Record, Task
 from synth.training_config import Student
 
 IGNORED = -100
+_OPENING = f"{OPEN}\n"
 _NAMED = 3  # records that a refusal names for each kind of problem
 
 
@@ -159,24 +160,22 @@ def verify(
     prompt = tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=True
     )
-    start = learned[0]
-    if _decode(tokenizer, encoded.input_ids[:start]) != _normal(tokenizer, prompt):
-        problems.append(_prompt_problem(tokenizer, prompt, record, encoded, learned))
-    elif encoded.input_ids[:start] != tokenizer(prompt, add_special_tokens=False)[
-        "input_ids"
-    ] and not _holds_special(tokenizer, messages):
-        problems.append("the prompt's tokens differ from those that the student will be given")
+    ours = encoded.input_ids[: learned[0]]
+    theirs: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if ours != theirs:
+        before, wanted = _decode(tokenizer, ours), _decode(tokenizer, theirs)
+        if before != wanted:
+            problems.append(_prompt_problem(record, before, wanted))
+        elif not _holds_special(tokenizer, messages):
+            problems.append("the prompt's tokens differ from those that the student will be given")
     return problems + _loss_problems(tokenizer, record, prompt, ids)
 
 
-def _prompt_problem(
-    tokenizer: Any, prompt: str, record: Record, encoded: Encoded, learned: list[int]
-) -> str:
-    """Why the tokens before the loss are not the prompt that the student will be given."""
-    before = _decode(tokenizer, encoded.input_ids[: learned[0]])
-    if record.reasoning is None and prompt.startswith(before) and prompt.endswith("<think>\n"):
+def _prompt_problem(record: Record, before: str, wanted: str) -> str:
+    """Why the text before the loss is not the prompt that the student will be given."""
+    if record.reasoning is None and wanted.startswith(before) and wanted.endswith(_OPENING):
         return "no reasoning, but the template's prompt opens it with <think>"
-    if _normal(tokenizer, prompt).startswith(before):
+    if wanted.startswith(before):
         return "tokens of the prompt carry loss"
     return "the loss does not start where the prompt ends"
 
@@ -185,10 +184,12 @@ def _loss_problems(tokenizer: Any, record: Record, prompt: str, ids: list[int]) 
     """What is wrong with the tokens that carry loss."""
     problems = []
     trace = join_trace(record.reasoning, record.answer)
-    if record.reasoning is not None and prompt.endswith("<think>\n"):
-        trace = trace.removeprefix("<think>\n")
+    if record.reasoning is not None and prompt.endswith(_OPENING):
+        trace = trace.removeprefix(_OPENING)
     end = end_token(tokenizer.chat_template, tokenizer.special_tokens_map)
     text = _decode(tokenizer, ids)
+    if text != _normal(tokenizer, trace) + end and (lost := _unwritable(tokenizer, trace)):
+        return [f"the tokenizer has no token for a character of the trace: {lost!r}"]
     if ids[-1] != tokenizer.eos_token_id or tokenizer.eos_token != end:
         problems.append(f"the end token {end} carries no loss")
     if record.reasoning is not None and CLOSE not in text:
@@ -280,6 +281,14 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
         "input_ids"
     ]
     return ids
+
+
+def _unwritable(tokenizer: Any, text: str) -> str | None:
+    """The first character that does not come back from the tokenizer (it drops or replaces it)."""
+    for character in dict.fromkeys(_normal(tokenizer, text)):
+        if _decode(tokenizer, _plain_ids(tokenizer, character)) != character:
+            return character
+    return None
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

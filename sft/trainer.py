@@ -12,7 +12,7 @@ from typing import Any
 
 from sft.checkpoints import Meter, StepLog, keep_last, mark_whole
 from sft.loss import has_plain_head, summed_loss
-from synth.errors import UserError
+from synth.errors import UserError, nearest
 from synth.training_config import Train
 
 _POOL = 50  # batches among which examples are sorted by length
@@ -233,7 +233,7 @@ def build_trainer(
         args=_arguments(config, folder, seed),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=_lora(config),
+        peft_config=_lora(config, model),
         callbacks=[Follow()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -259,10 +259,24 @@ def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _lora(config: Train) -> Any:
+def _lora(config: Train, model: Any) -> Any:
+    """The section `train.lora` in PEFT's words.
+
+    Raises:
+        UserError: No layer has a name that `target_modules` asks for.
+    """
     if config.lora is None:
         return None
     from peft import LoraConfig
+
+    if isinstance(config.lora.target_modules, list):
+        layers = {name.rpartition(".")[2]: name for name, _ in model.named_modules() if name}
+        for wanted in config.lora.target_modules:
+            if wanted.rpartition(".")[2] not in layers:
+                raise UserError(
+                    f"train.lora.target_modules: the student has no layer {wanted!r}"
+                    f"{nearest(wanted, layers)}"
+                )
 
     return LoraConfig(
         r=config.lora.r,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch loads
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
@@ -96,8 +98,6 @@ def distill(tmp_path):
     """Runs the command line in a process of its own, in an empty folder."""
 
     def call(*arguments, env=None, timeout=240, cwd=tmp_path):
-        import os
-
         environment = {**os.environ, **(env or {})}
         return subprocess.run(
             [sys.executable, "-m", "synth", *map(str, arguments)],
