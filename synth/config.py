@@ -300,6 +300,8 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
     """
     stages = stages_of(run) if stages is None else stages
     kinds = set[str]().union(*(_USED_BY[stage] for stage in stages))
+    if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
+        kinds.discard("teacher")
     lacks: list[str] = []
     for kind, _, entry in plugin_entries(run.model_dump()):
         name, options = split_plugin(kind, entry)

@@ -19,7 +19,7 @@ from synth.models import weights_identity
 from synth.progress import Clock
 from synth.prompts import load_prompt
 from synth.record import Record, Task
-from synth.stages import Say, ask_all, build_teachers, resolved, workers
+from synth.stages import Say, ask_all, build_teachers, prices_of, resolved, workers
 from synth.teachers.contract import Teacher
 
 
@@ -72,7 +72,7 @@ def evaluate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict
             scores = _Scores(tasks)
             ask = Ask(
                 teachers=one.teachers,
-                prices={},
+                prices=prices_of(run, one.teachers) if who == "teacher" else {},
                 prompt=load_prompt(one.prompt),
                 values=one.values,
                 sampling=run.evaluate.sampling,
@@ -181,6 +181,7 @@ class _Scores:
         self.finish: dict[str, int] = defaultdict(int)
         self.reasons: dict[str, int] = defaultdict(int)
         self.tokens: list[int] = []
+        self.costs: list[float | None] = []
 
     def take(self, records: list[Record], writer: SplitWriter) -> None:
         """Counts the answers to one question and keeps them."""
@@ -191,6 +192,7 @@ class _Scores:
             self.reasons["right" if rejected is None else rejected.kind] += 1
             assert record.generation is not None
             self.finish[record.generation.finish_reason] += 1
+            self.costs.append(record.generation.cost_usd)
             if record.generation.completion_tokens is not None:
                 self.tokens.append(record.generation.completion_tokens)
 
@@ -201,7 +203,9 @@ class _Scores:
         means = [statistics.fmean(values) if values else 0.0 for values in self.right.values()]
         single = all(len(values) <= 1 for values in self.right.values())
         low, high = wilson(round(sum(means)), len(means)) if single else mean_interval(means)
+        costs = [cost for cost in self.costs if cost is not None]
         return {
+            "cost_usd": sum(costs) if costs and len(costs) == len(self.costs) else None,
             "accuracy": statistics.fmean(means),
             "low": low,
             "high": high,

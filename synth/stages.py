@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from synth.record import Message, Record, Task
 if TYPE_CHECKING:
     from filters.chain import Chain
     from synth.generate import Ask, Counts
-    from synth.teachers.contract import Teacher
+    from synth.teachers.contract import Price, Teacher
 
 Say = Callable[[str], None]
 
@@ -287,6 +287,12 @@ def build_teachers(run: Run) -> dict[str, Teacher]:
     return made
 
 
+def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
+    """What the tokens of some teachers cost by the config, None where it does not say."""
+    configs = {name: plugin_config("teacher", run.teachers[name]) for name in names}
+    return {name: getattr(config, "price", None) for name, config in configs.items()}
+
+
 def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
     """The generation that the config describes, checked by `check`."""
     from synth.generate import Ask
@@ -294,7 +300,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
     assert run.generate is not None
     return Ask(
         teachers=teachers,
-        prices={name: plugin_config("teacher", run.teachers[name]).price for name in teachers},  # type: ignore[attr-defined]
+        prices=prices_of(run, teachers),
         prompt=load_prompt(run.generate.prompt.template),
         values=run.generate.prompt.values,
         sampling=run.generate.sampling,

@@ -46,11 +46,15 @@ def interrupt_at(step):
     return say
 
 
-@pytest.mark.parametrize("at", [3, 6, 12])  # within an epoch, at its end, at the very end
-@pytest.mark.parametrize("lora", [None, Lora(r=2, alpha=4, dropout=0.3)])
+@pytest.mark.parametrize(
+    ("at", "lora"),
+    [
+        (3, Lora(r=2, alpha=4, dropout=0.3)),  # within an epoch, with dropout
+        pytest.param(6, None, marks=pytest.mark.slow),  # at its end
+        (12, None),  # at the very end
+    ],
+)
 def test_interrupted_and_resumed_it_is_the_undisturbed_run(checkpoint, tmp_path, at, lora):
-    if lora and at != 3:
-        pytest.skip("once is enough")
     config = {"lora": lora, "save_steps": 5}
     whole = run(checkpoint, tmp_path / "whole", **config)
     before = signal.getsignal(signal.SIGINT)
@@ -67,6 +71,7 @@ def test_interrupted_and_resumed_it_is_the_undisturbed_run(checkpoint, tmp_path,
     assert not list((tmp_path / "b" / "checkpoints").iterdir()), "they go when the student stands"
 
 
+@pytest.mark.slow
 def test_lines_over_several_steps_are_the_same_after_a_stop(checkpoint, tmp_path):
     config = {"logging_steps": 3, "save_steps": 4}
     run(checkpoint, tmp_path / "whole", **config)

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 import pytest
 
 from synth.errors import UserError
+from synth.teachers import _decoding as decoding
+from synth.teachers import _sampling as sampling_module
 from synth.teachers import transformers as teacher_module
 from synth.teachers.contract import Refused, Request
 
@@ -290,13 +292,13 @@ def test_a_template_that_refuses_the_prompt(llama):
 
 def test_a_common_beginning_is_computed_once(llama, tokenizer, monkeypatch):
     computed = []
-    forward = teacher_module._Slots.forward
+    forward = decoding.Slots.forward
 
     def counted(self, slots, ids, starts):
         computed.append(sum(map(len, ids)))
         return forward(self, slots, ids, starts)
 
-    monkeypatch.setattr(teacher_module._Slots, "forward", counted)
+    monkeypatch.setattr(decoding.Slots, "forward", counted)
     raws = ask(llama, [Request(m, {**GREEDY, "max_tokens": 1}) for m in SHARED])
     prompts = [raw["usage"]["prompt_tokens"] for raw in raws]
     # The first prompt whole, then what is its own of each other one.
@@ -309,18 +311,22 @@ def test_a_common_beginning_is_computed_once(llama, tokenizer, monkeypatch):
 def engine(path):
     config = teacher_module.Config(model=path, dtype="float32", device="cpu")
     with torch.inference_mode():
-        return type(teacher_module._engine(teacher_module._Loaded(config, "tiny"), 4))
+        return type(
+            decoding.choose_engine(
+                decoding.Loaded("tiny", **config.model_dump(exclude={"price", "batch_size"})), 4
+            )
+        )
 
 
 def test_which_engine(llama, gemma3, monkeypatch):
-    assert engine(llama) is teacher_module._Slots
-    assert engine(gemma3) is teacher_module._Whole
-    grouped = teacher_module._grouped_attention
+    assert engine(llama) is decoding.Slots
+    assert engine(gemma3) is decoding.Whole
+    grouped = decoding._grouped_attention
     monkeypatch.setattr(
-        teacher_module, "_grouped_attention", lambda *a, **k: (grouped(*a, **k)[0] * 0, None)
+        decoding, "_grouped_attention", lambda *a, **k: (grouped(*a, **k)[0] * 0, None)
     )
     # The name is bound when the function is registered, so a wrong one shows in the trial.
-    assert engine(llama) is teacher_module._Whole
+    assert engine(llama) is decoding.Whole
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
@@ -352,14 +358,14 @@ def test_learned_positions_are_right(tmp_path, tokenizer):
 
 
 def test_out_of_memory_fails_the_batch_and_not_the_teacher(llama, monkeypatch):
-    step, failures = teacher_module._Slots._step, [MemoryError()]
+    step, failures = decoding.Slots._step, [MemoryError()]
 
     def failing(self):
         if failures:
             raise failures.pop()
         step(self)
 
-    monkeypatch.setattr(teacher_module._Slots, "_step", failing)
+    monkeypatch.setattr(decoding.Slots, "_step", failing)
 
     async def main():
         config = teacher_module.Config(model=llama, dtype="float32", batch_size=2)
@@ -380,14 +386,14 @@ def test_out_of_memory_fails_the_batch_and_not_the_teacher(llama, monkeypatch):
 
 
 def test_cancelled_requests_make_room(llama, monkeypatch):
-    step, steps = teacher_module._Slots._step, []
+    step, steps = decoding.Slots._step, []
 
     def slow(self):
         steps.append(len(self.rows))
         time.sleep(0.005)
         step(self)
 
-    monkeypatch.setattr(teacher_module._Slots, "_step", slow)
+    monkeypatch.setattr(decoding.Slots, "_step", slow)
 
     async def main():
         config = teacher_module.Config(model=llama, dtype="float32", batch_size=2)
@@ -408,13 +414,13 @@ def test_cancelled_requests_make_room(llama, monkeypatch):
 
 
 def test_the_event_loop_goes_on(llama, monkeypatch):
-    step = teacher_module._Slots._step
+    step = decoding.Slots._step
 
     def slow(self):
         time.sleep(0.2)
         step(self)
 
-    monkeypatch.setattr(teacher_module._Slots, "_step", slow)
+    monkeypatch.setattr(decoding.Slots, "_step", slow)
 
     async def main():
         teacher = teacher_module.build(teacher_module.Config(model=llama), "tiny")
@@ -476,16 +482,18 @@ def test_check_names_what_is_missing():
 def rows(count, **sampling):
     import random
 
-    read = teacher_module._read_sampling(sampling, "x")
-    return [teacher_module._Row(Future(), [0], 1, 9, read, random.Random(i)) for i in range(count)]
+    read = sampling_module.read_sampling(sampling, "x")
+    return [sampling_module.Row(Future(), [0], 1, 9, read, random.Random(i)) for i in range(count)]
 
 
 def test_tokens_come_as_often_as_the_softmax_says():
     logits = torch.tensor([0.5, 0.25, 0.2, 0.05]).log()
-    drawn = Counter(teacher_module._choose(logits.repeat(4000, 1), rows(4000)))
+    drawn = Counter(sampling_module.choose_tokens(logits.repeat(4000, 1), rows(4000)))
     assert [drawn[i] / 4000 for i in range(4)] == pytest.approx([0.5, 0.25, 0.2, 0.05], abs=0.03)
     # Half the temperature squares the odds.
-    drawn = Counter(teacher_module._choose(logits.repeat(4000, 1), rows(4000, temperature=0.5)))
+    drawn = Counter(
+        sampling_module.choose_tokens(logits.repeat(4000, 1), rows(4000, temperature=0.5))
+    )
     assert drawn[0] / 4000 == pytest.approx(0.25 / 0.355, abs=0.03)
 
 
@@ -505,7 +513,7 @@ def test_cuts_are_those_of_transformers(vocabulary, spread, cut):
     if "top_p" in cut:
         expected = TopPLogitsWarper(cut["top_p"])(None, expected)
     expected = expected.softmax(-1)
-    weights, order = teacher_module._nucleus(
+    weights, order = sampling_module._nucleus(
         logits.softmax(-1),
         torch.full((2, 1), float(cut.get("top_k", vocabulary))),
         torch.full((2, 1), cut.get("top_p", 1.0)),
@@ -518,13 +526,13 @@ def test_cuts_are_those_of_transformers(vocabulary, spread, cut):
 def test_rows_with_different_parameters_keep_to_their_own():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.9]]).repeat(40, 1)
     mixed = rows(20, temperature=0) + rows(10, top_k=1) + rows(10, top_k=2, temperature=5)
-    drawn = teacher_module._choose(logits, mixed)
+    drawn = sampling_module.choose_tokens(logits, mixed)
     assert set(drawn[:30]) == {1}
     assert set(drawn[30:]) == {1, 3}
 
 
 def test_repetition_penalty_counts_the_prompt():
     logits = torch.tensor([[1.0, 0.9]])
-    assert teacher_module._choose(logits.clone(), rows(1, temperature=0)) == [0]
+    assert sampling_module.choose_tokens(logits.clone(), rows(1, temperature=0)) == [0]
     penalised = rows(1, temperature=0, repetition_penalty=1.5)
-    assert teacher_module._choose(logits.clone(), penalised) == [1]
+    assert sampling_module.choose_tokens(logits.clone(), penalised) == [1]
