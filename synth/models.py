@@ -7,6 +7,7 @@ A model is named by a hub id (`Qwen/Qwen2.5-1.5B`), a folder, a `.gguf` file, or
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -136,10 +137,14 @@ def load_model(
 @contextlib.contextmanager
 def _loading(model: str) -> Iterator[None]:
     """Turns what a hub raises for an unknown or unreachable model into one message."""
+    from tqdm.auto import tqdm
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.disable_progress_bar()  # the run has a progress line of its own
+    # The run has a progress line of its own; reading a GGUF file shows one in spite of this.
+    logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm, disable=True)
     try:
         yield
     except (OSError, ValueError) as error:
