@@ -76,3 +76,31 @@ class Timer:
 
     def __exit__(self, *_):
         self.seconds = time.perf_counter() - self.start
+
+
+def compare(script, ways, runs, title, measure):
+    """`--one WAY` measures one way and prints it; without, every way in turn and a table of medians.
+
+    `measure(way)` gives tokens and seconds; the first way is the base of the ratios.
+    """
+    if sys.argv[1:2] == ["--one"]:
+        tokens, seconds = measure(sys.argv[2])
+        figures = {"rate": tokens / seconds, "seconds": seconds, "mb": peak_mb()}
+        print(json.dumps(figures))
+        return
+    results = alternate(script, ways, runs)
+    print(
+        f"{title}, {runs} runs each in turn, medians; {machine()}; {versions('torch', 'transformers', 'trl')}\n"
+    )
+    base = median(results[ways[0]], "rate")
+    rows = [
+        (
+            way,
+            f"{median(r, 'rate'):.0f}",
+            f"{median(r, 'rate') / base:.2f}",
+            f"{median(r, 'seconds'):.1f}",
+            f"{median(r, 'mb'):.0f}",
+        )
+        for way, r in results.items()
+    ]
+    table(["", "tokens/s", "ratio", "seconds", "peak MB"], rows)

@@ -1,12 +1,10 @@
 """The embedded teacher beside plain `model.generate`: the quickstart's prompts, the same requests."""
 
 import asyncio
-import json
-import sys
 
-from common import GGUF, Timer, alternate, machine, median, peak_mb, table, versions
+from common import GGUF, Timer, compare
 
-QUESTIONS, BATCH, MAX_TOKENS, RUNS = 128, 32, 48, 3
+QUESTIONS, BATCH, MAX_TOKENS, RUNS = 96, 32, 48, 3
 WAYS = (
     "plain generate float32",
     "embedded float32",
@@ -73,35 +71,11 @@ def embedded(dtype, chats):
     return asyncio.run(run())
 
 
-def one(way):
+def measure(way):
     kind, dtype = way.rsplit(" ", 1)
-    tokens, seconds = (embedded if kind == "embedded" else plain)(dtype, requests())
-    print(
-        json.dumps(
-            {"rate": tokens / seconds, "seconds": seconds, "tokens": tokens, "mb": peak_mb()}
-        )
-    )
-
-
-def main():
-    results = alternate(__file__, WAYS, RUNS)
-    print(
-        f"{QUESTIONS} prompts with shared worked examples, batch {BATCH}, at most {MAX_TOKENS} new tokens, "
-        f"{RUNS} runs each in turn, medians; {machine()}; {versions('torch', 'transformers')}\n"
-    )
-    base = median(results[WAYS[0]], "rate")
-    rows = [
-        (
-            way,
-            f"{median(r, 'rate'):.0f}",
-            f"{median(r, 'rate') / base:.1f}",
-            f"{median(r, 'seconds'):.1f}",
-            f"{median(r, 'mb'):.0f}",
-        )
-        for way, r in results.items()
-    ]
-    table(["", "new tokens/s", "ratio", "seconds", "peak MB"], rows)
+    return (embedded if kind == "embedded" else plain)(dtype, requests())
 
 
 if __name__ == "__main__":
-    one(sys.argv[2]) if sys.argv[1:2] == ["--one"] else main()
+    title = f"{QUESTIONS} prompts with shared worked examples, batch {BATCH}, at most {MAX_TOKENS} new tokens"
+    compare(__file__, WAYS, RUNS, title, measure)

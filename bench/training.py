@@ -1,11 +1,9 @@
 """Training beside plain TRL with the same settings: tokens a second and peak memory."""
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 
-from common import GGUF, Timer, alternate, machine, median, peak_mb, table, versions
+from common import GGUF, Timer, compare
 
 EXAMPLES, BATCH, STEPS, RUNS = 128, 8, 6, 3
 WAYS = ("plain TRL", "synth-distill")
@@ -77,35 +75,11 @@ def plain(folder):
     return int(trainer.state.log_history[-2]["num_tokens"]), timer.seconds
 
 
-def one(way):
+def measure(way):
     with tempfile.TemporaryDirectory() as folder:
-        tokens, seconds = (ours if way == "synth-distill" else plain)(Path(folder))
-    print(
-        json.dumps(
-            {"rate": tokens / seconds, "seconds": seconds, "tokens": tokens, "mb": peak_mb()}
-        )
-    )
-
-
-def main():
-    results = alternate(__file__, WAYS, RUNS)
-    print(
-        f"SmolLM2-135M in float32, {STEPS} steps of {BATCH} short traces, unpacked, {RUNS} runs each in turn, "
-        f"medians; {machine()}; {versions('torch', 'transformers', 'trl')}\n"
-    )
-    base = median(results[WAYS[0]], "rate")
-    rows = [
-        (
-            way,
-            f"{median(r, 'rate'):.0f}",
-            f"{median(r, 'rate') / base:.2f}",
-            f"{median(r, 'seconds'):.1f}",
-            f"{median(r, 'mb'):.0f}",
-        )
-        for way, r in results.items()
-    ]
-    table(["", "tokens/s", "ratio", "seconds in steps", "peak MB"], rows)
+        return (ours if way == "synth-distill" else plain)(Path(folder))
 
 
 if __name__ == "__main__":
-    one(sys.argv[2]) if sys.argv[1:2] == ["--one"] else main()
+    title = f"SmolLM2-135M in float32, {STEPS} steps of {BATCH} short traces, unpacked"
+    compare(__file__, WAYS, RUNS, title, measure)
