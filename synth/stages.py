@@ -59,10 +59,11 @@ def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> di
     from synth.tasks.load import load_tasks
 
     sets = load_tasks(run.tasks, run.seed)
-    for skipped in sets.skipped[:5]:
-        say(f"  skipped {skipped.place}: {skipped.reason}")
-    if len(sets.skipped) > 5:
-        say(f"  ... and {len(sets.skipped) - 5} more rows skipped; all are in the manifest")
+    by_reason: dict[str, list[str]] = {}
+    for skipped in sets.skipped:
+        by_reason.setdefault(skipped.reason, []).append(skipped.place)
+    for reason, places in list(by_reason.items())[:8]:
+        say(f"  skipped {len(places)} rows, the first {places[0]}: {reason}")
     with (
         build_chain_of(run, sets.eval, levels={"question"}) as chain,
         writing(folder.stage("tasks"), ("train", "eval", "rejected")) as (splits, manifest),
