@@ -48,6 +48,14 @@ def test_the_paired_difference_of_equal_results_includes_zero():
     assert low <= 0 <= high
 
 
+def test_the_paired_difference_gives_the_published_limits():
+    # Complete response before and after a therapy (Cavo et al. 2012); the limits are those that
+    # the R package contingencytables, of a textbook's authors, expects of its own method 10.
+    assert paired_difference(*scores(59, 6, 16, 80)) == pytest.approx(
+        (0.0621, 0.0046, 0.1186), abs=5e-5
+    )
+
+
 def test_swapping_before_and_after_swaps_the_limits():
     before, after = scores(20, 5, 15, 40)
     difference, low, high = paired_difference(before, after)
