@@ -6,11 +6,8 @@ from pydantic import Field
 
 from filters.contract import KEEP, Check, Context, Decision
 from synth.plugins import PluginConfig
+from synth.reasoning import is_cut
 from synth.record import Record
-
-# What endpoints write when the limit on tokens ended a response: OpenAI and vLLM, Anthropic,
-# Gemini (seen in both cases), and servers that name the limit that was met.
-_CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}
 
 
 class Config(PluginConfig):
@@ -31,7 +28,7 @@ def build(config: Config, context: Context) -> Check:
 
     def check(record: Record) -> Decision:
         reason = (record.generation.finish_reason if record.generation else "unknown").lower()
-        if reason in _CUT:
+        if is_cut(reason):
             return Decision(False, f"truncated: finish reason {reason}")
         if config.unknown and reason in {"unknown", "none", ""}:
             return Decision(False, "finish reason unknown")

@@ -11,75 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from synth import plugins
 from synth.configfile import Path_, Source, problems_of, raise_if_any, read_config
 from synth.errors import MissingPackage, Problem, UserError, nearest
+from synth.generate_config import Budget, Generate, PromptChoice, Sampling, Section
 from synth.prompts import load_prompt
 from synth.training_config import Student, Train
-
-
-class Section(BaseModel):
-    """Base of every section: an unknown key is an error, not silence."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class PromptChoice(Section):
-    """A prompt template and the values that the config gives it."""
-
-    template: str = Field(description="A name from `distill list prompts`, or a path to a .jinja")
-    values: dict[str, Any] = Field(
-        default_factory=dict, description="Values of its variables, such as worked examples"
-    )
-
-
-class Sampling(Section):
-    """How an answer is sampled; what is not set is left to the endpoint. OpenAI's names."""
-
-    temperature: float | None = Field(None, ge=0, le=5, description="0 takes the likeliest token")
-    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling")
-    top_k: int | None = Field(None, ge=1, description="Only where the endpoint knows it")
-    max_tokens: int = Field(4096, ge=1, description="Longest answer, reasoning included")
-    stop: list[str] | None = Field(None, description="Texts that end the answer")
-    seed: int | None = Field(None, description="Sent to the endpoint; sample i gets seed + i")
-    extra: dict[str, Any] = Field(
-        default_factory=dict, description="Further parameters, sent as they are"
-    )
-
-    def parameters(self, sample: int) -> dict[str, Any]:
-        """What is sent for a sample: only what is set, under the endpoint's names."""
-        sent = self.model_dump(exclude_none=True, exclude={"extra", "seed"}) | self.extra
-        return sent if self.seed is None else {**sent, "seed": self.seed + sample}
-
-
-class Samples(Section):
-    """How many answers a question gets."""
-
-    max: int = Field(1, ge=1, description="At most this many")
-    until_verified: int | None = Field(
-        None, ge=1, description="Stop earlier, when this many passed every trace filter"
-    )
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Samples:
-        if self.until_verified is not None and self.until_verified > self.max:
-            raise ValueError(f"until_verified is more than max ({self.max}): it is never reached")
-        return self
-
-
-class Generate(Section):
-    """Asking the teachers."""
-
-    prompt: PromptChoice
-    sampling: Sampling = Sampling()
-    samples: Samples = Samples()
-    teachers: list[str] | None = Field(
-        None, description="Which of the teachers answer, sample by sample in turn; all by default"
-    )
-    concurrency: int = Field(64, ge=1, description="Most requests in flight")
-    retries: int = Field(6, ge=0, description="Further attempts after a failure that may pass")
 
 
 class Tasks(Section):
@@ -135,6 +74,7 @@ class Run(Section):
     )
     tasks: Tasks
     teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    budget: Budget | None = None
     generate: Generate | None = None
     filters: list[str | dict[str, Any]] = Field(default_factory=list)
     student: RunStudent | None = None

@@ -56,6 +56,9 @@ def record_schema() -> pa.Schema:
             "cost_usd": pa.float64(),
             "latency_s": pa.float64(),
             "key": pa.string(),
+            "earlier_keys": pa.list_(pa.string()),
+            "student_tokens": pa.int64(),
+            "parent": pa.string(),
         }
     )
     verdict = pa.struct(

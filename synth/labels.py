@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synth.codec import compress, decompress
 from synth.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,3 +60,206 @@ def hash_tokens(token_ids: Any) -> str:
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(token_ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def take_labels(
+    raw: dict[str, Any], id_of: Callable[[dict[str, Any]], int | None] | None = None
+) -> Labels:
+    """Takes the log-probabilities out of a raw completion (OpenAI's form) as arrays.
+
+    Args:
+        raw: The completion; `choices[0].logprobs` is gone from it afterwards.
+        id_of: The token id of an entry (`token`, `bytes`); by default `token_id:N` is read, which
+            vLLM writes when asked with `return_tokens_as_token_ids`.
+
+    Raises:
+        ValueError: There are none, or they are not of that form.
+    """
+    import numpy as np
+
+    logprobs = raw["choices"][0].pop("logprobs", None)
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        raise ValueError("the endpoint returned no logprobs")
+    read = id_of or _written_id
+    try:
+        width = max((len(entry.get("top_logprobs") or ()) for entry in content), default=0)
+        token_ids = np.full(len(content), -1, np.int32)
+        chosen = np.full(len(content), EMPTY, np.float32)
+        top_ids = np.full((len(content), width), -1, np.int32)
+        top = np.full((len(content), width), EMPTY, np.float32)
+        for i, entry in enumerate(content):
+            known = read(entry)
+            token_ids[i] = -1 if known is None else known
+            chosen[i] = entry["logprob"]
+            alternatives = sorted(entry.get("top_logprobs") or (), key=lambda e: -e["logprob"])
+            for j, other in enumerate(alternatives):
+                known = read(other)
+                top_ids[i, j] = -1 if known is None else known
+                top[i, j] = other["logprob"] if known is not None else EMPTY
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"an entry has another form ({error!r})") from error
+    if (token_ids < 0).any():
+        raise ValueError("a token has no id: the endpoint sends none, or the tokenizer is another")
+    return Labels(token_ids, chosen, top_ids, top)
+
+
+def _written_id(entry: dict[str, Any]) -> int | None:
+    token = entry["token"]
+    if not token.startswith(_TOKEN_ID):
+        raise ValueError("tokens without ids; set the teacher's token_ids")
+    return int(token[len(_TOKEN_ID) :])
+
+
+def pack(labels: Labels) -> bytes:
+    """Labels as bytes for the response store, nothing lost."""
+    n, k = labels.top_ids.shape
+    head = json.dumps({"n": n, "k": k, "temperature": labels.temperature}).encode() + b"\n"
+    arrays = (labels.token_ids, labels.chosen, labels.top_ids, labels.top_logprobs)
+    types = ("<i4", "<f4", "<i4", "<f4")
+    parts = (a.astype(t).tobytes() for a, t in zip(arrays, types, strict=True))
+    return compress(head + b"".join(parts))
+
+
+def unpack(packed: bytes) -> Labels:
+    """What `pack` packed. Raises ValueError where it is damaged."""
+    import numpy as np
+
+    head, _, body = decompress(packed).partition(b"\n")
+    said = json.loads(head)
+    n, k = said["n"], said["k"]
+    values = np.frombuffer(body, "<i4")
+    ids, chosen, top_ids, top = np.split(values, [n, 2 * n, 2 * n + n * k])
+    return Labels(
+        ids.astype(np.int32),
+        chosen.view("<f4").astype(np.float32),
+        top_ids.reshape(n, k).astype(np.int32),
+        top.view("<f4").astype(np.float32).reshape(n, k),
+        said["temperature"],
+    )
+
+
+def joined(parts: Sequence[Labels]) -> Labels:
+    """The labels of an answer that came in several pieces."""
+    import numpy as np
+
+    width = max(part.top_ids.shape[1] for part in parts)
+
+    def wide(array: Any, fill: float) -> Any:
+        missing = width - array.shape[1]
+        return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
+
+    return Labels(
+        np.concatenate([part.token_ids for part in parts]),
+        np.concatenate([part.chosen for part in parts]),
+        np.concatenate([wide(part.top_ids, -1) for part in parts]),
+        np.concatenate([wide(part.top_logprobs, EMPTY) for part in parts]),
+        parts[0].temperature,
+    )
+
+
+class LabelWriter:
+    """Writes side files: Parquet shards, a row an answer, columns as in `read_labels`.
+
+    Log-probabilities of the top-k are written as float16: a relative error of at most 2^-11.
+    """
+
+    ROWS_PER_SHARD = 1_000
+    # Log-probabilities that are held before they go to the file.
+    HELD = 1_000_000
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = 0
+        self._group: list[dict[str, Any]] = []
+        self._held = 0
+        self._writer: Any = None
+
+    def write(self, id: str, labels: Labels) -> None:
+        """Adds the labels of the record with this id."""
+        import numpy as np
+
+        if self.rows % self.ROWS_PER_SHARD == 0:
+            self.close()
+        self._group.append(
+            {
+                "id": id,
+                "tokens_hash": labels.tokens_hash,
+                "temperature": labels.temperature,
+                "k": labels.top_ids.shape[1],
+                "token_ids": labels.token_ids,
+                "chosen": labels.chosen,
+                "top_ids": labels.top_ids.ravel(),
+                "top_logprobs": labels.top_logprobs.astype(np.float16).ravel(),
+            }
+        )
+        self.rows += 1
+        self._held += labels.top_ids.size
+        if self._held > self.HELD:
+            self._flush()
+
+    def close(self) -> None:
+        """Ends the shard that is being written."""
+        if self._group:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shard = self.folder / f"labels-{(self.rows - 1) // self.ROWS_PER_SHARD:05d}.parquet"
+            self._writer = pq.ParquetWriter(shard, _schema(), compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._group, schema=_schema()))
+        self._group, self._held = [], 0
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "tokens_hash": pa.string(),
+            "temperature": pa.float32(),
+            "k": pa.int32(),
+            "token_ids": pa.list_(pa.int32()),
+            "chosen": pa.list_(pa.float32()),
+            "top_ids": pa.list_(pa.int32()),
+            "top_logprobs": pa.list_(pa.float16()),
+        }
+    )
+
+
+def read_labels(folder: Path) -> Iterator[tuple[str, Labels]]:
+    """Streams the side files of a folder: the record's id and its labels.
+
+    Raises:
+        UserError: A shard is damaged, or a row's tokens do not have the hash that stands beside.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for shard in sorted(folder.glob("labels-*.parquet")):
+        try:
+            for batch in pq.ParquetFile(shard).iter_batches(16):
+                for row in batch.to_pylist():
+                    ids = np.asarray(row["token_ids"], np.int32)
+                    shape = (len(ids), row["k"])
+                    labels = Labels(
+                        ids,
+                        np.asarray(row["chosen"], np.float32),
+                        np.asarray(row["top_ids"], np.int32).reshape(shape),
+                        np.asarray(row["top_logprobs"], np.float32).reshape(shape),
+                        row["temperature"],
+                    )
+                    if labels.tokens_hash != row["tokens_hash"]:
+                        raise ValueError(f"the tokens of {row['id']} are not those it was made for")
+                    yield row["id"], labels
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise UserError(f"{shard}: not a sound shard of soft labels ({error})") from error

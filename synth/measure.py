@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.config import Run, split_plugin
+from synth.counts import Counts
 from synth.folder import Folder
-from synth.generate import Ask, Counts
+from synth.generate import Ask
 from synth.io import SplitWriter, read_split, writing
 from synth.models import weights_identity
 from synth.progress import Clock
@@ -160,7 +161,7 @@ def _student(run: Run, trained: str | None) -> Teacher:
 
 
 def _samples(run: Run, one: _Asked) -> Any:
-    from synth.config import Samples
+    from synth.generate_config import Samples
 
     assert run.evaluate is not None
     return Samples(max=run.evaluate.samples * len(one.teachers))

@@ -74,8 +74,9 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     """One answer a question, with the verdicts of the trace filters that can run here."""
     import asyncio
 
-    from synth.config import Samples
-    from synth.generate import Counts, generate
+    from synth.counts import Counts
+    from synth.generate import generate
+    from synth.generate_config import Samples
     from synth.stages import build_ask, build_chain_of, build_teachers
     from synth.store import Store
 
@@ -83,6 +84,7 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     with build_chain_of(run, [], levels={"trace"}) as chain, Store(run.store_path) as store:
         ask = build_ask(run, build_teachers(run), chain.check_trace)
         ask.samples = Samples(max=1)
+        ask.vote = None
         take: Callable[[Task, list[Record]], None] = lambda _, got: records.extend(got)  # noqa: E731
         asyncio.run(generate(ask, store, tasks, take, Counts(questions_total=len(tasks))))
     return records

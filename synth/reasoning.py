@@ -10,6 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 OPEN, CLOSE = "<think>", "</think>"
+# What endpoints write when the limit on tokens ended a response: OpenAI and vLLM, Anthropic,
+# Gemini (seen in both cases), and servers that name the limit that was met.
+_CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}
+
+
+def is_cut(finish_reason: str) -> bool:
+    """Whether a finish reason says that the limit on tokens ended the answer."""
+    return finish_reason.lower() in _CUT
 
 
 def split_trace(text: str) -> tuple[str | None, str]:
@@ -73,3 +81,17 @@ def parse_completion(raw: dict[str, Any]) -> tuple[str | None, str, str]:
         # Some servers leave the closing tag at the head of the content.
         return given.strip(), content.replace(CLOSE, "", 1).strip(), finish
     return (*split_trace(content), finish)
+
+
+def whole_text(raw: dict[str, Any]) -> str:
+    """What the model wrote, tags included, so that it can be written on from there.
+
+    Where a server has split the reasoning off, the tags are put back: a closing one only if
+    anything follows it.
+    """
+    message = raw["choices"][0]["message"]
+    content = message.get("content") or ""
+    given = message.get("reasoning") or message.get("reasoning_content")
+    if not isinstance(given, str) or not given:
+        return content if isinstance(content, str) else ""
+    return f"{OPEN}\n{given}" + (f"\n{CLOSE}\n\n{content}" if content else "")

@@ -50,6 +50,9 @@ class Generation:
         cost_usd: Price of this response by the config's prices, or None where none is set.
         latency_s: Seconds from request to response.
         key: Key of the raw response in the response store.
+        earlier_keys: Keys of the pieces before it, where an answer was cut off and continued.
+        student_tokens: Length of the trace in the student's tokens, where they were counted.
+        parent: Id of the record that this one was made from, where it was.
     """
 
     teacher: str
@@ -64,6 +67,9 @@ class Generation:
     cost_usd: float | None
     latency_s: float
     key: str
+    earlier_keys: list[str] = field(default_factory=list)
+    student_tokens: int | None = None
+    parent: str | None = None
 
 
 @dataclass(slots=True)

@@ -7,11 +7,13 @@ stage that uses them. For each stage, `X_inputs` gives all that its result depen
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from synth import plugins
 from synth.config import (
@@ -20,7 +22,7 @@ from synth.config import (
     plugin_entries,
     split_plugin,
 )
-from synth.errors import UserError
+from synth.errors import Unfinished, UserError
 from synth.folder import Folder
 from synth.io import MANIFEST, read_split, write_json, writing
 from synth.progress import Clock, shown
@@ -29,8 +31,11 @@ from synth.record import Message, Record, Task
 
 if TYPE_CHECKING:
     from filters.chain import Chain
-    from synth.generate import Ask, Counts
-    from synth.teachers.contract import Price, Teacher
+    from synth.counts import Counts
+    from synth.generate import Agreed, Ask
+    from synth.labels import Labels
+    from synth.store import Store
+    from synth.teachers.contract import Price, Teacher, TeacherConfig
 
 Say = Callable[[str], None]
 
@@ -101,35 +106,73 @@ def generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     """Questions, prompt, sampling, teachers, and the filters on which sampling stops."""
     assert run.generate is not None
     stops_on = _filters_at(run, "trace") if run.generate.samples.until_verified else []
+    options = teacher_options(run)
+    shares = {name: [own.weight, own.samples] for name, own in options.items()}
+    # What changes how fast answers come, or when a run stops, changes no answer.
+    pace = {"concurrency", "retries", "teachers", "patience_s", "truncation"}
+    policy = run.generate.truncation.model_dump(exclude={"alarm", "alarm_after"})
     return {
         "tasks": folder.content("tasks"),
-        "generate": run.generate.model_dump(exclude={"concurrency", "retries", "teachers"}),
+        "generate": run.generate.model_dump(exclude=pace) | {"truncation": policy},
         "prompt": load_prompt(run.generate.prompt.template).hash,
         "teachers": {name: teacher.identity for name, teacher in build_teachers(run).items()},
+        "shares": shares if run.generate.route in ("weights", "cascade") else None,
         "stops_on": stops_on,
     }
 
 
 def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Asks the teachers and writes every trace, good or bad."""
-    from synth.generate import Counts
+    """Asks the teachers and writes every trace, good or bad, and what became of each question.
+
+    Where a cap or the last teacher's end stops it, what came so far is written all the same.
+    """
+    from synth.counts import Counts
+    from synth.labels import LabelWriter
+    from synth.questions import QuestionWriter
 
     assert run.generate is not None
-    questions = _questions(folder, "train")
-    counts = Counts(questions_total=len(questions))
+    questions = read_split(folder.stage("tasks"), "train")
+    counts = Counts(questions_total=folder.need("tasks")["rows"]["train"])
+    drop = run.generate.truncation.policy == "drop"
+    stopped: Unfinished | None = None
     with (
         build_chain_of(run, [], levels={"trace"}) as chain,
-        writing(folder.stage("generate"), ("train",)) as (splits, manifest),
+        writing(folder.stage("generate"), ("train", *(("cut",) if drop else ()))) as (
+            splits,
+            manifest,
+        ),
     ):
+        partial = folder.stage("generate.partial")
+        labels, outcomes = LabelWriter(partial / "labels"), QuestionWriter(partial)
+        with open_store(run) as store:
 
-        def emit(task: Task, records: list[Record]) -> None:
-            for record in records:
-                record.verdicts = []  # the filter stage has the last word
-                splits["train"].write(record)
+            def emit(task: Task, records: list[Record]) -> None:
+                outcomes.write(task, records)
+                for record in records:
+                    cut = any(verdict.filter == "truncation" for verdict in record.verdicts)
+                    record.verdicts = []  # the filter stage has the last word
+                    splits["cut" if cut else "train"].write(record)
+                    if run.generate and run.generate.sampling.top_logprobs:
+                        labels.write(record.id, _labels_of(record, store))
 
-        ask = build_ask(run, build_teachers(run), chain.check_trace)
-        ask_all(run, ask, questions, emit, counts, "generate")
-        manifest |= {"inputs": inputs, "counts": counts.to_dict(), "complete": not counts.failed}
+            ask = build_ask(run, build_teachers(run), chain.check_trace)
+            try:
+                tasks = (record.task for record in questions)
+                ask_all(run, ask, tasks, emit, counts, "generate", store)
+            except Unfinished as error:
+                stopped = error
+        labels.close()
+        outcomes.close()
+        complete = not counts.failed and stopped is None
+        manifest |= {"inputs": inputs, "counts": counts.to_dict(), "complete": complete}
+        if stopped is not None:
+            manifest["stopped"] = str(stopped)
+    for name, why in counts.out.items():
+        say(f"  teacher {name} was given up: {why}")
+    if stopped is not None:
+        rows = manifest["rows"]["train"]
+        have = f"{rows:,} traces so far are in {folder.stage('generate')}; " if rows else ""
+        raise Unfinished(f"{stopped}\n{have}a rerun goes on from here")
     if not manifest["rows"]["train"]:
         raise UserError(f"no answer came: {_reasons(counts.failed)}")
     if counts.failed:
@@ -137,20 +180,37 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     return manifest
 
 
+def _labels_of(record: Record, store: Store) -> Labels:
+    from synth.labels import joined, unpack
+
+    assert record.generation is not None
+    keys = [*record.generation.earlier_keys, record.generation.key]
+    return joined([unpack(packed) for key in keys if (packed := store.labels(key)) is not None])
+
+
+def open_store(run: Run) -> Store:
+    """The run's response store."""
+    from synth.store import Store
+
+    return Store(run.store_path)
+
+
 def ask_all(
     run: Run,
     ask: Ask,
-    questions: Sequence[Task],
+    questions: Iterable[Task],
     emit: Callable[[Task, list[Record]], None],
     counts: Counts,
     title: str,
+    store: Store | None = None,
 ) -> None:
     """Asks every question over the run's response store, with progress."""
     from synth.generate import generate
-    from synth.store import Store
 
     clock = Clock()
-    with Store(run.store_path) as store, shown(lambda: _progress_line(title, counts, clock)):
+    with contextlib.ExitStack() as stack:
+        store = store or stack.enter_context(open_store(run))
+        stack.enter_context(shown(lambda: _progress_line(title, counts, clock)))
         asyncio.run(generate(ask, store, questions, emit, counts))
 
 
@@ -169,6 +229,10 @@ def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
         parts.append(f"tried again {counts.retried.total()} ({_reasons(counts.retried)})")
     if counts.failed:
         parts.append(f"failed {counts.failed.total()}")
+    if counts.cut:
+        parts.append(f"cut off {counts.cut}")
+    if lengths := counts.lengths():
+        parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
     return " · ".join(parts) + clock.eta(counts.questions, counts.questions_total)
 
 
@@ -288,10 +352,40 @@ def build_teachers(run: Run) -> dict[str, Teacher]:
     return made
 
 
+def teacher_options(run: Run, names: Iterable[str] | None = None) -> dict[str, TeacherConfig]:
+    """The options of the teachers of the config that answer, or of some others."""
+    assert run.generate is not None or names is not None
+    if names is None and run.generate is not None:
+        names = run.generate.teachers or list(run.teachers)
+    configs = {name: plugin_config("teacher", run.teachers[name]) for name in names or ()}
+    return {name: cast("TeacherConfig", config) for name, config in configs.items()}
+
+
 def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
-    """What the tokens of some teachers cost by the config, None where it does not say."""
-    configs = {name: plugin_config("teacher", run.teachers[name]) for name in names}
-    return {name: getattr(config, "price", None) for name, config in configs.items()}
+    """What the tokens of some teachers cost by the config or by the shipped list, None if neither.
+
+    Raises:
+        UserError: A cap in dollars, and a teacher whose price is not known.
+    """
+    from synth.prices import price_of
+
+    options = teacher_options(run, names)
+    prices = {name: price_of(own) for name, own in options.items()}
+    for name, price in prices.items():
+        capped = [key for key, cap in _dollar_caps(run, name, options[name]) if cap]
+        if price is None and capped:
+            raise UserError(
+                f"{capped[0]} needs the price of teacher {name}: set teachers.{name}.price to "
+                "{input: ..., output: ...} in dollars a million tokens"
+            )
+    return prices
+
+
+def _dollar_caps(run: Run, name: str, own: TeacherConfig) -> list[tuple[str, float | None]]:
+    return [
+        ("budget.usd", run.budget.usd if run.budget else None),
+        (f"teachers.{name}.budget.usd", own.budget.usd if own.budget else None),
+    ]
 
 
 def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
@@ -299,17 +393,58 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
     from synth.generate import Ask
 
     assert run.generate is not None
+    generate = run.generate
     return Ask(
         teachers=teachers,
         prices=prices_of(run, teachers),
-        prompt=load_prompt(run.generate.prompt.template),
-        values=run.generate.prompt.values,
-        sampling=run.generate.sampling,
-        samples=run.generate.samples,
-        check=check,
-        concurrency=run.generate.concurrency,
-        retries=run.generate.retries,
+        prompt=load_prompt(generate.prompt.template),
+        values=generate.prompt.values,
+        sampling=generate.sampling,
+        samples=generate.samples,
+        check=check if _filters_at(run, "trace") else None,
+        concurrency=generate.concurrency,
+        retries=generate.retries,
+        options=teacher_options(run, teachers),
+        route=generate.route,
+        truncation=generate.truncation,
+        vote=_vote() if generate.vote else None,
+        agree=generate.vote.agree if generate.vote else 0,
+        budget=run.budget,
+        patience_s=generate.patience_s,
+        count_tokens=_student_counter(run),
+        run=run.name,
+        check_threads=check_threads(run),
     )
+
+
+def _vote() -> Callable[[Sequence[str]], Agreed | None]:
+    """Finds the final answer on which some answers agree, equal as mathematics."""
+    from filters._agreement import agree
+
+    from synth.generate import Agreed
+
+    def vote(answers: Sequence[str]) -> Agreed | None:
+        found = agree(answers)
+        return None if found is None else Agreed(found.answer, found.votes, found.total)
+
+    return vote
+
+
+def _student_counter(run: Run) -> Callable[[str], int] | None:
+    """Counts the student's tokens, where a student is named whose tokenizer can be had."""
+    if run.student is None or importlib.util.find_spec("transformers") is None:
+        return None
+    try:
+        return student_counter(run.student.model, run.student.trust_remote_code)
+    except UserError:  # a hub that cannot be reached: no filter has asked for it
+        return None
+
+
+def check_threads(run: Run) -> int:
+    """How many records are checked at a time: more where a filter waits for a teacher."""
+    names = [split_plugin("filter", entry)[0] for entry in run.filters]
+    waits = any(getattr(plugins.load("filter", name), "ASKS_TEACHER", False) for name in names)
+    return 64 if waits else 2 * workers()
 
 
 # --- train ----------------------------------------------------------------------------------------

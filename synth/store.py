@@ -1,66 +1,108 @@
 """The response store: every response that was paid for, exactly once, in one SQLite file.
 
-What is in a key is all that changes the answer; what is not in it may change freely:
+What is in a key is all that changes the answer; what is not in it may change freely
+(`tests/synth/test_store.py` has a test for each line):
 
-    in    messages, sampling parameters as sent     the request
-    in    the teacher's identity                    kind, address, model, weights
-    in    the sample's index                        sample 3 is not sample 4
-    out   the teacher's name, prices, retries, concurrency, keys, timeouts
-    out   the question's id, its reference answer, its place in the data, the run
+    in    messages                                    what is asked, worked examples included
+    in    sampling parameters as sent                 temperature, max_tokens, seed, logprobs, ...
+    in    the teacher's identity                      kind, address, model, weights, chat template
+    in    the sample's index                          sample 3 is not sample 4
+    out   the teacher's name, its share and place     renaming or reordering buys nothing again
+    out   prices, budgets, keys, retries, time-outs   they change what is paid, not what is said
+    out   concurrency, rate limits, batch sizes       they change when an answer comes
+    out   the question's id, reference, metadata      where they are not in the messages
+    out   the question's place, the run's name        reordering and appending buy nothing again
+    out   filters, student, training, evaluation      they read answers and make none
 
-Raw responses are stored, so parsing and filters run again over them for nothing. One thread
-writes; everything that arrived while a commit was under way goes into the next one.
+Raw responses are stored as they came, so parsing and filters run again over them for nothing. One
+thread compresses and writes; all that arrived while a commit was under way goes into the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import queue
 import sqlite3
 import threading
 import time
-import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from synth.codec import compress, decompress, parse_json
 from synth.errors import UserError
-from synth.record import canonical_json, digest
+from synth.record import canonical_json
 from synth.teachers.contract import Request
 
-_SCHEMA = """
+VERSION = 2
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS responses (
-    key      TEXT PRIMARY KEY,
-    request  BLOB NOT NULL,     -- zlib of the canonical JSON that was hashed
-    response BLOB NOT NULL,     -- zlib of the raw response's JSON
-    latency  REAL NOT NULL,     -- seconds
-    created  REAL NOT NULL      -- Unix time
-) WITHOUT ROWID;
+    id                INTEGER PRIMARY KEY,  -- in the order in which they came
+    key               TEXT NOT NULL UNIQUE,
+    run               TEXT NOT NULL,        -- which run bought it, from which of its teachers
+    teacher           TEXT NOT NULL,
+    prompt_tokens     INTEGER,
+    completion_tokens INTEGER,
+    cost_usd          REAL,                 -- by the price at that time; NULL is not known
+    latency           REAL NOT NULL,        -- seconds
+    created           REAL NOT NULL,        -- Unix time
+    request           BLOB NOT NULL,        -- zstd of the canonical JSON that was hashed
+    response          BLOB NOT NULL,        -- zstd of the raw response, without its soft labels
+    labels            BLOB                  -- soft labels, where some were asked for
+);
 CREATE TABLE IF NOT EXISTS failures (
-    key      TEXT NOT NULL,     -- of the request that failed for good
-    reason   TEXT NOT NULL,
+    key TEXT NOT NULL, run TEXT NOT NULL, teacher TEXT NOT NULL,
+    reason TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS stand_ins (
+    key TEXT PRIMARY KEY, teacher TEXT NOT NULL  -- who answered in place of the one asked first
+);
+CREATE TABLE IF NOT EXISTS batches (
+    id       TEXT PRIMARY KEY,              -- as the provider named it
+    endpoint TEXT NOT NULL,                 -- canonical JSON of the teacher's identity
+    keys     TEXT NOT NULL,                 -- JSON list of the keys that were submitted
+    state    TEXT NOT NULL,                 -- submitted, then done
     created  REAL NOT NULL
 );
+PRAGMA user_version = {VERSION};
 """
+_COLUMNS = (
+    "key, run, teacher, prompt_tokens, completion_tokens, cost_usd, latency, created, "
+    "request, response, labels"
+)
+_INSERT = f"INSERT OR IGNORE INTO responses ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 # A file of this size lies beside the store and is given up when the disk is full, so that what was
 # already on its way (and will be paid for) still finds room.
 BALLAST_BYTES = 16 * 1024 * 1024
 
 
-def request_key(request: Request, identity: dict[str, Any]) -> str:
+class Keyed(NamedTuple):
+    """A request's key and the canonical JSON that it is the SHA-256 of."""
+
+    key: str
+    body: bytes
+
+
+def keyed(request: Request, identity: dict[str, Any]) -> Keyed:
     """The key of a request: see the table at the head of this module."""
-    return digest(_keyed(request, identity))
+    body = canonical_json(
+        {
+            "messages": request.messages,
+            "sampling": request.sampling,
+            "teacher": identity,
+            "sample": request.sample,
+        }
+    ).encode("utf-8", "surrogatepass")
+    return Keyed(hashlib.sha256(body).hexdigest(), body)
 
 
-def _keyed(request: Request, identity: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "messages": request.messages,
-        "sampling": request.sampling,
-        "teacher": identity,
-        "sample": request.sample,
-    }
+def request_key(request: Request, identity: dict[str, Any]) -> str:
+    """The key alone."""
+    return keyed(request, identity).key
 
 
 @dataclass(slots=True)
@@ -71,10 +113,30 @@ class Stored:
     latency: float
 
 
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """What is noted of a response beside its text: who bought it, and what it came to."""
+
+    run: str = ""
+    teacher: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    latency: float = 0.0
+
+
+class Spent(NamedTuple):
+    """What a run's responses came to: their number, tokens and dollars."""
+
+    responses: int
+    tokens: int
+    usd: float
+
+
 @dataclass(slots=True)
 class _Write:
     sql: str
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     done: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
 
@@ -87,7 +149,8 @@ class Store:
     """Opens the store, or makes it. Use as a context manager; reads and writes from one event loop.
 
     Raises:
-        UserError: The file is there and is no such store, or its folder cannot be written.
+        UserError: The file is there and is no such store, is damaged, or its folder cannot be
+            written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,9 +159,14 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
-            self._reader.executescript(_SCHEMA)
+            self._check_version()
+            self._reader.executescript(SCHEMA)
             self._lay_ballast()
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, unreadable, no such folder
+                raise UserError(f"response store {path}: cannot be opened ({error})") from error
+            raise self._damaged(error) from error
+        except OSError as error:
             raise UserError(f"response store {path}: cannot be opened ({error})") from error
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
@@ -111,46 +179,119 @@ class Store:
         self.close()
 
     def get(self, key: str) -> Stored | None:
-        """The response under a key, or None."""
-        row = self._reader.execute(
-            "SELECT response, latency FROM responses WHERE key = ?", (key,)
-        ).fetchone()
-        return Stored(json.loads(zlib.decompress(row[0])), row[1]) if row else None
+        """The response under a key, or None. Raises UserError where it is damaged."""
+        row = self._one("SELECT response, latency FROM responses WHERE key = ?", key)
+        if row is None:
+            return None
+        try:
+            return Stored(parse_json(decompress(row[0])), row[1])
+        except ValueError as error:
+            raise self._damaged(error) from error
+
+    def labels(self, key: str) -> bytes | None:
+        """The soft labels that came with the response under a key, as they were put."""
+        row = self._one("SELECT labels FROM responses WHERE key = ?", key)
+        return row[0] if row else None
 
     async def put(
-        self, request: Request, identity: dict[str, Any], raw: dict[str, Any], latency: float
+        self,
+        request: Keyed,
+        response: bytes,
+        bought: Bought = Bought(),
+        labels: bytes | None = None,
     ) -> None:
         """Stores a response and returns when it is on the disk.
 
         Raises:
             StoreFull: The disk took no more.
         """
-        body = canonical_json(_keyed(request, identity)).encode("utf-8", "surrogatepass")
-        answer = json.dumps(raw).encode()  # ASCII: lone surrogates stay as escapes
-        await self._submit(
-            "INSERT OR IGNORE INTO responses VALUES (?, ?, ?, ?, ?)",
-            (
-                request_key(request, identity),
-                zlib.compress(body),
-                zlib.compress(answer),
-                latency,
-                time.time(),
-            ),
+        b = bought
+        row = (
+            *(request.key, b.run, b.teacher, b.prompt_tokens, b.completion_tokens, b.cost_usd),
+            *(b.latency, time.time(), request.body, response, labels),
         )
+        await self._submit(_INSERT, row)
 
-    async def put_failure(self, key: str, reason: str) -> None:
+    async def put_failure(self, key: str, reason: str, run: str = "", teacher: str = "") -> None:
         """Notes that a request failed for good, so that no request goes without an account."""
-        await self._submit("INSERT INTO failures VALUES (?, ?, ?)", (key, reason, time.time()))
+        values = (key, run, teacher, reason, time.time())
+        await self._submit("INSERT INTO failures VALUES (?, ?, ?, ?, ?)", values)
+
+    async def put_stand_in(self, key: str, teacher: str) -> None:
+        """Notes which teacher answered in place of the one whose request has this key."""
+        await self._submit("INSERT OR REPLACE INTO stand_ins VALUES (?, ?)", (key, teacher))
+
+    def stand_in(self, key: str) -> str | None:
+        """The teacher that `put_stand_in` noted, so that a rerun asks the same one."""
+        row = self._one("SELECT teacher FROM stand_ins WHERE key = ?", key)
+        return row[0] if row else None
+
+    async def put_batch(self, id: str, endpoint: str, keys: Sequence[str], state: str) -> None:
+        """Notes a batch at a provider, or its new state."""
+        values = (id, endpoint, json.dumps(list(keys)), state, time.time())
+        await self._submit("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", values)
+
+    def batches(self, endpoint: str) -> dict[str, list[str]]:
+        """The batches of an endpoint that are not done: their keys by their id."""
+        rows = self._reader.execute(
+            "SELECT id, keys FROM batches WHERE endpoint = ? AND state <> 'done'", (endpoint,)
+        )
+        return {id: json.loads(keys) for id, keys in rows}
 
     def count(self) -> int:
         """How many responses the store holds."""
         return int(self._reader.execute("SELECT count(*) FROM responses").fetchone()[0])
+
+    def spent(self, run: str) -> dict[str, Spent]:
+        """What the responses that a run bought came to, by teacher."""
+        rows = self._reader.execute(
+            "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0) + "
+            "coalesce(completion_tokens, 0)), sum(coalesce(cost_usd, 0.0)) "
+            "FROM responses WHERE run = ? GROUP BY teacher",
+            (run,),
+        )
+        return {teacher: Spent(*figures) for teacher, *figures in rows}
+
+    def requests(self) -> Iterator[tuple[str, float, str, dict[str, Any]]]:
+        """Key, time, run and canonical request of every response, the newest first."""
+        rows = self._reader.execute("SELECT key, created, run, request FROM responses ORDER BY -id")
+        for key, created, run, request in rows:
+            yield (
+                key,
+                created,
+                run,
+                json.loads(decompress(request).decode("utf-8", "surrogatepass")),
+            )
+
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of every request that failed for good, in the order of time."""
+        yield from self._reader.execute("SELECT key, reason FROM failures ORDER BY rowid")
 
     def close(self) -> None:
         """Waits for what is still to be written and closes the file."""
         self._writes.put(None)
         self._thread.join()
         self._reader.close()
+
+    def _one(self, sql: str, key: str) -> Any:
+        try:
+            return self._reader.execute(sql, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"response store {self.path}: damaged, or no response store ({error}); "
+            f"`distill recover {self.path}` keeps every response in it that is sound"
+        )
+
+    def _check_version(self) -> None:
+        version = self._reader.execute("PRAGMA user_version").fetchone()[0]
+        made = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if made and version != VERSION:
+            raise UserError(
+                f"response store {self.path}: of version {version}, and this is version {VERSION}"
+            )
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
@@ -167,12 +308,12 @@ class Store:
                 self._ballast.unlink(missing_ok=True)
                 raise
 
-    async def _submit(self, sql: str, values: tuple[Any, ...]) -> None:
+    async def _submit(self, sql: str, values: Sequence[Any]) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
+        # Whoever waits may be cancelled; what was paid for is in the queue and is written.
         self._writes.put(_Write(sql, values, done, loop))
-        # Shielded: whoever waits may be cancelled, what was paid for is written all the same.
-        await asyncio.shield(done)
+        await done
 
     def _write_all(self) -> None:
         connection = self._connect()
@@ -185,17 +326,20 @@ class Store:
                 open_ = False
             writes = [write for write in batch if write is not None]
             error = self._commit(connection, writes)
-            for write in writes:
+            # One wake-up a batch and loop, not one a response.
+            for loop in {write.loop for write in writes}:
+                waiting = [write.done for write in writes if write.loop is loop]
                 with contextlib.suppress(RuntimeError):  # its loop has ended: nobody waits
-                    write.loop.call_soon_threadsafe(_settle, write.done, error)
+                    loop.call_soon_threadsafe(_settle, waiting, error)
         connection.close()
 
     def _commit(self, connection: sqlite3.Connection, writes: list[_Write]) -> Exception | None:
+        rows = [(write.sql, _packed(write)) for write in writes]
         for attempt in (1, 2):
             try:
                 with connection:
-                    for write in writes:
-                        connection.execute(write.sql, write.values)
+                    for sql, values in rows:
+                        connection.execute(sql, values)
                 return None
             except sqlite3.Error as error:
                 if attempt == 1 and self._ballast.exists():
@@ -205,10 +349,18 @@ class Store:
         return None
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+def _packed(write: _Write) -> Sequence[Any]:
+    if write.sql is not _INSERT:
+        return write.values
+    *noted, request, response, labels = write.values
+    return (*noted, compress(request), compress(response), labels)
+
+
+def _settle(waiting: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for done in waiting:
+        if done.done():  # cancelled
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)

@@ -40,7 +40,7 @@ class _Fake:
     def __init__(self, config: Config) -> None:
         self._config = config
         # Latency and passing failures change when an answer comes, not what it says.
-        said = config.model_dump(exclude={"latency_s", "errors", "price"})
+        said = config.model_dump(exclude={"latency_s", "errors", *Config.shared()})
         self.identity: dict[str, Any] = {"kind": "fake", **said}
         self._attempts: Counter[str] = Counter()
 

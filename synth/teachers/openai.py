@@ -1,21 +1,33 @@
-"""Any OpenAI-compatible API, through the openai SDK: vLLM, SGLang, llama.cpp, or a provider."""
+"""Any OpenAI-compatible API, through the openai SDK: vLLM, SGLang, llama.cpp, or a provider.
+
+The SDK gives the address and the headers (authentication included); the request itself goes
+straight through aiohttp, on which the SDK's own transport stands as well. Building the SDK's
+request and response objects costs several times what the request does (bench/api.py).
+"""
 
 from __future__ import annotations
 
+import email.utils
+import functools
+import json
 import os
-from typing import TYPE_CHECKING, Any, cast
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from synth.config import env_key
 from synth.errors import Unfinished, UserError
-from synth.teachers.contract import Refused, Request, Retry, TeacherConfig
+from synth.teachers.contract import Advertised, Refused, Request, Retry, TeacherConfig
 
 if TYPE_CHECKING:
-    import openai
+    import aiohttp
 
-# Parameters of chat.completions.create; what else is set travels in the body as it is.
-_STANDARD = {"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"}
+# An answer of a million tokens with the log-probabilities of twenty at each has a tenth of that.
+LARGEST_ANSWER = 1 << 30
+_LONGEST_PAUSE_S = 600.0
 
 
 class Config(TeacherConfig):
@@ -34,6 +46,16 @@ class Config(TeacherConfig):
         pattern="^max_(completion_)?tokens$",
         description="max_completion_tokens for OpenAI's reasoning models",
     )
+    token_ids: Literal["vllm"] | str | None = Field(
+        None,
+        description="For soft labels: vllm (the server writes token ids), or the hub id or folder "
+        "of the teacher's tokenizer, by which tokens get their ids",
+    )
+    continue_with: Literal["vllm", "prefix"] = Field(
+        "vllm",
+        description="How the API lets an answer be continued: vLLM's continue_final_message, or "
+        "prefix: true on the last message (DeepSeek, Mistral)",
+    )
 
 
 def check(config: Config) -> list[str]:
@@ -46,12 +68,19 @@ def check(config: Config) -> list[str]:
     return []
 
 
-def build(config: Config, name: str) -> _OpenAI:
+def build(config: Config, name: str) -> OpenAITeacher:
     """The teacher. Raises UserError where the key's environment variable is not set."""
-    return _OpenAI(config, env_key(config.api_key_env, f"teacher {name}"))
+    return OpenAITeacher(config, env_key(config.api_key_env, f"teacher {name}"))
 
 
-class _OpenAI:
+class OpenAITeacher:
+    """One model behind an OpenAI-compatible API.
+
+    Args:
+        config: Where and which.
+        key: The API's key, or None.
+    """
+
     def __init__(self, config: Config, key: str | None) -> None:
         self._config, self._key = config, key
         self.identity: dict[str, Any] = {
@@ -59,91 +88,225 @@ class _OpenAI:
             "base_url": config.base_url.rstrip("/"),
             "model": config.model,
         }
-        self._made: openai.AsyncOpenAI | None = None
+        self.advertised: Advertised | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._url = ""
+        self._id_of: Any = None
 
-    @property
-    def _client(self) -> openai.AsyncOpenAI:
-        if self._made is None:
-            import openai
+    async def complete(self, request: Request) -> dict[str, Any] | bytes:
+        """Sends one request and returns the bytes of the API's JSON."""
+        import aiohttp
 
-            self._made = openai.AsyncOpenAI(
-                api_key=self._key or "none",
-                base_url=self._config.base_url,
-                timeout=self._config.timeout_s,
-                max_retries=0,  # retries are counted, shown and spread by the generation
-                http_client=openai.DefaultAioHttpClient(),
-            )
-        return self._made
-
-    async def complete(self, request: Request) -> dict[str, Any]:
-        """Sends one request and returns the API's own JSON."""
-        import openai
-
-        sampling = dict(request.sampling)
-        if "max_tokens" in sampling:
-            sampling[self._config.max_tokens_name] = sampling.pop("max_tokens")
-        standard = {k: v for k, v in sampling.items() if k in _STANDARD}
-        extra = {k: v for k, v in sampling.items() if k not in _STANDARD}
+        if self._session is None:
+            self._session = self._open()
+        body = json.dumps(self._body(request)).encode()
         try:
-            response = await self._client.chat.completions.with_raw_response.create(
-                model=self._config.model,
-                messages=cast(Any, request.messages),
-                extra_body=extra or None,
-                **standard,
-            )
-            raw = response.http_response.json()
-        except openai.APIStatusError as error:
-            raise self._status(error) from error
-        except openai.APIConnectionError as error:
-            raise self._unanswered(error) from error
-        except ValueError as error:
-            raise Retry(f"malformed response: not JSON ({str(error)[:100]})") from error
-        if not isinstance(raw, dict):
-            raise Retry("malformed response: not a JSON object")
-        return raw
-
-    def _unanswered(self, error: openai.APIConnectionError) -> Retry:
-        """No answer: none in time, or none at all because nothing could be reached."""
-        import openai
-
-        cause = error.__cause__ or error
-        # The aiohttp transport calls a refused connection and an unknown host a time-out as well.
-        if isinstance(error, openai.APITimeoutError) and "Connect" not in type(cause).__name__:
-            return Retry(f"timeout: no answer in {self._config.timeout_s:g} s")
-        said = " ".join(str(cause).replace("ssl:default ", "").split())[:200]
-        unreachable = "Connect" in type(cause).__name__
-        return Retry(f"cannot reach {self._config.base_url}: {said}", unreachable=unreachable)
-
-    def _status(self, error: openai.APIStatusError) -> Exception:
-        """What a status means: wait and retry, give this request up, or stop the run."""
-        status, model, url = error.status_code, self._config.model, self._config.base_url
-        said = " ".join(str(error.message).split())[:300]
-        if self._key:  # some servers echo the key in their message
-            said = said.replace(self._key, "***")
-        if status in (401, 403):
-            where = (
-                f"from {self._config.api_key_env}" if self._key else "none was given (api_key_env)"
-            )
-            return UserError(f"{url} does not accept the key ({where}): {status} {said}")
-        if status == 404:
-            return UserError(f"{url} knows no model {model!r}, or has no such address: 404 {said}")
-        if status == 402 or (status == 429 and "quota" in said.lower()):
-            return Unfinished(f"{url}: the balance or quota is used up: {status} {said}")
-        if status in (408, 409, 425, 429) or status >= 500:
-            return Retry(f"status {status}: {said}", _retry_after(error))
-        return Refused(f"status {status}: {said}")
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+                if response.content_length is not None and response.content_length > LARGEST_ANSWER:
+                    raise Retry("malformed response: larger than 1 GiB", trouble="malformed")
+                answer = await response.read()
+        except TimeoutError as error:
+            raise Retry(f"timeout: no answer in {self._config.timeout_s:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            said = " ".join(str(error).replace("ssl:default ", "").split())[:200]
+            raise Retry(
+                f"cannot reach {self._config.base_url}: {said}", unreachable=True
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise Retry(f"connection cut: {said}") from error
+        if any(name.lower().startswith("x-ratelimit-") for name in response.headers):
+            self.advertised = advertised(response.headers)
+        if response.status != 200:
+            raise self._status(response.status, response.headers, answer)
+        return self._with_labels(answer) if self._tokenizer_wanted(request) else answer
 
     async def close(self) -> None:
         """Closes the connections."""
-        if self._made is not None:
-            await self._made.close()
-            self._made = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        import ssl
+
+        import aiohttp
+        import certifi
+        import openai
+
+        # Only for what it knows of the API: nothing is sent through it.
+        client = openai.AsyncOpenAI(api_key=self._key or "none", base_url=self._config.base_url)
+        said = {**client.default_headers, **client.auth_headers}
+        headers = {name: value for name, value in said.items() if isinstance(value, str)}
+        self._url = f"{str(client.base_url).rstrip('/')}/chat/completions"
+        verify = ssl.create_default_context(
+            cafile=None if os.environ.get("SSL_CERT_FILE") else certifi.where()
+        )
+        return aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
+            # The lanes bound what is in flight; a pool of a hundred would do it a second time.
+            connector=aiohttp.TCPConnector(limit=0, ssl=verify, keepalive_timeout=60),
+            # Looked up anew for each request, so only where there is a proxy to be found.
+            trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        config, sampling = self._config, dict(request.sampling)
+        messages: list[Any] = list(request.messages)
+        if "max_tokens" in sampling:
+            sampling[config.max_tokens_name] = sampling.pop("max_tokens")
+        if sampling.get("top_logprobs") and config.token_ids in (None, "vllm"):
+            sampling["return_tokens_as_token_ids"] = True
+        if sampling.get("continue_final_message") and config.continue_with == "prefix":
+            del sampling["continue_final_message"], sampling["add_generation_prompt"]
+            messages[-1] = {**messages[-1], "prefix": True}
+        return {"model": config.model, "messages": messages, **sampling}
+
+    def _tokenizer_wanted(self, request: Request) -> bool:
+        return bool(request.sampling.get("top_logprobs")) and self._config.token_ids not in (
+            None,
+            "vllm",
+        )
+
+    def _with_labels(self, answer: bytes) -> dict[str, Any] | bytes:
+        """The completion with soft labels whose ids are looked up in the tokenizer."""
+        from synth.codec import parse_json
+        from synth.labels import take_labels
+
+        if self._id_of is None:
+            self._id_of = _ids_by_bytes(str(self._config.token_ids))
+        try:
+            raw = parse_json(answer)
+            raw["labels"] = take_labels(raw, self._id_of)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise Retry(f"malformed response: soft labels: {error}", trouble="malformed") from error
+        return dict(raw)
+
+    def _status(self, status: int, headers: Mapping[str, str], answer: bytes) -> Exception:
+        """What a status means: wait and retry, give this request up, or give the teacher up."""
+        config = self._config
+        said, code = _said(answer)
+        if self._key:  # some servers echo the key in their message
+            said = said.replace(self._key, "***")
+        if status in (401, 403):
+            where = f"from {config.api_key_env}" if self._key else "none was given (api_key_env)"
+            return UserError(
+                f"{config.base_url} does not accept the key ({where}): {status} {said}"
+            )
+        if status == 404:
+            return UserError(
+                f"{config.base_url} knows no model {config.model!r}, or has no such address: "
+                f"404 {said}"
+            )
+        if 300 <= status < 400:
+            to = " ".join(headers.get("location", "").split())[:200]
+            return UserError(f"{config.base_url} is moved to {to!r} ({status}); set base_url")
+        if status == 402 or (status == 429 and _is_quota(f"{code} {said}")):
+            return Unfinished(
+                f"{config.base_url}: the balance or quota is used up: {status} {said}"
+            )
+        if status == 429:
+            return Retry(f"status {status}: {said}", _retry_after(headers), trouble="rate limit")
+        if status in (408, 409, 425) or status >= 500:
+            return Retry(f"status {status}: {said}", _retry_after(headers))
+        return Refused(f"status {status}: {said}")
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds of a Retry-After header, at most ten minutes; a date counts as not given."""
+def _said(answer: bytes) -> tuple[str, str]:
+    """The message and the code of an error's body, or the beginning of whatever it is."""
     try:
-        seconds = float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), 600.0)
+        error = json.loads(answer)
+        error = error.get("error", error)
+        message = error if isinstance(error, str) else error.get("message", error)
+        code = "" if isinstance(error, str) else f"{error.get('code')} {error.get('type')}"
+    except (ValueError, AttributeError):
+        message, code = answer[:2000].decode("utf-8", "replace"), ""
+    return " ".join(str(message).split())[:300], code
+
+
+def _is_quota(text: str) -> bool:
+    """Whether a 429 says that the money is gone rather than that it is too fast."""
+    text = text.lower()
+    return (
+        "insufficient_quota" in text
+        or "current quota" in text
+        or ("insufficient" in text and "balance" in text)
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a `retry-after-ms` or `Retry-After` header (seconds or a date), at most 600."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError):
+                continue
+        return min(max(seconds, 0.0), _LONGEST_PAUSE_S)
+    return None
+
+
+def advertised(headers: Mapping[str, str]) -> Advertised:
+    """What `x-ratelimit-remaining-*` and `x-ratelimit-reset-*` headers say."""
+
+    def remaining(what: str) -> int | None:
+        try:
+            return max(0, int(headers.get(f"x-ratelimit-remaining-{what}", "")))
+        except ValueError:
+            return None
+
+    def reset(what: str) -> float:
+        return time.monotonic() + span(headers.get(f"x-ratelimit-reset-{what}", ""))
+
+    return Advertised(
+        remaining("requests"), reset("requests"), remaining("tokens"), reset("tokens")
+    )
+
+
+def span(text: str) -> float:
+    """Seconds of a span as providers write it: `1s`, `6m0s`, `20ms`, `1h2m`, or plain seconds.
+
+    What cannot be read counts as one second; more than ten minutes counts as ten.
+    """
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "": 1.0}
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s|))+", text):
+        return 1.0
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s|)", text)
+    return min(_LONGEST_PAUSE_S, sum(float(number) * units[unit] for number, unit in parts))
+
+
+def _ids_by_bytes(tokenizer: str) -> Any:
+    """Looks token ids up by the bytes that an API sends for each token."""
+    from synth.models import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    known: dict[bytes, int] = {}
+    for text, id in loaded.get_vocab().items():
+        known.setdefault(_token_bytes(text), id)
+
+    def id_of(entry: dict[str, Any]) -> int | None:
+        raw = entry.get("bytes")
+        return known.get(bytes(raw) if raw is not None else entry["token"].encode())
+
+    return id_of
+
+
+def _token_bytes(text: str) -> bytes:
+    """The bytes that a token of the vocabulary stands for (byte-level BPE's letters undone)."""
+    table = _byte_letters()
+    if all(letter in table for letter in text):
+        return bytes(table[letter] for letter in text)
+    return text.replace("\u2581", " ").encode("utf-8", "surrogatepass")
+
+
+@functools.cache
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable ones stand for themselves, the rest from U+0100 on."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}

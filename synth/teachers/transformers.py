@@ -114,7 +114,9 @@ def _work(config: Config, name: str, inbox: _Inbox) -> None:
                 item[2].cancel()
             return
         try:
-            loaded = loaded or Loaded(name, **config.model_dump(exclude={"price", "batch_size"}))
+            loaded = loaded or Loaded(
+                name, **config.model_dump(exclude={"batch_size", *Config.shared()})
+            )
         except Exception as error:
             for _, _, future in fresh:
                 settle(future, error)

@@ -1,0 +1,141 @@
+"""The config sections `generate` and `budget`: asking the teachers, and what it may cost."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: an unknown key is an error, not silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptChoice(Section):
+    """A prompt template and the values that the config gives it."""
+
+    template: str = Field(description="A name from `distill list prompts`, or a path to a .jinja")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="Values of its variables, such as worked examples"
+    )
+
+
+class Sampling(Section):
+    """How an answer is sampled; what is not set is left to the endpoint. OpenAI's names."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="0 takes the likeliest token")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling")
+    top_k: int | None = Field(None, ge=1, description="Only where the endpoint knows it")
+    max_tokens: int = Field(4096, ge=1, description="Longest answer, reasoning included")
+    stop: list[str] | None = Field(None, description="Texts that end the answer")
+    seed: int | None = Field(None, description="Sent to the endpoint; sample i gets seed + i")
+    top_logprobs: int | None = Field(
+        None, ge=1, le=1000, description="Soft labels: keep so many likeliest tokens a position"
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="Further parameters, sent as they are"
+    )
+
+    def parameters(self, sample: int) -> dict[str, Any]:
+        """What is sent for a sample: only what is set, under the endpoint's names."""
+        sent = self.model_dump(exclude_none=True, exclude={"extra", "seed"}) | self.extra
+        if self.top_logprobs is not None:
+            sent["logprobs"] = True
+        return sent if self.seed is None else {**sent, "seed": self.seed + sample}
+
+
+class Samples(Section):
+    """How many answers a question gets.
+
+    With `until_verified` answers are asked for as they are needed. With `give_up` the first
+    `learn` questions of each source are asked until they are done; their pass rates say how much
+    hope is left after so many failures, and the other questions stop where it is too little. So a
+    high `max` is spent on the questions that answer to it.
+    """
+
+    max: int = Field(1, ge=1, description="At most this many")
+    until_verified: int | None = Field(
+        None, ge=1, description="Stop earlier, when this many passed every trace filter"
+    )
+    start: int | None = Field(
+        None, ge=1, description="How many to begin with; until_verified by default"
+    )
+    give_up: float | None = Field(
+        None, gt=0, lt=1, description="Stop where the next answer passes with less chance than this"
+    )
+    learn: int = Field(64, ge=8, description="Questions of a source that give_up learns from")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Samples:
+        for name in ("until_verified", "start"):
+            if (getattr(self, name) or 0) > self.max:
+                raise ValueError(f"{name} is more than max ({self.max}): it is never reached")
+        if self.until_verified is None and (self.start or self.give_up):
+            raise ValueError("start and give_up need until_verified; else all of max are asked")
+        return self
+
+
+class Truncation(Section):
+    """What becomes of answers that were cut off at max_tokens."""
+
+    policy: Literal["keep", "drop", "raise_max_tokens", "continue"] = Field(
+        "keep",
+        description="keep: the filters decide. drop: set aside. raise_max_tokens: ask again with "
+        "more. continue: the teacher writes on from where it was cut (not every endpoint can)",
+    )
+    times: int = Field(2, ge=1, description="How often an answer is asked again or continued")
+    factor: float = Field(2.0, gt=1, description="raise_max_tokens: by how much each time")
+    alarm: float | None = Field(
+        0.5, gt=0, le=1, description="Stop the run where this share of the first answers is cut off"
+    )
+    alarm_after: int = Field(50, ge=10, description="How many the first answers are")
+
+
+class Vote(Section):
+    """A reference answer by agreement, for questions that have none."""
+
+    agree: int = Field(3, ge=2, description="So many equal final answers become the reference")
+
+
+class Budget(Section):
+    """The most that a run may spend. It then stops with exit status 3; a higher cap goes on."""
+
+    usd: float | None = Field(None, gt=0, description="Dollars, over all reruns of this run")
+    tokens: int | None = Field(None, gt=0, description="Tokens, of prompts and answers together")
+    hours: float | None = Field(None, gt=0, description="Hours of asking, anew at each start")
+
+
+class Generate(Section):
+    """Asking the teachers."""
+
+    prompt: PromptChoice
+    sampling: Sampling = Sampling()
+    samples: Samples = Samples()
+    teachers: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Which of the teachers answer, in this order; all by default",
+    )
+    route: Literal["turns", "weights", "fallback", "cascade"] = Field(
+        "turns",
+        description="turns: sample by sample in turn. weights: by their weights. fallback: the "
+        "first; another where it fails. cascade: the next only for what the one before it left "
+        "unsolved",
+    )
+    truncation: Truncation = Truncation()
+    vote: Vote | None = None
+    concurrency: int = Field(64, ge=1, description="Most requests in flight to a teacher")
+    retries: int = Field(6, ge=0, description="Further attempts after a failure that may pass")
+    patience_s: float = Field(
+        600.0, ge=0, description="Seconds without any answer after which a teacher is given up"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Generate:
+        if self.route == "cascade" and self.samples.until_verified is None:
+            raise ValueError("route: cascade needs samples.until_verified: it says when to go on")
+        if self.vote is not None and self.vote.agree > self.samples.max:
+            raise ValueError(f"vote.agree is more than samples.max ({self.samples.max})")
+        return self

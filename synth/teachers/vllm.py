@@ -1,0 +1,324 @@
+"""A model that vLLM runs inside this process, through its asynchronous engine.
+
+Requests are batched by the engine as they come, and each answer is given back as soon as it is
+there. The rendering of chats, the reading of parameters and the parsing of reasoning are those of
+vLLM's own server, so that `vllm_server` gives the same answers. The engine is loaded by the first
+request, so a run that the response store answers in full never loads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from synth.errors import MissingPackage, Unfinished, UserError, nearest
+from synth.labels import Labels
+from synth.teachers._guard import Guard
+from synth.teachers._serve import check_splitting
+from synth.teachers._vllm import Options, check_parameters, lacking, new_log, say, tail, weights
+from synth.teachers.contract import Refused, Request, Retry
+
+
+class Config(Options):
+    """A causal language model with a chat template, in vLLM's engine."""
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks to run the teacher; empty where nothing is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        return [str(MissingPackage("vllm", f"the model {config.model}", "vllm"))]
+    return lacking(config)
+
+
+def build(config: Config, name: str) -> _InProcess:
+    """The teacher; nothing heavy is loaded before its first request."""
+    return _InProcess(config, name)
+
+
+@dataclasses.dataclass(slots=True)
+class _Loaded:
+    """vLLM's own objects: the engine, what renders chats for it, and what it can be asked."""
+
+    engine: Any
+    renderer: Any
+    known: set[str]
+    defaults: dict[str, Any]
+
+
+class _InProcess:
+    def __init__(self, config: Config, name: str) -> None:
+        self._config, self._name = config, name
+        self.identity: dict[str, Any] = config.identity()
+        self._loading = asyncio.Lock()
+        self._loaded: _Loaded | None = None
+        self._guard: Guard | None = None
+        self._log = new_log(name)
+
+    async def complete(self, request: Request) -> dict[str, Any]:
+        """Answers one request as soon as the engine has; a cancelled one is taken out of it."""
+        async with self._loading:
+            if self._loaded is None:
+                self._guard = self._guard or Guard()
+                self._loaded = await asyncio.to_thread(self._load, self._guard)
+        loaded = self._loaded
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        check_parameters(request.sampling, loaded.known, self._name)
+        try:
+            return await self._ask(loaded, request)
+        except EngineDeadError as error:
+            raise Unfinished(
+                f"the vLLM engine died: {tail(self._log)}\nIts log is {self._log}. A rerun goes on "
+                "from here; the teacher kind vllm_server would start it again by itself"
+            ) from error
+        except EngineGenerateError as error:
+            raise Retry(f"engine: {error.__cause__ or error}") from error
+
+    async def _ask(self, loaded: _Loaded, request: Request) -> dict[str, Any]:
+        from pydantic import ValidationError
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+        from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+        from vllm.exceptions import VLLMClientError
+
+        try:
+            chat = ChatCompletionRequest(messages=request.messages, **request.sampling)
+        except (ValidationError, VLLMClientError) as error:
+            raise UserError(f"sampling: {_first_line(error)}") from error
+        try:
+            rendered = await loaded.renderer.render_chat(chat)
+        except (ValueError, VLLMClientError) as error:  # too long, or not for this template
+            raise Refused(f"prompt: {_first_line(error)}") from error
+        if isinstance(rendered, ErrorResponse):
+            raise Refused(f"prompt: {rendered.error.message}")
+        prompt = rendered[1][0]
+        ids = prompt["prompt_token_ids"]
+        limit = get_max_tokens(
+            loaded.engine.model_config.max_model_len,
+            chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens,
+            len(ids),
+            loaded.defaults,
+        )
+        try:
+            parameters = chat.to_sampling_params(limit, loaded.defaults)
+        except (ValueError, VLLMClientError) as error:
+            raise UserError(f"sampling: {_first_line(error)}") from error
+        parameters.flat_logprobs = True  # arrays in place of an object a token
+        parser, how = self._parser(loaded, chat, ids)
+        answer = None
+        try:
+            async for answer in loaded.engine.generate(prompt, parameters, uuid.uuid4().hex, **how):
+                pass
+        except (ValueError, VLLMClientError) as error:
+            raise Refused(f"request: {_first_line(error)}") from error
+        if answer is None or answer.outputs[0].finish_reason not in ("stop", "length"):
+            raise Retry("engine: it gave the request up")
+        return self._completion(chat, ids, answer.outputs[0], parser)
+
+    def _parser(self, loaded: _Loaded, chat: Any, ids: list[int]) -> tuple[Any, dict[str, Any]]:
+        """What splits the answer, and what the engine is told of it (for structured outputs)."""
+        if loaded.renderer.parser is None:
+            return None, {}
+        values = loaded.renderer.effective_chat_template_kwargs(chat)
+        parser = loaded.renderer.parser(
+            loaded.renderer.renderer.tokenizer,
+            chat.tools,
+            chat_template_kwargs=values,
+            model_config=loaded.engine.model_config,
+        )
+        parser.set_prompt_token_ids(ids)
+        return parser, {
+            "reasoning_ended": chat.resolve_reasoning_ended(parser, ids),
+            "reasoning_parser_kwargs": {"chat_template_kwargs": values},
+        }
+
+    def _completion(self, chat: Any, ids: list[int], output: Any, parser: Any) -> dict[str, Any]:
+        message = {"role": "assistant", "content": output.text}
+        if parser is not None:
+            reasoning, content, _ = parser.parse(
+                output.text, chat, model_output_token_ids=output.token_ids
+            )
+            message |= {"content": content, "reasoning": reasoning}
+        raw: dict[str, Any] = {
+            "object": "chat.completion",
+            "model": self._config.model,
+            "choices": [{"index": 0, "message": message, "finish_reason": output.finish_reason}],
+            "usage": {
+                "prompt_tokens": len(ids),
+                "completion_tokens": len(output.token_ids),
+                "total_tokens": len(ids) + len(output.token_ids),
+            },
+        }
+        if chat.top_logprobs:
+            raw["labels"] = _labels(output)
+        return raw
+
+    def _load(self, guard: Guard) -> _Loaded:
+        """Starts the engine; runs in a thread of its own, for it takes a minute."""
+        if importlib.util.find_spec("vllm") is None:
+            raise MissingPackage("vllm", f"the model {self._config.model}", "vllm")
+        model, start = weights(self._config.model), time.monotonic()
+        say(f"teacher {self._name}: vLLM is loading {self._config.model} (log: {self._log})")
+        with _quiet(self._log), _watched(guard):
+            try:
+                loaded = self._start(model)
+            except UserError:
+                raise
+            except Exception as error:
+                cause = tail(self._log) if "root cause" in str(error) else _first_line(error)
+                raise UserError(
+                    f"vLLM cannot load {self._config.model}: {cause}\nIts log is {self._log}"
+                ) from error
+        say(f"teacher {self._name}: loaded in {time.monotonic() - start:.0f} s")
+        return loaded
+
+    def _start(self, model: str) -> _Loaded:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.platforms import current_platform
+        from vllm.renderers.online_renderer import OnlineRenderer
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = {
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            **self._config.arguments(),
+        }
+        if self._config.reasoning_parser:
+            arguments["reasoning_parser"] = self._config.reasoning_parser
+        if current_platform.is_cpu():
+            check_splitting(arguments)
+            arguments["enable_chunked_prefill"] = False
+        known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+        for key in arguments:
+            if key not in known:
+                raise UserError(f"engine.{key}: vLLM has no such argument{nearest(key, known)}")
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **arguments))
+        renderer = OnlineRenderer(
+            model_config=engine.model_config,
+            renderer=engine.renderer,
+            request_logger=None,
+            chat_template=self._config.chat_template,
+            chat_template_content_format="auto",
+            reasoning_parser=self._config.reasoning_parser,
+        )
+        return _Loaded(
+            engine,
+            renderer,
+            set(ChatCompletionRequest.model_fields),
+            engine.model_config.get_diff_sampling_param(),
+        )
+
+    async def close(self) -> None:
+        """Ends the engine and everything that it started."""
+        loaded, self._loaded = self._loaded, None
+        guard, self._guard = self._guard, None
+        if loaded is not None:
+            healthy = not loaded.engine.errored
+            await asyncio.to_thread(loaded.engine.shutdown)
+            if healthy:
+                self._log.unlink(missing_ok=True)
+            # Its own end would come when Python has taken half of it down already, with a traceback.
+            del loaded
+            gc.collect()
+        if guard is not None:
+            await asyncio.to_thread(guard.close)
+
+
+def _labels(output: Any) -> Labels:
+    """The engine's log-probabilities: of the token that was drawn, then of the likeliest ones."""
+    import numpy as np
+
+    flat, count = output.logprobs, len(output.token_ids)
+    ids = np.array(flat.token_ids, np.int32).reshape(count, -1)
+    logprobs = np.array(flat.logprobs, np.float32).reshape(count, -1)
+    return Labels(
+        np.array(output.token_ids, np.int32), logprobs[:, 0], ids[:, 1:], logprobs[:, 1:]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+# The environment is the whole process's, so engines start one after the other.
+_environment = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """What vLLM says goes into a file, and a Ctrl-C on the terminal not to its processes.
+
+    They would stop at once, while the generation waits for what is in flight. A blocked signal is
+    inherited by what this thread starts, and stays blocked there.
+    """
+    settings = log.with_suffix(".json")
+    handler = {"class": "logging.FileHandler", "filename": str(log), "formatter": "plain"}
+    said = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+        "handlers": {"file": handler},
+        "loggers": {"vllm": {"handlers": ["file"], "level": "INFO", "propagate": False}},
+    }
+    changed = {
+        "VLLM_LOGGING_CONFIG_PATH": str(settings),
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    with _environment:
+        before = {key: os.environ.get(key) for key in changed}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        settings.write_text(json.dumps(said))
+        os.environ.update(changed)
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    del os.environ[key]
+                else:
+                    os.environ[key] = value
+            settings.unlink()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextlib.contextmanager
+def _watched(guard: Guard) -> Iterator[None]:
+    """Puts the engine's processes under guard as they appear: vLLM's do not end with this one."""
+    loaded, seen = threading.Event(), set[int]()
+
+    def look() -> None:
+        for child in multiprocessing.active_children():
+            ours = child.name.startswith(("EngineCore", "VLLM"))
+            if ours and child.pid is not None and child.pid not in seen:
+                seen.add(child.pid)
+                guard.watch(child.pid)
+
+    def repeat() -> None:
+        while not loaded.wait(0.1):
+            look()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loaded.set()
+        thread.join()
+        look()
