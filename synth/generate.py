@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -213,9 +213,7 @@ class _Run:
             wave = self._wave(slots, wanted, task, tally, learning)
             if not wave:
                 break
-            results = await asyncio.gather(
-                *(self._sample(task, messages, slot) for slot in wave), return_exceptions=True
-            )
+            results = await _all(self._sample(task, messages, slot) for slot in wave)
             new = [result for result in results if isinstance(result, Record)]
             records += new
             for result in results:
@@ -287,9 +285,10 @@ class _Run:
         names = [slot.teacher]
         if self.ask.route != "cascade":
             names += self._route.substitutes(slot.teacher)
-        own = keyed(self._request(task, messages, slot.sample), self._identity(slot.teacher)).key
-        if len(names) > 1 and (stand_in := self.store.stand_in(own)) in names:
-            names = [str(stand_in)]
+        if len(names) > 1:
+            own = keyed(self._request(task, messages, slot.sample), self._identity(names[0])).key
+            if (stand_in := self.store.stand_in(own)) in names:
+                names = [str(stand_in)]
         for name in names:
             if self._lanes[name].closed and name != names[-1]:
                 continue
@@ -574,6 +573,17 @@ class _Run:
         except (ValueError, RuntimeError, NotImplementedError):  # not the main thread
             return False
         return True
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What each gives, or raises: one that fails takes none of the others along."""
+    first, *rest = work
+    if rest:
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+    try:  # a task more would cost as much as all the rest of it
+        return [await first]
+    except Exception as error:
+        return [error]
 
 
 def _settled(task: Task, agreed: Agreed) -> Task:

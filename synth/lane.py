@@ -27,6 +27,7 @@ FIRST_ATTEMPTS = 3
 ILL_AFTER = 5
 LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
+# After the first answer: so many, or a quarter of the ceiling if that is more.
 FIRST_WIDTH = 32.0
 
 
@@ -150,7 +151,8 @@ class Lane:
         self._failing.clear()
         self._failures = self._rounds = 0
         if self.health != "well":
-            start = FIRST_WIDTH if self.health == "untried" else self._width
+            widest = max(FIRST_WIDTH, self.limits.ceiling / 4)
+            start = widest if self.health == "untried" else self._width
             self.health, self._width = "well", min(start, float(self.limits.ceiling))
         elif self.in_flight + 1 >= self._width / 2 and sent >= self._narrowed_at:
             step = self._width if self._growing_fast else max(1.0, self.limits.ceiling / 32)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -109,8 +110,11 @@ class Options(TeacherConfig):
             "trust_remote_code",
         )
         set_here = {n: v for n in names if (v := getattr(self, n)) not in (None, False)}
+        # vLLM's chance begins alike at every start, so a run that goes on would draw for its later
+        # samples what it had drawn for the earlier ones. Requests with a seed do not depend on it.
+        chance = {"seed": secrets.randbelow(2**31)}
         # Soft labels are as wide as the config asks; vLLM's own limit is 20.
-        return {**set_here, "max_logprobs": -1, **self.engine}
+        return {**set_here, **chance, "max_logprobs": -1, **self.engine}
 
 
 # Parameters of vLLM's chat completions that are no parameters of one answer's sampling.

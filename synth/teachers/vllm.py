@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import importlib.util
 import json
 import multiprocessing
@@ -231,9 +230,8 @@ class _InProcess:
             await asyncio.to_thread(loaded.engine.shutdown)
             if healthy:
                 self._log.unlink(missing_ok=True)
-            # Its own end would come when Python has taken half of it down already, with a traceback.
-            del loaded
-            gc.collect()
+            # `__del__` calls it once more, when Python is half gone already, and shows a traceback.
+            loaded.engine.shutdown = lambda: None
         if guard is not None:
             await asyncio.to_thread(guard.close)
 

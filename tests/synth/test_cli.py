@@ -131,7 +131,7 @@ BAD = {
     "wrong address": (["run", "CONFIG"], changed(teachers={"t": {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}}), "cannot reach http://127.0.0.1:9/v1"),
     "unknown model": (["run", "CONFIG"], changed(teachers={"t": {"kind": "transformers", "model": "./nowhere"}}), "no such file or folder"),
     "unknown kind": (["list", "filtres"], None, "did you mean 'filters'?"),
-    "damaged store": (["run", "CONFIG"], changed(store="damaged.sqlite"), "cannot be opened"),
+    "damaged store": (["run", "CONFIG"], changed(store="damaged.sqlite"), "damaged, or no response store"),
     "no student": (["run", "CONFIG"], changed(filters=[{"length": {"max": 9}}]), "needs the section student"),
 }  # fmt: skip
 

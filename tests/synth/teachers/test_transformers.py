@@ -313,7 +313,11 @@ def engine(path):
     with torch.inference_mode():
         return type(
             decoding.choose_engine(
-                decoding.Loaded("tiny", **config.model_dump(exclude={"price", "batch_size"})), 4
+                decoding.Loaded(
+                    "tiny",
+                    **config.model_dump(exclude={"batch_size", *teacher_module.Config.shared()}),
+                ),
+                4,
             )
         )
 

@@ -1,0 +1,287 @@
+"""The campaign: all faults and many kills against the real command line, and the account of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from _faults import AGAIN, ANSWERS, FIRST_SEED, OUT, REFUSED, FaultServer, draw, text_of
+
+from synth.config import load_run
+from synth.prompts import load_prompt
+from synth.reasoning import parse_completion
+from synth.record import Task
+from synth.stages import build_teachers
+from synth.store import Store, request_key
+from synth.teachers.contract import Request
+
+WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
+QUESTIONS_A_KILL = 12  # so many that the work outlasts the kills
+LATENCY_S = 0.1, 0.9  # of answers; long, so that much is in flight when a kill comes
+LATEST_KILL_S = 3.0  # after the start, which takes about one
+LONGEST_RUN_S = 400  # nothing may hang
+# Trouble with an endpoint (429, 5xx, no answer) makes the client ask more slowly: a little of it.
+TROUBLE = ("429", "429, seconds", "429, date", "429, nonsense", "500", "502", "no answer",
+           "endless drip", "cut before the headers", "cut in the headers", "cut in the body",
+           "no HTTP", "long header", "bad gzip")  # fmt: skip
+MALFORMED = tuple(fault for fault in AGAIN if fault not in TROUBLE)
+SHARES = ((TROUBLE, 0.03), (MALFORMED, 0.1), (tuple(ANSWERS), 0.15))
+OUT_SHARE = 0.003  # of the first attempts
+# What the command line says when a teacher is out.
+OUT_SAYS = ("does not accept the key", "is used up", "is moved to")
+# One question in so many goes wrong for good, in one of these ways.
+FOR_GOOD = (*REFUSED, "500", "empty choices", "cut in the body", "invalid JSON")
+FOR_GOOD_EVERY = 40
+
+
+def plan(seed):
+    """Which fault a request meets, by the seed, its question, sample and attempt alone."""
+
+    def fault(ask):
+        number = int(ask.question.split()[1])
+        if number % FOR_GOOD_EVERY == 7:
+            return FOR_GOOD[number // FOR_GOOD_EVERY % len(FOR_GOOD)]
+        dice = draw(seed, *ask.place, ask.attempt)
+        which = draw(seed, *ask.place, ask.attempt, "which")
+        first = (tuple(OUT), OUT_SHARE if ask.attempt == 0 else 0.0)
+        for kinds, share in (*SHARES, first):
+            if dice < share:
+                return kinds[int(which * len(kinds))]
+            dice -= share
+        return ""
+
+    return fault
+
+
+def write_config(folder, questions, teachers, **generate):
+    """A run of so many questions: `question 0` and so on."""
+    rows = [{"question": f"question {n}", "answer": n} for n in range(questions)]
+    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = {
+        "name": "faults",
+        "tasks": {"train": [{"source": "jsonl", "path": "tasks.jsonl"}]},
+        "teachers": teachers,
+        "generate": {
+            "prompt": {"template": "plain"},
+            "sampling": {"seed": FIRST_SEED, "max_tokens": 50},
+            "samples": {"max": SAMPLES},
+            "concurrency": WINDOW,
+            "retries": RETRIES,
+            **generate,
+        },
+        "filters": ["truncated"],
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))
+
+
+def start(folder, **environment):
+    """`distill generate` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "synth", "generate", "config.yaml"], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def finish(folder, limit_s=LONGEST_RUN_S, **environment):
+    """Runs it to its end: exit status, and what it printed. Raises TimeoutExpired if it hangs."""
+    process = start(folder, **environment)
+    try:
+        said = process.communicate(timeout=limit_s)[0]
+    finally:
+        process.kill()
+    return process.returncode, said
+
+
+def manifest(folder):
+    return json.loads((folder / "runs" / "faults" / "generate" / "manifest.json").read_text())
+
+
+class Books:
+    """What the store of a run holds, by (question, sample), whichever teacher was asked."""
+
+    def __init__(self, folder):
+        self.path = folder / "runs" / "responses.sqlite"
+        with_config = load_run(str(folder / "config.yaml"))[0]
+        generate, self.places = with_config.generate, {}
+        prompt = load_prompt(generate.prompt.template)
+        rows = (folder / "tasks.jsonl").read_text().splitlines()
+        for teacher in build_teachers(with_config).values():
+            for question in (json.loads(row)["question"] for row in rows):
+                messages = prompt.messages(Task("", question), {})
+                for sample in range(generate.samples.max):
+                    request = Request(messages, generate.sampling.parameters(sample), sample)
+                    self.places[request_key(request, teacher.identity)] = question, sample
+
+    def stored(self):
+        """When each stored response was stored."""
+        if not self.path.exists():
+            return {}
+        with Store(self.path) as store:
+            return {self.places[key]: created for key, created, *_ in store.requests()}
+
+    def whole(self):
+        """Of the store: its rows, why requests that have no answer failed, and mix-ups."""
+        with Store(self.path) as store:
+            answered = {self.places[key] for key, *_ in store.requests()}
+            reasons = {self.places[key]: reason for key, reason in store.failures()}
+            mixed_up = [
+                place
+                for key, place in self.places.items()
+                if (found := store.get(key)) is not None
+                and (reasoning := parse_completion(found.raw)[0]) is not None
+                and reasoning not in text_of(*place)
+            ]
+            failed = {place: why for place, why in reasons.items() if place not in answered}
+            return store.count(), failed, mixed_up
+
+
+@dataclass
+class Account:
+    """The figures of a campaign; `wrong` says in words what is off."""
+
+    wanted: int
+    seconds: float = 0.0
+    kills: int = 0
+    kills_before_asking: int = 0
+    in_flight_at_kills: list = field(default_factory=list)
+    stored_at_last_kill: int = 0
+    ended: Counter = field(default_factory=Counter)
+    faults: Counter = field(default_factory=Counter)
+    asked: int = 0
+    served: int = 0
+    stored: int = 0
+    failed: Counter = field(default_factory=Counter)
+    asked_again: int = 0
+    lost: int = 0
+    on_the_way: list = field(default_factory=list)
+    wrong: list = field(default_factory=list)
+
+    def check(self, holds, says):
+        if not holds:
+            self.wrong.append(says)
+
+    def end(self, status, said):
+        """Notes how a run ended by itself; whether another is to go on from there."""
+        if status in (2, 3) and any(text in said for text in OUT_SAYS):
+            self.ended[f"a teacher was out, status {status}"] += 1
+            return True
+        self.ended[f"done, status {status}"] += 1
+        self.check(status in (0, 3) and "Traceback" not in said, f"status {status}: {said[-2000:]}")
+        return False
+
+
+class Campaign:
+    """All faults and so many kills, then a run to the end; `run` gives the account."""
+
+    def __init__(self, kills, seed, folder, say=print):
+        self.kills, self.seed, self.folder, self.say = kills, seed, folder, say
+        self.questions = kills * QUESTIONS_A_KILL + FOR_GOOD_EVERY
+        self.account = Account(wanted=self.questions * SAMPLES)
+
+    def run(self):
+        begun = time.monotonic()
+        low, high = LATENCY_S
+        with FaultServer(
+            plan(self.seed), lambda ask: low + (high - low) * draw(self.seed, "wait", *ask.place)
+        ) as self.server:
+            options = {"model": "m", "base_url": self.server.url, "timeout_s": TIMEOUT_S}
+            write_config(self.folder, self.questions, {"t": {"kind": "openai", **options}})
+            self.books, self.stored = Books(self.folder), {}
+            self._kill()
+            before = self._finish()
+            self._settle(before)
+        self.account.seconds = time.monotonic() - begun
+        return self.account
+
+    def _kill(self):
+        account = self.account
+        for number in range(2 * self.kills + 20):
+            if account.kills == self.kills:
+                break
+            moment = LATEST_KILL_S * draw(self.seed, "kill", number)
+            self._step(lambda begin, moment=moment: self._killed_at(begin, moment))
+            account.stored_at_last_kill = len(self.stored)
+            if number % 20 == 19:
+                self.say(f"{account.kills} kills, {len(self.stored)} of {account.wanted} stored")
+        account.check(account.kills == self.kills, f"only {account.kills} kills came in time")
+        account.check(len(self.stored) < account.wanted, "all was done before the last kill")
+
+    def _killed_at(self, begin, moment):
+        """Starts it and kills it after so many seconds; whether it was still there."""
+        account, process = self.account, start(self.folder)
+        try:
+            said = process.communicate(timeout=moment)[0]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            account.kills += 1
+            account.kills_before_asking += len(self.server.log) == begin
+            account.in_flight_at_kills.append(sum(not ask.done for ask in self.server.log[begin:]))
+            process.communicate()
+            return True
+        account.end(process.returncode, said)
+        return False
+
+    def _finish(self):
+        """Runs to the end, again after each fault that stops it; what was stored before the last."""
+        going_on = True
+
+        def to_the_end(begin):
+            nonlocal going_on
+            going_on = self.account.end(*finish(self.folder))
+            return False
+
+        while going_on and sum(self.account.ended.values()) < 200:
+            before = self.stored
+            self._step(to_the_end)
+        return before
+
+    def _step(self, run):
+        """One start and its end, and what the store and the server's log say of it."""
+        account, before, begin = self.account, self.stored, len(self.server.log)
+        killed = run(begin)
+        self.server.settle()
+        self.stored, log = self.books.stored(), self.server.log[begin:]
+        lost = [place for place, when in before.items() if self.stored.get(place) != when]
+        again = [ask.place for ask in log if ask.place in before]
+        on_the_way = sum(ask.answered for ask in log) - (len(self.stored) - len(before))
+        account.lost += len(lost)
+        account.asked_again += len(again)
+        account.on_the_way.append(on_the_way)
+        account.check(not lost, f"lost, or stored a second time: {lost[:3]}")
+        account.check(not again, f"asked again though stored: {again[:3]}")
+        bound = WINDOW if killed else 0
+        account.check(
+            0 <= on_the_way <= bound, f"served whole, not stored: {on_the_way} (killed: {killed})"
+        )
+
+    def _settle(self, before):
+        """The last run's end against all that was wanted, the store and the manifest."""
+        account, log, last = self.account, self.server.log, manifest(self.folder)
+        rows, failed, mixed_up = self.books.whole()
+        account.asked, account.served = len(log), sum(ask.answered for ask in log)
+        account.faults = Counter(ask.fault or "none" for ask in log)
+        account.stored = len(self.stored)
+        account.failed = Counter(reason.split(":", 1)[0] for reason in failed.values())
+        wanted = set(self.books.places.values())
+        account.check(rows == account.stored, f"{rows} rows of {account.stored} requests")
+        account.check(not mixed_up, f"answers to another request: {mixed_up[:3]}")
+        missing = wanted - self.stored.keys() - failed.keys()
+        account.check(not missing, f"neither answered nor failed: {sorted(missing)[:3]}")
+        account.check(all(failed.values()), "a failure without a reason")
+        account.check(
+            account.served == account.stored + sum(account.on_the_way),
+            f"served {account.served}, stored {account.stored}",
+        )
+        counts = last["counts"]
+        for says, found, right in (
+            ("rows", last["rows"]["train"], account.stored),
+            ("bought", counts["bought"], account.stored - len(before)),
+            ("reused", counts["reused"], len(before)),
+            ("failed", sum(counts["failed"].values()), len(failed)),
+            ("complete", last["complete"], not failed),
+        ):
+            account.check(found == right, f"manifest, {says}: {found}, and it is {right}")

@@ -1,0 +1,77 @@
+"""Everything that can go wrong, at once: faults of every kind, and `kill -9` at random moments.
+
+    python bench/faults.py                     100 kills, about five minutes
+    python bench/faults.py --kills 20 --seed 7
+
+The real `distill generate` asks a server on loopback that fails in every way there is, and is
+killed again and again; then it runs to its end. Every request is accounted for, by the server's
+log and by the store. Exit status 1 if one is not.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from _kills import WINDOW, Campaign
+from common import machine, median, table, versions  # noqa: F401
+
+
+def show(account):
+    flown = sorted(account.in_flight_at_kills)
+    killed = account.on_the_way
+    table(
+        ["", ""],
+        [
+            (
+                "kills (SIGKILL), of them before the first request",
+                f"{account.kills}, {account.kills_before_asking}",
+            ),
+            (
+                "requests in flight at a kill: median, most",
+                f"{flown[len(flown) // 2]}, {flown[-1]}",
+            ),
+            ("stored when the last kill came", account.stored_at_last_kill),
+            ("runs that ended by themselves", _listed(account.ended)),
+            ("requests that the server received", account.asked),
+            ("of them with a fault", account.asked - account.faults["none"]),
+            ("wanted: questions times samples", account.wanted),
+            ("answered and stored exactly once", account.stored),
+            (
+                "failed for good, with their reason",
+                f"{account.failed.total()}: {_listed(account.failed)}",
+            ),
+            ("answered, stored, and asked again", account.asked_again),
+            ("stored before a kill and absent after", account.lost),
+            (
+                f"served whole, killed before stored (bound {WINDOW} a kill): all, most",
+                f"{sum(killed)}, {max(killed)}",
+            ),
+            ("off", len(account.wrong)),
+        ],
+    )
+    print(f"faults sent: {_listed(account.faults)}\n")
+    for wrong in account.wrong:
+        print(f"OFF: {wrong}")
+
+
+def _listed(counter):
+    return ", ".join(f"{what} {number}" for what, number in sorted(counter.items())) or "none"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", default="1")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        account = Campaign(chosen.kills, chosen.seed, Path(folder)).run()
+    print(f"\n{chosen.kills} kills, seed {chosen.seed}, {account.seconds:.0f} s; {machine()}\n")
+    show(account)
+    sys.exit(bool(account.wrong))
+
+
+if __name__ == "__main__":
+    main()
