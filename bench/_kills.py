@@ -20,9 +20,9 @@ from synth.store import Store, request_key
 from synth.teachers.contract import Request
 
 WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
-QUESTIONS_A_KILL = 12  # so many that the work outlasts the kills
-LATENCY_S = 0.1, 0.9  # of answers; long, so that much is in flight when a kill comes
-LATEST_KILL_S = 3.0  # after the start, which takes about one
+QUESTIONS_A_KILL = 20  # so many that the work outlasts the kills
+LATENCY_S = 0.1, 0.5  # of answers; long, so that much is in flight when a kill comes
+LATEST_KILL_S = 4.0  # after the start, which takes about one
 LONGEST_RUN_S = 400  # nothing may hang
 # Trouble with an endpoint (429, 5xx, no answer) makes the client ask more slowly: a little of it.
 TROUBLE = ("429", "429, seconds", "429, date", "429, nonsense", "500", "502", "no answer",
@@ -63,7 +63,7 @@ def write_config(folder, questions, teachers, **generate):
     (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = {
         "name": "faults",
-        "tasks": {"train": [{"source": "jsonl", "path": "tasks.jsonl"}]},
+        "tasks": {"train": [{"source": "jsonl", "path": str(folder / "tasks.jsonl")}]},
         "teachers": teachers,
         "generate": {
             "prompt": {"template": "plain"},
@@ -260,7 +260,7 @@ class Campaign:
 
     def _settle(self, before):
         """The last run's end against all that was wanted, the store and the manifest."""
-        account, log, last = self.account, self.server.log, manifest(self.folder)
+        account, log = self.account, self.server.log
         rows, failed, mixed_up = self.books.whole()
         account.asked, account.served = len(log), sum(ask.answered for ask in log)
         account.faults = Counter(ask.fault or "none" for ask in log)
@@ -276,6 +276,9 @@ class Campaign:
             account.served == account.stored + sum(account.on_the_way),
             f"served {account.served}, stored {account.stored}",
         )
+        if account.wrong:
+            return  # it may have no manifest
+        last = manifest(self.folder)
         counts = last["counts"]
         for says, found, right in (
             ("rows", last["rows"]["train"], account.stored),

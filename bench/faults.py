@@ -13,8 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _ends import ENDS, outcome
 from _kills import WINDOW, Campaign
-from common import machine, median, table, versions  # noqa: F401
+from common import machine, table
 
 
 def show(account):
@@ -59,6 +60,21 @@ def _listed(counter):
     return ", ".join(f"{what} {number}" for what, number in sorted(counter.items())) or "none"
 
 
+def show_ends():
+    """Every end of a teacher; whether all went as it has to."""
+    rows, wrong = [], []
+    for name, end in ENDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            done = outcome(end, Path(folder))
+        state = "off" if done.wrong else "as it has to"
+        rows.append((name, done.status, done.answered, f"{done.seconds:.1f}", state))
+        wrong += [f"{name}: {what}" for what in done.wrong]
+    table(["a teacher's end", "exit status", "answers stored", "seconds", ""], rows)
+    for what in wrong:
+        print(f"OFF: {what}")
+    return not wrong
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,11 +82,14 @@ def main():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", default="1")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        account = Campaign(chosen.kills, chosen.seed, Path(folder)).run()
-    print(f"\n{chosen.kills} kills, seed {chosen.seed}, {account.seconds:.0f} s; {machine()}\n")
-    show(account)
-    sys.exit(bool(account.wrong))
+    sound = show_ends()
+    if chosen.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            account = Campaign(chosen.kills, chosen.seed, Path(folder)).run()
+        print(f"{chosen.kills} kills, seed {chosen.seed}, {account.seconds:.0f} s; {machine()}\n")
+        show(account)
+        sound = sound and not account.wrong
+    sys.exit(not sound)
 
 
 if __name__ == "__main__":

@@ -84,15 +84,12 @@ def main():
         whole, packing, loop = (median(results[f"{way}/{size}"], "us") for way in WAYS)
         disk = median(results[f"put/{size}"], "disk")
         beyond = whole - packing - loop
-        rows.append(
-            (size, f"{number:,}", *(f"{x:.0f}" for x in (whole, packing, loop, beyond)))
-            + (f"{disk:,.0f}", f"{disk / body:.2f}")
-        )
-    table(
-        ["answer", "answers", "Store.put", "- compressing", "- empty loop", "= the store"]
-        + ["bytes on disk", "of its size"],
-        rows,
+        figures = [f"{x:.0f}" for x in (whole, packing, loop, beyond)]
+        rows.append((size, f"{number:,}", *figures, f"{disk:,.0f}", f"{disk / body:.2f}"))
+    header = (
+        "answer|answers|Store.put|- compressing|- empty loop|= the store|bytes on disk|of its size"
     )
+    table(header.split("|"), rows)
 
 
 if __name__ == "__main__":

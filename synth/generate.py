@@ -7,102 +7,32 @@ filters, buys only what is missing.
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-from synth.answers import Reply, continuation, merged, parse_answer
-from synth.counts import Counts, Purse, usage_of
-from synth.errors import DistillError, Interrupted, Unfinished, UserError
-from synth.generate_config import Budget, Samples, Sampling, Truncation
-from synth.lane import Closed, Lane, Limits
-from synth.plan import Hope, Route, Slot
-from synth.prompts import Prompt
-from synth.reasoning import is_cut, parse_completion
+from synth.answers import Reply, continuation, merged
+from synth.ask import Agreed, Ask
+from synth.buying import Buyer, Stopped
+from synth.counts import Counts, usage_of
+from synth.errors import Interrupted, UserError
+from synth.lane import Closed
+from synth.plan import Hope, Slot
+from synth.reasoning import is_cut
 from synth.record import Generation, Message, Record, Task, Verdict
-from synth.store import Bought, Keyed, Store, StoreFull, keyed
-from synth.teachers.contract import Price, Refused, Request, Retry, Teacher, TeacherConfig
+from synth.store import Store, keyed
+from synth.teachers.contract import Refused, Request
 
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.
 AHEAD = 1.25
 # Characters of finished questions that wait for one before them; beyond this none is begun.
 MOST_HELD = 64 * 1024 * 1024
-LONGEST_WAIT_S = 60.0
 
-Check = Callable[[Record], list[Verdict]]
 Emit = Callable[[Task, list[Record]], None]
-
-
-class Agreed(NamedTuple):
-    """The final answer that most answers give: how many of them, of how many."""
-
-    answer: str
-    votes: int
-    total: int
-
-
-@dataclass
-class Ask:
-    """Everything that stays the same over the questions of one generation.
-
-    Attributes:
-        teachers: By name, in the order of the config.
-        prices: Price of each teacher's tokens, or None.
-        check: The trace filters, run as answers arrive; None where there are none.
-        options: The teachers' own options (limits, budget, weight, ...), where they have any.
-        route: turns, weights, fallback or cascade; see `synth.plan.Route`.
-        vote: Gives the final answer on which some answers agree; asked where a question has no
-            reference answer. `agree` votes make it the reference.
-        count_tokens: Length of a text in the student's tokens, or None.
-        run: Name under which the store notes who bought a response; budgets count by it.
-        check_threads: How many records may be checked at a time.
-    """
-
-    teachers: Mapping[str, Teacher]
-    prices: Mapping[str, Price | None]
-    prompt: Prompt
-    values: Mapping[str, Any]
-    sampling: Sampling
-    samples: Samples
-    check: Check | None
-    concurrency: int = 64
-    retries: int = 6
-    options: Mapping[str, TeacherConfig] = field(default_factory=dict)
-    route: str = "turns"
-    truncation: Truncation = field(default_factory=Truncation)
-    vote: Callable[[Sequence[str]], Agreed | None] | None = None
-    agree: int = 3
-    budget: Budget | None = None
-    patience_s: float = 600.0
-    count_tokens: Callable[[str], int] | None = None
-    run: str = ""
-    check_threads: int = 8
-
-    def lane(self, name: str) -> Lane:
-        """The way to one of the teachers."""
-        teacher, own = self.teachers[name], self.options.get(name) or TeacherConfig()
-        limits = Limits(own.concurrency or self.concurrency, own.rpm, own.tpm, self.patience_s)
-        return Lane(name, limits, lambda: getattr(teacher, "advertised", None))
-
-    def plan(self) -> Route:
-        """How samples are dealt to the teachers."""
-        own = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
-        return Route(
-            self.route,
-            list(self.teachers),
-            {name: options.weight for name, options in own.items()},
-            {name: options.samples for name, options in own.items() if options.samples},
-        )
-
-
-class _Stopped(Exception):
-    """The run is stopping: this question is left for the next time."""
 
 
 class _Run:
@@ -110,15 +40,13 @@ class _Run:
 
     def __init__(self, ask: Ask, store: Store, counts: Counts) -> None:
         self.ask, self.store, self.counts = ask, store, counts
-        self._stop: DistillError | None = None
+        self.buyer = Buyer(ask, store, counts)
         self._route = ask.plan()
         self._hope = Hope(ask.samples)
-        self._lanes = {name: ask.lane(name) for name in ask.teachers}
-        caps = {name: own.budget for name, own in ask.options.items() if own.budget}
-        spent = store.spent(ask.run) if ask.budget or caps else {}
-        self._purse = Purse(ask.budget, caps, spent)
+        self.buyer.on_halt.append(self._hope.release)
         self._threads = ThreadPoolExecutor(ask.check_threads, thread_name_prefix="check")
-        self._most_active = 8 + int(AHEAD * sum(x.limits.ceiling for x in self._lanes.values()))
+        ceilings = sum(lane.limits.ceiling for lane in self.buyer.lanes.values())
+        self._most_active = 8 + int(AHEAD * ceilings)
         self._active = self._held = 0
         self._finished = asyncio.Event()
 
@@ -136,14 +64,14 @@ class _Run:
         handled = self._handle_interrupt()
         try:
             for task in tasks:
-                if self._stop:
+                if self.buyer.stop:
                     break
                 learning = self._hope.begin(task.source)
                 self._active += 1
                 pending.append((task, asyncio.create_task(self._question(task, learning))))
                 while pending and (pending[0][1].done() or self._full()):
                     await self._advance(pending, emit)
-            while pending and not self._stop:
+            while pending and not self.buyer.stop:
                 await self._advance(pending, emit)
         finally:
             # What is in flight is paid for: wait for it, whatever the reason to stop.
@@ -154,8 +82,8 @@ class _Run:
         for task, work in pending:
             if not work.cancelled():
                 emit(task, work.result())
-        if self._stop:
-            raise self._stop
+        if self.buyer.stop:
+            raise self.buyer.stop
 
     def _full(self) -> bool:
         return self._active >= self._most_active or self._held > MOST_HELD
@@ -181,7 +109,7 @@ class _Run:
             await self._ask(task, learning, records)
             self.counts.questions += 1
             self.counts.solved += any(record.rejected_by is None for record in records)
-        except _Stopped:
+        except Stopped:
             pass
         finally:
             self._active -= 1
@@ -195,24 +123,27 @@ class _Run:
         try:
             messages = self.ask.prompt.messages(task, self.ask.values)
         except UserError as error:
-            self._halt(UserError(f"{error} (question {task.id})"))
-            raise _Stopped from error
+            self.buyer.halt(UserError(f"{error} (question {task.id})"))
+            raise Stopped from error
         slots = deque(self._route.order(task.question, samples.max))
         tally: dict[str, list[int]] = {}
         voting = self.ask.vote is not None and task.answer is None
-        votes = 0
+        votes = waves = 0
         while slots:
+            if waves and not learning:
+                await self._hope.known(task.source)
             verified = sum(passed for passed, _ in tally.values())
             wanted = (
                 len(slots)
                 if samples.until_verified is None
-                else self._wanted(verified, first=not records and not tally)
+                else self._wanted(verified, first=not waves)
             )
             if voting:
                 wanted = max(wanted, self.ask.agree - votes)
-            wave = self._wave(slots, wanted, task, tally, learning)
+            wave = self._wave(slots, wanted, task, tally, hopeful=learning or not waves)
             if not wave:
                 break
+            waves += 1
             results = await _all(self._sample(task, messages, slot) for slot in wave)
             new = [result for result in results if isinstance(result, Record)]
             records += new
@@ -248,7 +179,7 @@ class _Run:
         wanted: int,
         task: Task,
         tally: dict[str, list[int]],
-        learning: bool,
+        hopeful: bool,
     ) -> list[Slot]:
         """Takes the next samples, of one teacher only in a cascade: the next may not be needed."""
         wave: list[Slot] = []
@@ -258,15 +189,13 @@ class _Run:
             if cascade and wave and slot.teacher != wave[0].teacher:
                 break
             key = slot.teacher if cascade else ""
-            lost = not learning and self._hope.lost(task.source, key, *tally.get(key, (0, 0)))
+            lost = not hopeful and self._hope.lost(task.source, key, *tally.get(key, (0, 0)))
             if lost and not cascade:
                 self.counts.gave_up += not wave
                 break
             slots.popleft()
-            if not lost and not (cascade and self._lanes[slot.teacher].closed):
+            if not lost:
                 wave.append(slot)
-        if not wave and wanted > 0 and all(lane.closed for lane in self._lanes.values()):
-            self._none_left()
         return wave
 
     def _score(self, tally: dict[str, list[int]], record: Record) -> None:
@@ -286,12 +215,12 @@ class _Run:
         if self.ask.route != "cascade":
             names += self._route.substitutes(slot.teacher)
         if len(names) > 1:
-            own = keyed(self._request(task, messages, slot.sample), self._identity(names[0])).key
+            own = keyed(
+                self._request(task, messages, slot.sample), self.ask.teachers[names[0]].identity
+            ).key
             if (stand_in := self.store.stand_in(own)) in names:
                 names = [str(stand_in)]
         for name in names:
-            if self._lanes[name].closed and name != names[-1]:
-                continue
             try:
                 record = await self._answer(task, messages, name, slot.sample)
             except Closed:
@@ -301,17 +230,16 @@ class _Run:
                     continue
                 return None
             if name != slot.teacher:
-                await self._put(self.store.put_stand_in(own, name))
+                await self.buyer.put(self.store.put_stand_in(own, name))
             return record
-        if all(lane.closed for lane in self._lanes.values()):
-            self._none_left()
+        self.buyer.end_if_none_left()
         return None
 
     async def _answer(self, task: Task, messages: list[Message], name: str, sample: int) -> Record:
         """One answer of one teacher, continued or asked again where it was cut off."""
         policy = self.ask.truncation
         request = self._request(task, messages, sample)
-        replies = [await self._reply(name, request)]
+        replies = [await self.buyer.reply(name, request)]
         for _ in range(policy.times):
             if policy.policy not in ("raise_max_tokens", "continue") or not replies[-1].cut:
                 break
@@ -321,150 +249,13 @@ class _Run:
                 limit = int(request.sampling["max_tokens"] * policy.factor)
                 request = replace(request, sampling={**request.sampling, "max_tokens": limit})
                 replies = []
-            replies.append(await self._reply(name, request))
+            replies.append(await self.buyer.reply(name, request))
         record = self._record(name, request, messages, replies, task)
         await self._check(record)
         return record
 
     def _request(self, task: Task, messages: list[Message], sample: int) -> Request:
         return Request(messages, self.ask.sampling.parameters(sample), sample, task)
-
-    def _identity(self, name: str) -> dict[str, Any]:
-        return self.ask.teachers[name].identity
-
-    async def _reply(self, name: str, request: Request) -> Reply:
-        """A response, bought only if it is not in the store."""
-        key = keyed(request, self._identity(name))
-        if (stored := self.store.get(key.key)) is not None:
-            self.counts.reused += 1
-            return Reply(key.key, stored.raw, stored.latency)
-        return await self._buy(name, request, key)
-
-    async def _buy(self, name: str, request: Request, key: Keyed) -> Reply:
-        """A new answer, on the disk when this returns.
-
-        Raises:
-            Closed: The teacher answers nothing more.
-            Refused: It will never answer this; that is in the store's account of failures.
-        """
-        lane, attempt, due = self._lanes[name], 0, 0.0
-        while True:
-            try:
-                await lane.enter(due)
-            except Closed:
-                if self._stop:
-                    raise _Stopped from None
-                raise
-            if over := self._purse.refusal(name):
-                self._close(name, *over)
-            if self._stop or lane.closed:
-                lane.left()
-                if self._stop:
-                    raise _Stopped
-                raise Closed(lane.closed)  # type: ignore[arg-type]
-            was_ill, answers, sent = lane.health == "ill", lane.answers, time.monotonic()
-            try:
-                return await self._send(name, request, key)
-            except Retry as failure:
-                lane.failed(failure, sent, key.key)
-                if lane.closed and name not in self.counts.out:
-                    self._close(name, lane.closed, not self._others(name))
-                # Trouble with the endpoint is not held against the request: it counts only where
-                # others were answered meanwhile. Without any answer the lane's patience ends it.
-                attempt += (
-                    failure.trouble == "malformed"
-                    or (failure.trouble == "outage" and not was_ill)
-                    or lane.answers > answers
-                )
-                reason = failure.reason
-                if attempt <= self.ask.retries:
-                    self.counts.retried[_kind(reason)] += 1
-                    after = failure.after if failure.after is not None else _backoff(attempt)
-                    due = time.monotonic() + after
-                    continue
-            except Refused as failure:
-                lane.left()
-                reason = str(failure)
-            except DistillError as error:
-                lane.left()
-                # Before the first answer this is a mistake in the config; later the key was
-                # withdrawn, or the money is gone, and another teacher may go on.
-                fatal = isinstance(error, UserError) and lane.health == "untried"
-                self._close(name, error, fatal or not self._others(name))
-                continue
-            except StoreFull as error:
-                lane.left()
-                self._halt(_full_disk(error))
-                raise _Stopped from error
-            except BaseException:
-                lane.left()
-                raise
-            self.counts.failed[_kind(reason)] += 1
-            await self._put(self.store.put_failure(key.key, reason, self.ask.run, name))
-            raise Refused(reason)
-
-    async def _send(self, name: str, request: Request, key: Keyed) -> Reply:
-        """One attempt. Its place in the lane is free again when the answer is on the disk."""
-        lane, price = self._lanes[name], self.ask.prices.get(name)
-        self.counts.in_flight += 1
-        self._purse.begin(name)
-        spent: tuple[int, float | None] | tuple[()] = ()
-        sent = time.monotonic()
-        try:
-            answer = await self.ask.teachers[name].complete(request)
-            latency = time.monotonic() - sent
-            raw, body, labels = parse_answer(answer, request)
-            prompt, completion, cost = usage_of(raw, price)
-            tokens = (
-                prompt + completion
-                if prompt is not None and completion is not None
-                else len(body) // 4  # a cap has to hold where an endpoint counts nothing
-            )
-            spent = (tokens, cost)
-            bought = Bought(self.ask.run, name, prompt, completion, cost, latency)
-            await self.store.put(key, body, bought, labels)
-        finally:
-            self.counts.in_flight -= 1
-            self._purse.end(name, *spent)
-        untried = lane.health == "untried"
-        lane.answered(sent, tokens)
-        reply = Reply(key.key, raw, latency)
-        self._count_bought(name, reply, bought)
-        if untried:
-            self._probe(name, reply)
-        return reply
-
-    def _probe(self, name: str, reply: Reply) -> None:
-        """The first answer of a teacher that is to reason must hold reasoning."""
-        own = self.ask.options.get(name)
-        if own is not None and own.reasoning and parse_completion(reply.raw)[0] is None:
-            self._halt(
-                UserError(
-                    f"teacher {name}: declared with reasoning: true, but its first answer (model "
-                    f"{reply.raw.get('model')!r}) holds none: neither a reasoning field nor "
-                    "<think> tags; the answer is stored, nothing more was asked"
-                )
-            )
-
-    def _count_bought(self, name: str, reply: Reply, bought: Bought) -> None:
-        counts, alarm = self.counts, self.ask.truncation
-        counts.bought += 1
-        counts.by_teacher[name] += 1
-        counts.models[f"{name}: {reply.raw.get('model', '')!s}"] += 1
-        counts.prompt_tokens += bought.prompt_tokens or 0
-        counts.completion_tokens += bought.completion_tokens or 0
-        counts.cost_usd += bought.cost_usd or 0.0
-        counts.unpriced += bought.cost_usd is None
-        counts.cut += reply.cut
-        share = counts.cut / counts.bought
-        if alarm.alarm and counts.bought == alarm.alarm_after and share >= alarm.alarm:
-            self._halt(
-                Unfinished(
-                    f"{counts.cut} of the first {counts.bought} answers were cut off at max_tokens "
-                    f"{self.ask.sampling.max_tokens}: raise generate.sampling.max_tokens, or set "
-                    "generate.truncation.alarm: null to go on; what was bought is stored"
-                )
-            )
 
     async def _check(self, record: Record) -> None:
         """Gives a record its verdicts and counts it."""
@@ -520,46 +311,14 @@ class _Run:
             ),
         )
 
-    async def _put(self, writing: Any) -> None:
-        """Waits for a note to the store; a full disk stops the run."""
-        try:
-            await writing
-        except StoreFull as error:
-            self._halt(_full_disk(error))
-            raise _Stopped from error
-
-    def _others(self, name: str) -> bool:
-        return any(lane.closed is None for other, lane in self._lanes.items() if other != name)
-
-    def _close(self, name: str, error: DistillError, fatal: bool) -> None:
-        """Gives one teacher up; where that is fatal, the whole run."""
-        self.counts.out.setdefault(name, str(error))
-        self._lanes[name].close(error)
-        if fatal:
-            place = "" if str(error).startswith(("budget.", "teachers.")) else f"teacher {name}: "
-            self._halt(type(error)(f"{place}{error}"))
-
-    def _none_left(self) -> None:
-        """Every teacher is given up: the run ends."""
-        name, lane = list(self._lanes.items())[-1]
-        assert lane.closed is not None
-        self._halt(type(lane.closed)(f"no teacher is left; {name}: {lane.closed}"))
-        raise _Stopped
-
-    def _halt(self, reason: DistillError) -> None:
-        """Sends nothing more; what is in flight still comes."""
-        self._stop = self._stop or reason
-        for lane in self._lanes.values():
-            lane.close(self._stop)
-
     def _handle_interrupt(self) -> bool:
         """Ctrl-C stops the sending and waits for what is in flight; a second one does not wait."""
         loop = asyncio.get_running_loop()
         running = asyncio.current_task()
 
         def interrupted() -> None:
-            if self._stop is None:
-                self._halt(
+            if self.buyer.stop is None:
+                self.buyer.halt(
                     Interrupted("interrupted; every answer that came is stored, a rerun goes on")
                 )
             elif running is not None:
@@ -606,19 +365,6 @@ def _total(values: Sequence[Any]) -> Any:
     return None if None in values else sum(values)
 
 
-def _kind(reason: str) -> str:
-    return reason.split(":", 1)[0]
-
-
-def _full_disk(error: StoreFull) -> Unfinished:
-    return Unfinished(f"the response store takes no more ({error}); make room and run again")
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, and spread so as not to march in step."""
-    return min(LONGEST_WAIT_S, 0.5 * 2.0 ** max(0, attempt - 1)) * random.uniform(0.5, 1.5)
-
-
 async def generate(
     ask: Ask, store: Store, tasks: Iterable[Task], emit: Emit, counts: Counts
 ) -> None:
@@ -626,7 +372,7 @@ async def generate(
     try:
         for teacher in ask.teachers.values():
             if attach := getattr(teacher, "attach", None):
-                attach(store)
+                attach(store, ask.run)
         await _Run(ask, store, counts).run(tasks, emit)
     finally:
         for teacher in ask.teachers.values():

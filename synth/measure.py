@@ -11,10 +11,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from synth.ask import Ask
 from synth.config import Run, split_plugin
 from synth.counts import Counts
 from synth.folder import Folder
-from synth.generate import Ask
 from synth.io import SplitWriter, read_split, writing
 from synth.models import weights_identity
 from synth.progress import Clock

@@ -12,6 +12,7 @@ samples when questions differ only in what is seen of them.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,6 +128,7 @@ class Hope:
         self._outcomes: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self._done: dict[str, int] = {}
         self._priors: dict[tuple[str, str], Prior] = {}
+        self._known: dict[str, asyncio.Event] = {}
 
     def begin(self, source: str) -> bool:
         """Whether the next question of a source, in the order of the data, is one to learn from.
@@ -147,9 +149,27 @@ class Hope:
             for key, found in self._outcomes.items():
                 if key[0] == source:
                     self._priors[key] = fit_prior(found)
+            self._event(source).set()
+
+    async def known(self, source: str) -> None:
+        """Waits until a source's prior is known.
+
+        Who has had a first wave waits here before a second: what is given up then depends on the
+        first questions alone and not on who was how fast, and a rerun buys nothing more.
+        """
+        if self._samples.give_up is not None:
+            await self._event(source).wait()
+
+    def release(self) -> None:
+        """Lets everyone go who waits for a prior: the run stops."""
+        for source in self._begun:
+            self._event(source).set()
+
+    def _event(self, source: str) -> asyncio.Event:
+        return self._known.setdefault(source, asyncio.Event())
 
     def lost(self, source: str, teacher: str, passed: int, failed: int) -> bool:
-        """Whether a question is to be given up with this teacher; False before it is known."""
+        """Whether a question is to be given up with this teacher."""
         prior = self._priors.get((source, teacher))
         if prior is None or self._samples.give_up is None:
             return False

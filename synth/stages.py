@@ -31,8 +31,8 @@ from synth.record import Message, Record, Task
 
 if TYPE_CHECKING:
     from filters.chain import Chain
+    from synth.ask import Agreed, Ask
     from synth.counts import Counts
-    from synth.generate import Agreed, Ask
     from synth.labels import Labels
     from synth.store import Store
     from synth.teachers.contract import Price, Teacher, TeacherConfig
@@ -390,7 +390,7 @@ def _dollar_caps(run: Run, name: str, own: TeacherConfig) -> list[tuple[str, flo
 
 def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
     """The generation that the config describes, checked by `check`."""
-    from synth.generate import Ask
+    from synth.ask import Ask
 
     assert run.generate is not None
     generate = run.generate
@@ -420,8 +420,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
 def _vote() -> Callable[[Sequence[str]], Agreed | None]:
     """Finds the final answer on which some answers agree, equal as mathematics."""
     from filters._agreement import agree
-
-    from synth.generate import Agreed
+    from synth.ask import Agreed
 
     def vote(answers: Sequence[str]) -> Agreed | None:
         found = agree(answers)

@@ -61,11 +61,11 @@ CREATE TABLE IF NOT EXISTS failures (
 CREATE TABLE IF NOT EXISTS stand_ins (
     key TEXT PRIMARY KEY, teacher TEXT NOT NULL  -- who answered in place of the one asked first
 );
-CREATE TABLE IF NOT EXISTS batches (
-    id       TEXT PRIMARY KEY,              -- as the provider named it
+CREATE TABLE IF NOT EXISTS batches (      -- at a provider, until their answers are all here
+    file     TEXT PRIMARY KEY,              -- the uploaded requests, as the provider named them
+    id       TEXT,                          -- the batch, likewise; NULL: it may have been made
     endpoint TEXT NOT NULL,                 -- canonical JSON of the teacher's identity
-    keys     TEXT NOT NULL,                 -- JSON list of the keys that were submitted
-    state    TEXT NOT NULL,                 -- submitted, then done
+    requests BLOB NOT NULL,                 -- zstd of the canonical requests, a line each
     created  REAL NOT NULL
 );
 PRAGMA user_version = {VERSION};
@@ -123,6 +123,23 @@ class Bought:
     completion_tokens: int | None = None
     cost_usd: float | None = None
     latency: float = 0.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests that were handed to a provider together (its files and batches endpoints).
+
+    Attributes:
+        file: The provider's name for the uploaded requests.
+        id: Its name for the batch; None where it is not known whether one was made.
+        created: Unix time at which it was noted.
+        requests: Its requests; of a batch that is read back, those without a stored response.
+    """
+
+    file: str
+    id: str | None
+    created: float
+    requests: list[Keyed]
 
 
 class Spent(NamedTuple):
@@ -226,17 +243,37 @@ class Store:
         row = self._one("SELECT teacher FROM stand_ins WHERE key = ?", key)
         return row[0] if row else None
 
-    async def put_batch(self, id: str, endpoint: str, keys: Sequence[str], state: str) -> None:
-        """Notes a batch at a provider, or its new state."""
-        values = (id, endpoint, json.dumps(list(keys)), state, time.time())
+    async def put_batch(self, batch: Batch, endpoint: str) -> None:
+        """Notes a batch at a provider, or what is newly known of it."""
+        lines = b"\n".join(request.body for request in batch.requests)
+        packed = await asyncio.to_thread(compress, lines)
+        values = (batch.file, batch.id, endpoint, packed, batch.created)
         await self._submit("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", values)
 
-    def batches(self, endpoint: str) -> dict[str, list[str]]:
-        """The batches of an endpoint that are not done: their keys by their id."""
+    async def end_batch(self, file: str) -> None:
+        """Forgets a batch: nothing more is to come of it."""
+        await self._submit("DELETE FROM batches WHERE file = ?", (file,))
+
+    def batches(self, endpoint: str) -> list[Batch]:
+        """The batches of an endpoint that are noted, with their requests that lack a response."""
         rows = self._reader.execute(
-            "SELECT id, keys FROM batches WHERE endpoint = ? AND state <> 'done'", (endpoint,)
+            "SELECT file, id, created, requests FROM batches WHERE endpoint = ? ORDER BY created",
+            (endpoint,),
         )
-        return {id: json.loads(keys) for id, keys in rows}
+        found = []
+        for file, id, created, packed in rows.fetchall():
+            try:
+                bodies = decompress(packed).split(b"\n")
+            except ValueError as error:
+                raise self._damaged(error) from error
+            requests = [Keyed(hashlib.sha256(body).hexdigest(), body) for body in bodies]
+            found.append(Batch(file, id, created, self.unanswered(requests)))
+        return found
+
+    def unanswered(self, requests: Sequence[Keyed]) -> list[Keyed]:
+        """Those of some requests that have no response here."""
+        sql = "SELECT 1 FROM responses WHERE key = ?"
+        return [request for request in requests if self._one(sql, request.key) is None]
 
     def count(self) -> int:
         """How many responses the store holds."""

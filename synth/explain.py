@@ -1,0 +1,284 @@
+"""`distill explain`: where a record came from, and why it was bought rather than reused."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synth.errors import UserError
+from synth.folder import Folder, differences
+from synth.io import MANIFEST, read_split
+from synth.record import Record
+from synth.store import Store
+
+# From this share on (difflib's ratio) one question is an edit of the other.
+NEAR = 0.6
+# Stored requests whose text is compared letter by letter; which, their words decide.
+CLOSEST = 20
+_AROUND = 24  # characters of context on each side of a change
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """The stored request that came nearest to one that had to be bought.
+
+    Attributes:
+        key: Its key in the store, `created` and `run` its time and buyer.
+        differs: What differs, a line each; none where only the sample's number does.
+        edited: Whether the question's text is what was edited.
+        samples: The sample numbers that were there already, where nothing else differs.
+    """
+
+    key: str
+    created: float
+    run: str
+    differs: list[str]
+    edited: bool = False
+    samples: tuple[int, ...] = ()
+
+
+def explain(folder: Folder, store_path: Path, id: str) -> str:
+    """What is known of a record, or of all records of a question.
+
+    Args:
+        folder: The run's folder, its generation done.
+        store_path: The response store that the run used.
+        id: The id of a record or of a question.
+
+    Raises:
+        UserError: No record and no question has this id, or there is no store.
+    """
+    folder.need("generate")
+    records = [record for record in _records(folder) if id in (record.id, record.task.id)]
+    if not records:
+        raise UserError(_unknown(folder, id))
+    if not store_path.is_file():
+        raise UserError(f"no response store at {store_path}; give the config, which names it")
+    with Store(store_path) as store:
+        stored = _Stored(store, {r.generation.key for r in records if r.generation})
+        return "\n\n".join("\n".join(_lines(record, stored)) for record in records)
+
+
+def run_of(name: str) -> tuple[Folder, Path]:
+    """The folder and the store of a run that is named by its folder or by its config."""
+    if (Path(name) / "generate" / MANIFEST).is_file():
+        return Folder(Path(name)), Path(name).parent / "responses.sqlite"
+    if Path(name).is_dir():
+        raise UserError(f"{name}: no folder of a run whose generation is done")
+    from synth.config import load_run
+
+    run, _ = load_run(name)
+    return Folder(run.folder), run.store_path
+
+
+def _records(folder: Folder) -> Iterator[Record]:
+    for split in ("train", "cut"):
+        if split in folder.need("generate")["rows"]:
+            yield from read_split(folder.stage("generate"), split)
+
+
+def _unknown(folder: Folder, id: str) -> str:
+    """Names that are near, of however many there are."""
+    asked = {name for record in _records(folder) for name in (record.id, record.task.id)}
+    questions = {record.task.id for record in read_split(folder.stage("tasks"), "train")}
+    if id in questions:
+        return f"the question {id} has no record: it was not asked, or every request for it failed"
+
+    def alike(name: str) -> int:
+        return sum(a == b for a, b in zip(name, id, strict=False)) - abs(len(name) - len(id))
+
+    few = heapq.nlargest(200, asked | questions, key=alike)
+    close = difflib.get_close_matches(id, few, n=3) or few[:3]
+    return f"no record and no question {id!r} in {folder.path}; near: {', '.join(close)}"
+
+
+class _Stored:
+    """The requests of a store, read once: those that are asked about, and all before them."""
+
+    def __init__(self, store: Store, keys: set[str]) -> None:
+        # Newest first: what follows an entry here was bought before it.
+        self.entries = list(store.requests())
+        self.place = {entry[0]: i for i, entry in enumerate(self.entries) if entry[0] in keys}
+
+
+def _lines(record: Record, stored: _Stored) -> Iterator[str]:
+    yield f"record {record.id}"
+    source = f" (source {record.task.source})" if record.task.source else ""
+    yield from _fields({"question": f"{record.task.id}{source}"})
+    made = record.generation
+    if made is None:
+        yield "  it came from outside: no teacher of this run made it"
+        return
+    place = stored.place.get(made.key)
+    key, created, run, request = stored.entries[place] if place is not None else ("", 0.0, "", {})
+    time = datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    known = [("prompt", made.prompt_tokens), ("answer", made.completion_tokens)]
+    tokens = " + ".join(f"{n:,} {what}" for what, n in known if n is not None)
+    cost = "no price" if made.cost_usd is None else f"${made.cost_usd:.6f}"
+    yield from _fields(
+        {
+            "teacher": f"{made.teacher}, which says that it is {made.model or '(nothing)'}",
+            "prompt": f"{made.template}, hash {made.template_hash[:12]}",
+            "sampling": ", ".join(f"{name} {value}" for name, value in made.sampling.items()),
+            "sample": f"{made.sample}",
+            "answer": f"{made.finish_reason}; {tokens or 'tokens not told'}; {cost}; "
+            f"{made.latency_s:.2f} s",
+            "key": made.key + "".join(f"\n  {'':9} continues {k}" for k in made.earlier_keys),
+            "bought": f"{time} by run {run}" if key else "",
+        }
+    )
+    if place is None:
+        yield "  its response is not in this store: bought with another one, or damaged"
+        return
+    yield from _why(nearest_miss(request, stored.entries[place + 1 :], record.task.question))
+
+
+def _fields(values: dict[str, str]) -> Iterator[str]:
+    for name, value in values.items():
+        if value:
+            yield f"  {name:9} {value}"
+
+
+def _why(miss: Miss | None) -> Iterator[str]:
+    if miss is None:
+        yield "  why bought: nothing like it was in the store"
+        return
+    if not miss.differs:
+        had = ", ".join(map(str, miss.samples))
+        yield f"  why bought: the same request was there with sample {had}; this one is the first"
+        yield "  of its number"
+        return
+    what = "the question's text was edited; " if miss.edited else ""
+    yield f"  why bought: {what}the nearest stored request ({miss.key[:12]}, run {miss.run})"
+    yield "  differs from it in"
+    yield from (f"    {line}" for line in miss.differs)
+
+
+def nearest_miss(
+    request: dict[str, Any],
+    earlier: Iterable[tuple[str, float, str, dict[str, Any]]],
+    question: str,
+) -> Miss | None:
+    """The stored request that is most like one, or None where nothing is.
+
+    The order of likeness: the same but for the sample's number; the same messages, of which those
+    that differ in sampling alone come before those of another teacher, and these before both; then
+    another prompt around the same question; then the question whose text is nearest, the newer
+    first where all is equal.
+
+    Args:
+        request: The canonical request that was bought.
+        earlier: Key, time, run and canonical request of what was bought before it, newest first.
+        question: The question's text as it stands in the messages.
+    """
+    same, best = [], None
+    words, frame = set(question.split()), _frame(request, question)
+    texts: list[tuple[float, int, tuple[str, float, str, dict[str, Any]]]] = []
+    for age, entry in enumerate(earlier):
+        other = entry[3]
+        if other["messages"] == request["messages"]:
+            rank = (other["teacher"] != request["teacher"]) * 2
+            rank += other["sampling"] != request["sampling"]
+            if rank == 0:
+                same.append(entry)
+            elif best is None or rank < best[0]:
+                best = (rank, entry)
+        elif not same and best is None:
+            if (shared := _shared(words, question, other, frame)) > 0:
+                item = (shared, -age, entry)
+                (heapq.heappush if len(texts) < CLOSEST else heapq.heappushpop)(texts, item)
+    if same:
+        samples = tuple(sorted({entry[3]["sample"] for entry in same}))
+        return Miss(*same[0][:3], differs=[], samples=samples)
+    if best is not None:
+        return Miss(*best[1][:3], differs=_differences(best[1][3], request))
+    ranked = [
+        (*_likeness(question, entry[3], request, frame), age, entry) for _, age, entry in texts
+    ]
+    if not ranked or (top := max(ranked, key=lambda item: item[:3]))[0] < NEAR:
+        return None
+    entry = top[-1]
+    edited = question not in _last(entry[3])
+    return Miss(*entry[:3], differs=_differences(entry[3], request), edited=edited)
+
+
+def _last(request: dict[str, Any]) -> str:
+    return str(request["messages"][-1]["content"]) if request["messages"] else ""
+
+
+def _frame(request: dict[str, Any], question: str) -> tuple[str, str]:
+    """What stands before and after the question in the last message."""
+    before, found, after = _last(request).partition(question)
+    return (before, after) if found else ("", "")
+
+
+def _asked(request: dict[str, Any], frame: tuple[str, str]) -> str:
+    """The question of a request, where its prompt is the same; else the whole last message."""
+    text, (before, after) = _last(request), frame
+    inside = text.startswith(before) and text.endswith(after)
+    return text[len(before) : len(text) - len(after)] if inside else text
+
+
+def _shared(words: set[str], question: str, other: dict[str, Any], frame: tuple[str, str]) -> float:
+    """A first guess at likeness that costs little: 2 where it asks the same question."""
+    asked = _asked(other, frame)
+    if question in asked:
+        return 2.0
+    theirs = set(asked.split())
+    return len(words & theirs) / max(1, len(words | theirs))
+
+
+def _likeness(
+    question: str, other: dict[str, Any], request: dict[str, Any], frame: tuple[str, str]
+) -> tuple[float, int]:
+    asked = _asked(other, frame)
+    text = 1.0 if question in asked else difflib.SequenceMatcher(None, asked, question).ratio()
+    parts = sum(other[part] == request[part] for part in ("teacher", "sampling", "sample"))
+    return text, parts
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    lines = []
+    theirs, ours = old["messages"], new["messages"]
+    if [m["role"] for m in theirs] != [m["role"] for m in ours]:
+        roles = [", ".join(m["role"] for m in messages) for messages in (theirs, ours)]
+        lines.append(f"messages: {roles[0]} -> {roles[1]}")
+    else:
+        for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+            if a["content"] != b["content"]:
+                lines.append(f"messages[{i}].content: {changed(a['content'], b['content'])}")
+    for part in ("sampling", "teacher"):
+        lines += differences(old[part], new[part], part)
+    if old["sample"] != new["sample"]:
+        lines.append(f"sample: {old['sample']} -> {new['sample']}")
+    return lines
+
+
+def changed(old: str, new: str) -> str:
+    """Where two texts begin and end to differ, with a little of what stands around it.
+
+    >>> changed("What is 17 + 25?", "What is 17 + 26?")
+    '"What is 17 + 25?" -> "What is 17 + 26?"'
+    """
+    start = next(
+        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
+        min(len(old), len(new)),
+    )
+    most = min(len(old), len(new)) - start
+    tail = next((i for i in range(most) if old[-1 - i] != new[-1 - i]), most)
+    return " -> ".join(_window(text, start, len(text) - tail) for text in (old, new))
+
+
+def _window(text: str, start: int, end: int) -> str:
+    first, last = max(0, start - _AROUND), min(len(text), end + _AROUND)
+    middle = text[first:last]
+    if len(middle) > 4 * _AROUND:  # a long change: its two ends
+        middle = f"{middle[: 2 * _AROUND]} ... {middle[-2 * _AROUND :]}"
+    shown = f"{'...' if first else ''}{middle}{'...' if last < len(text) else ''}"
+    return json.dumps(shown, ensure_ascii=False)

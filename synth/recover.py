@@ -1,0 +1,361 @@
+"""`distill recover`: every sound row of a damaged response store, into a fresh one.
+
+The file is read page by page, as its format is published (sqlite.org/fileformat2.html), and not
+through SQLite: a row needs its own pages to be whole and no others, so that a lost header, schema,
+index or inner page of a table costs nothing. What the write-ahead log holds is read over the file's
+pages. No page is trusted: a response counts where its key is the hash of its request, where the
+checksums of its parts hold, and where it is JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synth.codec import decompress, parse_json
+from synth.counts import usage_of
+from synth.errors import UserError
+from synth.store import SCHEMA
+
+_MAGIC = b"SQLite format 3\0"
+_PAGE = 4096  # of every store; the header's word counts only where it is sound
+_LEAF = 0x0D  # a page of a table that holds rows
+_KEY = re.compile(r"[0-9a-f]{64}")
+_FIXED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # bytes of a serial type
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What came of it.
+
+    Attributes:
+        saved: Responses in the fresh store.
+        lost: Responses that are known to be lost: there may be more, of which nothing is left.
+        notes: Rows of the other tables (failures, stand-ins, batches) that were saved.
+        damaged: Where the damaged file lies now; None where it was sound and is untouched.
+    """
+
+    saved: int
+    lost: int
+    notes: int
+    damaged: Path | None
+
+
+class Cell(NamedTuple):
+    """A row as it lies in the file: its number, its columns, and the pages that it needs."""
+
+    id: int
+    values: tuple[Any, ...]
+    pages: list[int]
+
+
+class Pages:
+    """A file's pages by their number, from 1, with those of a write-ahead log over them."""
+
+    def __init__(self, data: Any, size: int, over: Mapping[int, bytes]) -> None:
+        self.data, self.size, self.over = data, size, over
+        self.count = max(len(data) // size, max(over, default=0))
+
+    def __getitem__(self, number: int) -> bytes:
+        found = self.over.get(number)
+        if found is None:
+            found = self.data[(number - 1) * self.size : number * self.size]
+        return found if number > 0 and len(found) == self.size else b""
+
+    def cells(self) -> Iterator[Cell]:
+        """Every row of every page that looks like a table's; rubbish where a page is damaged."""
+        for number in range(1, self.count + 1):
+            page, start = self[number], 100 if number == 1 else 0
+            if not page or page[start] != _LEAF:
+                continue
+            for i in range(int.from_bytes(page[start + 3 : start + 5], "big")):
+                place = start + 8 + 2 * i
+                # A damaged cell can be wrong in any way, and the next may be sound.
+                with contextlib.suppress(IndexError, ValueError, struct.error):
+                    yield self._cell(number, page, int.from_bytes(page[place : place + 2], "big"))
+
+    def _cell(self, number: int, page: bytes, at: int) -> Cell:
+        length, at = _varint(page, at)
+        id, at = _varint(page, at)
+        if length > len(self.data) + len(self.over) * self.size:
+            raise ValueError("longer than the file")
+        local, least = self.size - 35, (self.size - 12) * 32 // 255 - 23
+        if length > local:
+            most, local = local, least + (length - least) % (self.size - 4)
+            local = local if local <= most else least
+        body, pages = page[at : at + min(length, local)], [number]
+        parts, have = [body], len(body)
+        follow = int.from_bytes(page[at + local : at + local + 4], "big") if length > local else 0
+        while have < length:
+            rest = self[follow]
+            if not rest or len(pages) > self.count:
+                raise ValueError("the rest of the row is gone")
+            pages.append(follow)
+            parts.append(rest[4 : 4 + length - have])
+            have += len(parts[-1])
+            follow = int.from_bytes(rest[:4], "big")
+        return Cell(id, tuple(_columns(b"".join(parts))), pages)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for i in range(9):
+        byte = data[at + i]
+        if i == 8:
+            return value << 8 | byte, at + 9
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            break
+    return value, at + i + 1
+
+
+def _columns(record: bytes) -> Iterator[Any]:
+    """The values of a record: a header of their types, then the values themselves."""
+    end, at = _varint(record, 0)
+    types = []
+    while at < end:
+        kind, at = _varint(record, at)
+        types.append(kind)
+    at = end
+    for kind in types:
+        length = _FIXED[kind] if kind < 10 else (kind - 12) // 2
+        value = record[at : at + length]
+        if length < 0 or len(value) < length:
+            raise ValueError("the row is shorter than its header says")
+        at += length
+        if kind == 0:
+            yield None
+        elif kind == 7:
+            yield struct.unpack(">d", value)[0]
+        elif kind < 8:
+            yield int.from_bytes(value, "big", signed=True)
+        elif kind < 10:
+            yield kind - 8
+        else:
+            yield value.decode("utf-8", "replace") if kind % 2 else value
+
+
+def sound_response(cell: Cell) -> tuple[Any, ...] | None:
+    """A row of `responses` without its number, or None where it is none or is not sound.
+
+    Key, request, response and labels are guarded by hash and checksums; the tokens are read again
+    from the response. Nothing guards the run, the teacher, the cost and the times beside them:
+    there, what cannot be is dropped.
+    """
+    values = cell.values
+    if len(values) != 12 or not all(isinstance(values[i], bytes) for i in (9, 10)):
+        return None
+    _, key, run, teacher, _, _, cost, latency, created, request, response, labels = values
+    try:
+        if hashlib.sha256(decompress(request)).hexdigest() != key:
+            return None
+        raw = parse_json(decompress(response))
+        if labels is not None:
+            decompress(labels)
+    except (ValueError, TypeError, MemoryError):
+        return None
+    if not isinstance(raw, dict):
+        return None
+    prompt, completion, _ = usage_of(raw, None)
+    run, teacher = (text if isinstance(text, str) else "" for text in (run, teacher))
+    figures = _figure(cost), _figure(latency) or 0.0, _figure(created) or 0.0
+    return (key, run, teacher, prompt, completion, *figures, request, response, labels)
+
+
+def _figure(value: Any) -> float | None:
+    sound = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    return float(value) if sound else None
+
+
+def _note(values: tuple[Any, ...]) -> str | None:
+    """Which of the other tables a row is of: by its shape, as little else guards it."""
+    if len(values) == 2 and all(isinstance(value, str) for value in values):
+        return "stand_ins" if _KEY.fullmatch(values[0]) else None
+    if len(values) != 5 or not isinstance(values[0], str) or _figure(values[4]) is None:
+        return None
+    if all(isinstance(value, str) for value in values[1:4]):
+        return "failures" if _KEY.fullmatch(values[0]) else None
+    try:  # a batch that has ended since may come back; its teacher then finds nothing to fetch
+        decompress(values[3])
+        return "batches" if isinstance(json.loads(values[2]), dict) else None
+    except (ValueError, TypeError, MemoryError):
+        return None
+
+
+def recover(path: Path, say: Callable[[str], None]) -> Recovered:
+    """Puts a fresh store with all that is sound in the place of a damaged one.
+
+    The damaged file stays beside it as `NAME.damaged`, its log as `NAME.damaged-wal`. A store that
+    is sound is left as it is.
+
+    Raises:
+        UserError: There is no such file, another process uses it, or nothing in it is of a store.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    _refuse_if_used(path)
+    fresh = path.with_name(path.name + ".recovering")
+    fresh.unlink(missing_ok=True)
+    connection = sqlite3.connect(fresh)
+    try:
+        connection.executescript(SCHEMA)
+        with connection:
+            saved, notes = _save(path, connection)
+            lost = _missing(connection)
+    except BaseException:
+        connection.close()
+        fresh.unlink(missing_ok=True)
+        raise
+    connection.close()
+    found = _as_sqlite_sees(path)
+    if not saved and not notes and found is None:
+        fresh.unlink()
+        raise UserError(f"{path}: holds nothing of a response store; it is left as it is")
+    lost = lost if found is None else found - saved
+    if lost == 0 and found is not None:
+        fresh.unlink()
+        say(f"{path}: sound, with {saved:,} responses; it is left as it is")
+        return Recovered(saved, 0, notes, None)
+    damaged = _free_name(path)
+    for end in ("", "-wal"):
+        if (part := path.with_name(path.name + end)).exists():
+            part.rename(damaged.with_name(damaged.name + end))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)  # an index of the log, made anew
+    fresh.rename(path)
+    say(
+        f"{path}: {saved:,} responses saved, each checked; "
+        + (f"at least {lost:,} lost" if lost > 0 else "none is known to be lost")
+        + f"\nthe damaged file is kept as {damaged}; a run buys again what is missing"
+    )
+    return Recovered(saved, max(lost, 0), notes, damaged)
+
+
+def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
+    """Copies what is sound. Gives the number of responses and of the other rows."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        most = size // 64  # a row takes more than this: a higher number is damaged
+        for page_size in {_PAGE, _page_size(data)}:
+            log = _read_log(path.with_name(path.name + "-wal"), page_size)
+            # First what the log did not change: one of the two may be damaged.
+            for over in ({}, log) if log else ({},):
+                for cell in Pages(data, page_size, over).cells():
+                    row = sound_response(cell)
+                    if row is None:
+                        if table := _note(cell.values):
+                            _insert_note(fresh, table, cell.values)
+                        continue
+                    id = cell.id if 0 < cell.id <= most + len(log) * page_size // 64 else None
+                    _insert(fresh, id, row)
+        if isinstance(data, mmap.mmap):
+            data.close()
+    saved = fresh.execute("SELECT count(*) FROM responses").fetchone()[0]
+    tables = ("failures", "stand_ins", "batches")
+    counts = [fresh.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+    return saved, sum(counts)
+
+
+def _insert(fresh: sqlite3.Connection, id: int | None, row: tuple[Any, ...]) -> None:
+    sql = f"INSERT OR IGNORE INTO responses VALUES ({','.join('?' * 12)})"
+    if not fresh.execute(sql, (id, *row)).rowcount and id is not None:
+        fresh.execute(sql, (None, *row))  # its number was taken; or the row is there already
+
+
+def _insert_note(fresh: sqlite3.Connection, table: str, values: tuple[Any, ...]) -> None:
+    marks = ",".join("?" * len(values))
+    if table == "failures":  # it has no key, and the log shows its pages twice
+        found = fresh.execute("SELECT 1 FROM failures WHERE key = ? AND created = ?", values[::4])
+        if found.fetchone():
+            return
+    fresh.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
+
+
+def _page_size(data: Any) -> int:
+    size = int.from_bytes(data[16:18], "big")
+    size = 65536 if size == 1 else size
+    sound = data[:16] == _MAGIC and size >= 512 and size & (size - 1) == 0
+    return size if sound else _PAGE
+
+
+def _read_log(path: Path, page_size: int) -> dict[int, bytes]:
+    """The last version of each page in a write-ahead log.
+
+    Frames of an earlier use of the log have other salts. That a frame was committed does not
+    matter here: a response in it was paid for, and is checked like any other.
+    """
+    try:
+        log = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    pages, step = {}, 24 + page_size
+    for at in range(32, len(log) - step + 1, step):
+        number = int.from_bytes(log[at : at + 4], "big")
+        if log[at + 8 : at + 16] == log[16:24] and 0 < number < 2**31:
+            pages[number] = log[at + 24 : at + step]
+    return pages
+
+
+def _as_sqlite_sees(path: Path) -> int | None:
+    """How many responses SQLite finds in a file that is sound to it; None where it is not.
+
+    Changes nothing: without a log the file is read as it lies, and with one it is opened to read,
+    as another connection would move the log into the damaged file.
+    """
+    log = path.with_name(path.name + "-wal")
+    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+        ) as connection:
+            if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+                return None
+            return int(connection.execute("SELECT count(*) FROM responses").fetchone()[0])
+    except sqlite3.Error:
+        return None
+
+
+def _missing(fresh: sqlite3.Connection) -> int:
+    """How many numbers are missing below the last, as responses are numbered without a gap.
+
+    Nothing guards a row's number: the last is one that stands beside another.
+    """
+    last = fresh.execute(
+        "SELECT max(id) FROM responses AS one WHERE EXISTS "
+        "(SELECT 1 FROM responses WHERE id IN (one.id - 1, one.id + 1))"
+    ).fetchone()[0]
+    have = fresh.execute("SELECT count(*) FROM responses").fetchone()[0]
+    return max(0, int(last or 0) - int(have))
+
+
+def _free_name(path: Path) -> Path:
+    name = path.with_name(path.name + ".damaged")
+    number = 2
+    while name.exists():
+        name = path.with_name(f"{path.name}.damaged-{number}")
+        number += 1
+    return name
+
+
+def _refuse_if_used(path: Path) -> None:
+    """Every connection to a store holds a shared lock on these bytes for as long as it is open."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+        except OSError as error:
+            raise UserError(f"{path}: a run is using it; end that run first") from error

@@ -1,0 +1,438 @@
+"""OpenAI's batch API (its files and batches endpoints): mostly half the price, within a day.
+
+Requests are gathered, uploaded as one file and answered together. Whenever the process is killed,
+no request is bought twice: the uploaded file is noted in the response store before a batch is made
+of it, so that the next run finds the batch (by its input file, if its own name was not noted any
+more), waits for it and asks nothing of it again. What is killed before that note has cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from synth.answers import parse_answer
+from synth.codec import parse_json
+from synth.config import env_key
+from synth.counts import usage_of
+from synth.errors import DistillError, Interrupted, Unfinished, UserError
+from synth.prices import price_of
+from synth.record import canonical_json
+from synth.store import Batch, Bought, Keyed, StoreFull, keyed
+from synth.teachers import openai
+from synth.teachers._batch_api import ENDPOINT, BatchApi, Unknown
+from synth.teachers.contract import Refused, Request, Retry
+from synth.teachers.openai import check as check
+
+if TYPE_CHECKING:
+    from synth.store import Store
+
+_ENDED = ("completed", "expired", "cancelled", "failed")
+_ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits
+_TELL_EVERY_S = 60.0
+
+
+class Config(openai.Config):
+    """Where the API is, which model answers, and how requests are put together.
+
+    `price` is what a token costs in a batch, mostly half of what it costs online.
+    """
+
+    concurrency: int | None = Field(
+        10_000, ge=1, description="Most requests in flight: they are in batches, for hours"
+    )
+    completion_window: str = Field("24h", description="What the provider is asked to keep to")
+    gather_s: float = Field(
+        30.0, ge=0, description="A batch is sent when no request came for so many seconds"
+    )
+    max_requests: int = Field(50_000, ge=1, description="Most requests a batch")
+    max_bytes: int = Field(200_000_000, ge=1, description="Largest file of a batch's requests")
+    poll_s: float = Field(30.0, gt=0, description="Seconds between two looks at a batch")
+    give_up_h: float = Field(
+        26.0,
+        gt=0,
+        description="Hours after which a batch is cancelled; what it lacks is asked anew",
+    )
+    online: bool = Field(
+        True, description="Ask online what a batch left over; false: in the next batch"
+    )
+
+
+def build(config: Config, name: str) -> OpenAIBatchTeacher:
+    """The teacher. Raises UserError where the key's environment variable is not set."""
+    return OpenAIBatchTeacher(config, env_key(config.api_key_env, f"teacher {name}"), name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Where a request's line is in a file that was downloaded, and whether it holds an answer."""
+
+    file: IO[bytes]
+    start: int
+    length: int
+    good: bool
+
+    def read(self) -> Any:
+        self.file.seek(self.start)
+        return parse_json(self.file.read(self.length))
+
+
+# What became of a request in a batch. None: it is in none after all, and is to be asked.
+_Outcome = _Line | Exception | None
+
+
+class OpenAIBatchTeacher(BatchApi):
+    """One model behind a provider's batch API.
+
+    Its identity is the online teacher's: an answer is the same however it was bought, so changing
+    between the kinds buys nothing again.
+
+    Args:
+        config: Where, which, and how it is batched.
+        key: The API's key, or None.
+        name: The teacher's name in the config.
+    """
+
+    opens_wide = True  # one request would be a batch; the upload proves key and address
+
+    def __init__(self, config: Config, key: str | None, name: str) -> None:
+        super().__init__(config, key, name, config.give_up_h)
+        self._batch = config
+        self._endpoint = canonical_json(self.identity)
+        self._store: Store | None = None
+        self._run = ""
+        self._waiting: dict[str, asyncio.Future[_Outcome]] = {}
+        self._gathered: list[tuple[Keyed, bytes]] = []
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._work: set[asyncio.Task[None]] = set()
+        self._submitted: dict[str, Batch] = {}  # at the provider now, by the batch's name
+        self._collected: list[tuple[Batch, list[Keyed]]] = []  # and which of it were answered
+        self._left_over: set[str] = set()
+        self._online = asyncio.Semaphore(_ONLINE_AT_ONCE)
+        self._only_online = False
+
+    def attach(self, store: Store, run: str) -> None:
+        """Takes up the batches that earlier runs left at the provider."""
+        self._store, self._run = store, run
+        loop = asyncio.get_running_loop()
+        for batch in reversed(store.batches(self._endpoint)):
+            # What an older batch left over may be in a newer one, which then has the say.
+            batch.requests = [r for r in batch.requests if r.key not in self._waiting]
+            self._waiting |= {request.key: loop.create_future() for request in batch.requests}
+            self._start(self._resume(batch), batch.requests)
+
+    def at_once(self) -> None:
+        """Asks online from now on: someone waits for a few answers."""
+        self._only_online = True
+
+    async def complete(self, request: Request) -> dict[str, Any] | bytes:
+        """The request's answer, out of a batch."""
+        key = keyed(request, self.identity)
+        if self._only_online or (self._batch.online and key.key in self._left_over):
+            async with self._online:
+                return await super().complete(request)
+        outcome: _Outcome = None
+        while outcome is None:
+            waiting = self._waiting.get(key.key) or self._gather(key, request)
+            outcome = await asyncio.shield(waiting)  # two may wait for the same
+            if self._waiting.get(key.key) is waiting:
+                del self._waiting[key.key]
+        try:
+            return self._answer(outcome, request)
+        except Retry:
+            self._left_over.add(key.key)
+            raise
+
+    def let_go(self) -> None:
+        """Leaves all batches to the next run: whoever waits for an answer is told so."""
+        self._closing.set()
+        for work in self._work:
+            work.cancel()
+        self._forget_gathered()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(Interrupted("left to the next run"))
+        self._tell_left()
+
+    async def close(self) -> None:
+        """Collects what has ended, keeps the answers that nobody asked for, and closes."""
+        if self._store is not None:
+            self._closing.set()
+            self._forget_gathered()
+            await asyncio.gather(*self._work, return_exceptions=True)
+            self._tell_left()
+            with contextlib.suppress(StoreFull):  # then their batches stay noted
+                await self._keep_unasked()
+                await self._end_settled()
+        await super().close()
+
+    def _gather(self, key: Keyed, request: Request) -> asyncio.Future[_Outcome]:
+        """Puts a request into the next batch."""
+        entry = {
+            "custom_id": key.key,
+            "method": "POST",
+            "url": ENDPOINT,
+            "body": self._body(request),
+        }
+        line = json.dumps(entry).encode() + b"\n"
+        if self._gathered and self._bytes + len(line) > self._batch.max_bytes:
+            self._send_off()
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting[key.key] = loop.create_future()
+        self._gathered.append((key, line))
+        self._bytes += len(line)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(self._batch.gather_s, self._send_off)
+        if len(self._gathered) >= self._batch.max_requests:
+            self._send_off()
+        return waiting
+
+    def _send_off(self) -> None:
+        requests = [key for key, _ in self._gathered]
+        lines = b"".join(line for _, line in self._gathered)
+        self._forget_gathered()
+        self._start(self._submit(requests, lines), requests)
+
+    def _forget_gathered(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._gathered, self._bytes = [], 0
+
+    def _start(self, work: Coroutine[Any, Any, None], requests: Sequence[Keyed]) -> None:
+        """Works at a batch in the background; what goes wrong is told to all that wait for it."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                told = error
+                if not self._closing.is_set():
+                    self._resolve(requests, lambda _: told)
+
+        task = asyncio.create_task(guarded())
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _resolve(self, requests: Sequence[Keyed], outcome: Callable[[str], _Outcome]) -> None:
+        for request in requests:
+            waiting = self._waiting.get(request.key)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(outcome(request.key))
+
+    async def _submit(self, requests: list[Keyed], lines: bytes) -> None:
+        batch = Batch(await self.upload(lines), None, time.time(), requests)
+        await self._opened.put_batch(batch, self._endpoint)
+        await self._make(batch)
+        await self._follow(batch)
+
+    async def _make(self, batch: Batch) -> None:
+        id = await self.make(batch.file, self._batch.completion_window, batch.created)
+        await self._name_it(batch, id)
+        self._say(f"batch {id}: {len(batch.requests):,} requests submitted")
+
+    async def _name_it(self, batch: Batch, id: str) -> None:
+        batch.id = id
+        await self._opened.put_batch(batch, self._endpoint)
+
+    async def _resume(self, batch: Batch) -> None:
+        """Goes on with a batch that an earlier run noted."""
+        if not batch.requests:
+            await self._opened.end_batch(batch.file)
+            return
+        try:
+            if batch.id is None:
+                found = await self.find(batch.file, batch.created)
+                if found is None:  # it may have been on its way when that run was killed
+                    await self._sleep(self._batch.poll_s)
+                    found = await self.find(batch.file, batch.created)
+                if found is None:
+                    await self._drop(batch)
+                    return
+                await self._name_it(batch, found)
+            await self._follow(batch)
+        except Unknown as error:
+            if _age_h(batch) < self._batch.give_up_h:
+                raise UserError(
+                    f"batch {batch.id}, which an earlier run sent: {error}. Is the key of another "
+                    "project? Its requests are paid for and are not sent again before they are "
+                    f"{self._batch.give_up_h:g} hours old (give_up_h)"
+                ) from error
+            self._say(f"batch {batch.id} is not known any more: its requests are asked anew")
+            await self._drop(batch)
+
+    async def _drop(self, batch: Batch) -> None:
+        await self._opened.end_batch(batch.file)
+        self._resolve(batch.requests, lambda _: None)
+
+    async def _follow(self, batch: Batch) -> None:
+        """Waits until a batch has ended and hands its answers out."""
+        while (ended := await self._end_of(batch))["status"] == "failed":
+            await self._await_room(batch, ended)
+            await self._make(batch)
+        lines: dict[str, _Line] = {}
+        for name in ("error_file_id", "output_file_id"):
+            if ended.get(name):
+                lines |= await self._lines(str(ended[name]))
+        status = ended["status"]
+        answered = [r for r in batch.requests if r.key in lines and lines[r.key].good]
+        self._collected.append((batch, answered))
+        self._say(f"batch {batch.id}: {status}, {len(answered)} of {len(batch.requests)} answered")
+        self._resolve(batch.requests, lambda key: lines.get(key) or _left_over(status))
+        await self._end_settled()
+
+    async def _end_of(self, batch: Batch) -> dict[str, Any]:
+        """The batch as it ended; cancelled where it takes too long."""
+        id, told, told_at, cancelled = str(batch.id), "", 0.0, False
+        self._submitted[id] = batch
+        while True:
+            said = await self.state(id)
+            status, counts = said.get("status"), said.get("request_counts") or {}
+            late = _age_h(batch) > self._batch.give_up_h
+            # Answers without a file of them are to come: what is missing would be bought again.
+            whole = late or not counts.get("completed") or said.get("output_file_id")
+            if status in _ENDED and (whole or status == "failed"):
+                del self._submitted[id]
+                return said
+            line = (
+                f"batch {id}: {status}, {counts.get('completed', 0)} of {len(batch.requests)} "
+                f"answered, {counts.get('failed', 0)} failed"
+            )
+            if line != told and time.monotonic() - told_at > _TELL_EVERY_S:
+                told, told_at = line, time.monotonic()
+                self._say(line)
+            if late and not cancelled:
+                cancelled = True
+                self._say(f"batch {id}: cancelled after {self._batch.give_up_h:g} hours")
+                await self.cancel(id)
+            await self._sleep(self._batch.poll_s)
+
+    async def _await_room(self, batch: Batch, failed: dict[str, Any]) -> None:
+        """Returns when a batch that failed may be made again.
+
+        Raises:
+            UserError: Its requests are not valid; nothing of it was answered.
+            Unfinished: The provider takes no more.
+        """
+        errors = ((failed.get("errors") or {}).get("data") or [{}])[:3]
+        codes = " ".join(str(error.get("code")) for error in errors)
+        said = "; ".join(" ".join(str(e.get("message")).split())[:300] for e in errors)
+        if "token_limit" in codes and self._submitted:
+            self._say(f"batch {batch.id}: waits for room ({said})")
+            await self._sleep(10 * self._batch.poll_s)
+            return
+        await self._opened.end_batch(batch.file)
+        where = f"{self._batch.base_url}: batch {batch.id} failed"
+        if "token_limit" in codes:
+            raise Unfinished(f"{where}: {said}; lower max_requests, or wait for other batches")
+        if "quota" in codes or "billing" in codes:
+            raise Unfinished(f"{where}: the balance or quota is used up: {said}")
+        raise UserError(f"{where}: {codes}: {said}")
+
+    async def _lines(self, id: str) -> dict[str, _Line]:
+        """The lines of a file of answers, by the key of their requests."""
+        # Beside the store, for it may hold gigabytes; it has no name, so a kill leaves none of it.
+        file = tempfile.TemporaryFile(dir=self._opened.path.parent)  # noqa: SIM115
+        await self.download(id, file)
+        return await asyncio.to_thread(_lines_of, file)
+
+    def _answer(self, outcome: _Line | Exception, request: Request) -> dict[str, Any] | bytes:
+        """What a line of the answers holds, or the exception that it stands for."""
+        if isinstance(outcome, Exception):
+            raise copy.copy(outcome)  # one may be for thousands, and each adds its traceback
+        line = outcome.read()
+        response, error = line.get("response"), line.get("error")
+        response = response if isinstance(response, dict) else {}
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200 and isinstance(body, dict):
+            wanted = self._tokenizer_wanted(request)
+            return self._with_labels(json.dumps(body).encode()) if wanted else body
+        if not isinstance(status, int) or status == 200:
+            said = error.get("message") or error.get("code") if isinstance(error, dict) else error
+            raise _left_over(" ".join(str(said).split())[:300])
+        failure = self._status(status, {}, json.dumps(body).encode())
+        raise _left_over(failure.reason) if isinstance(failure, Retry) else failure
+
+    async def _keep_unasked(self) -> None:
+        """Stores the answers that came and that this run had no use for: they are paid for."""
+        kept, price = 0, price_of(self._batch)
+        for batch, answered in self._collected:
+            for request in answered:
+                waiting = self._waiting.get(request.key)
+                line = waiting.result() if waiting is not None and waiting.done() else None
+                if not isinstance(line, _Line):
+                    continue
+                asked = _asked(request)
+                try:
+                    raw, body, labels = parse_answer(self._answer(line, asked), asked)
+                except (Retry, Refused, DistillError):
+                    continue
+                took = time.time() - batch.created
+                bought = Bought(self._run, self._name, *usage_of(raw, price), took)
+                await self._opened.put(request, body, bought, labels)
+                kept += 1
+        if kept:
+            self._say(f"{kept:,} answers of earlier batches were not asked for, and are stored")
+
+    async def _end_settled(self) -> None:
+        """Forgets the batches whose answers are all in the store."""
+        collected, store = self._collected, self._opened
+        self._collected = [entry for entry in collected if store.unanswered(entry[1])]
+        open_ = {batch.file for batch, _ in self._collected}
+        for batch, _ in collected:
+            if batch.file not in open_:
+                await store.end_batch(batch.file)
+
+    @property
+    def _opened(self) -> Store:
+        assert self._store is not None, "attach comes before the first request"
+        return self._store
+
+    def _tell_left(self) -> None:
+        for id, batch in self._submitted.items():
+            self._say(
+                f"batch {id} ({len(batch.requests):,} requests) goes on at the provider; "
+                "the next run collects it and asks none of it again"
+            )
+        self._submitted.clear()
+
+
+def _age_h(batch: Batch) -> float:
+    return (time.time() - batch.created) / 3600
+
+
+def _left_over(why: str) -> Retry:
+    # For the lane no sign of trouble: all that a batch left over comes in one moment.
+    return Retry(f"left over by a batch: {why}", trouble="malformed")
+
+
+def _lines_of(file: IO[bytes]) -> dict[str, _Line]:
+    found: dict[str, _Line] = {}
+    file.seek(0)
+    start = 0
+    for text in file:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = parse_json(text)
+            if isinstance(line, dict) and isinstance(line.get("custom_id"), str):
+                response = line.get("response")
+                good = isinstance(response, dict) and response.get("status_code") == 200
+                found[line["custom_id"]] = _Line(file, start, len(text), good)
+        start += len(text)
+    return found
+
+
+def _asked(request: Keyed) -> Request:
+    """The request again, from what was hashed for its key."""
+    body = json.loads(request.body.decode("utf-8", "surrogatepass"))
+    return Request(body["messages"], body["sampling"], body["sample"])

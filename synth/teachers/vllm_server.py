@@ -1,0 +1,330 @@
+"""A model behind `vllm serve`, which is started here, in this environment or in another one.
+
+The server listens on a free port of the loopback address, with a key made for this run. It is
+started by the first request, started again when it dies, and ended with the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from synth.codec import parse_json
+from synth.errors import MissingPackage, Unfinished, UserError
+from synth.labels import take_labels
+from synth.teachers import _serve, openai
+from synth.teachers._guard import Guard, kill_all
+from synth.teachers._vllm import (
+    Options,
+    cache_folder,
+    check_parameters,
+    lacking,
+    last_line,
+    new_log,
+    say,
+    tail,
+    weights,
+)
+from synth.teachers.contract import Request, Retry
+
+_SAY_EVERY_S = 15.0
+
+
+class Config(Options):
+    """A causal language model with a chat template, in a vLLM server of our own."""
+
+    python: str | None = Field(
+        None, description="Python of another environment that has vLLM; this one's by default"
+    )
+    environment: str | None = Field(
+        None, description="Folder of that environment (python is its bin/python)"
+    )
+    timeout_s: float = Field(3600.0, gt=0, description="Seconds for one whole answer")
+    start_timeout_s: float = Field(
+        3600.0, gt=0, description="Seconds until the server must be ready, downloads included"
+    )
+    restarts: int = Field(
+        3, ge=0, description="How often it is started again with no answer in between"
+    )
+
+    @model_validator(mode="after")
+    def _one_python(self) -> Config:
+        if self.python and self.environment:
+            raise ValueError("python and environment name the same thing; set one of them")
+        return self
+
+    def interpreter(self) -> str:
+        """The Python that runs the server."""
+        if self.environment:
+            return str(Path(self.environment).expanduser() / "bin" / "python")
+        return str(Path(self.python).expanduser()) if self.python else sys.executable
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks to run the teacher; empty where nothing is missing."""
+    python = config.interpreter()
+    if python == sys.executable and importlib.util.find_spec("vllm") is None:
+        return [str(MissingPackage("vllm", f"the model {config.model}", "vllm"))]
+    if shutil.which(python) is None:
+        return [f"the model {config.model}: there is no Python at {python}"]
+    return lacking(config)
+
+
+def build(config: Config, name: str) -> _Served:
+    """The teacher; the server is started by its first request."""
+    return _Served(config, name)
+
+
+@dataclass(slots=True)
+class _Running:
+    """A server that answers, and what it knows."""
+
+    process: subprocess.Popen[bytes]
+    teacher: openai.OpenAITeacher
+    url: str
+    known: set[str]
+
+
+class _Served:
+    # A server that does not start says so by itself; there is no wrong address to find out.
+    opens_wide = True
+
+    def __init__(self, config: Config, name: str) -> None:
+        self._config, self._name = config, name
+        self.identity: dict[str, Any] = config.identity()
+        self._starting = asyncio.Lock()
+        self._guard: Guard | None = None
+        self._running: _Running | None = None
+        self._stopped = False
+        self._answered = False
+        self._deaths = 0  # with no answer in between
+        self._log: Path | None = None
+
+    async def complete(self, request: Request) -> dict[str, Any] | bytes:
+        """Answers one request, after waiting for the server where it is being started."""
+        running = await self._server()
+        check_parameters(request.sampling, running.known, self._name)
+        wanted = request.sampling.get("top_logprobs")
+        if wanted:
+            # The token that was drawn takes a place among the likeliest: one more to lose none.
+            sampling = {**request.sampling, "top_logprobs": wanted + 1}
+            request = Request(request.messages, sampling, request.sample, request.task)
+        try:
+            answer = await running.teacher.complete(request)
+        except Retry as failure:
+            if failure.trouble != "outage" or await self._is_well(running):
+                raise
+            raise Retry(f"vLLM server died: {failure.reason}") from failure
+        self._deaths, self._answered = 0, True
+        return _with_labels(answer, wanted) if wanted else answer
+
+    async def _server(self) -> _Running:
+        """The server, started (again) where there is none."""
+        async with self._starting:
+            while self._running is None or self._running.process.poll() is not None:
+                if self._running is not None:
+                    await self._end(self._running.process, grace_s=0)
+                    await self._running.teacher.close()
+                    self._running = None
+                    self._deaths += 1
+                    say(f"teacher {self._name}: its vLLM server died: {self._tail()}")
+                if self._deaths > self._config.restarts:
+                    raise Unfinished(
+                        f"its vLLM server died {self._deaths} times with no answer in between: "
+                        f"{self._tail()}"
+                    )
+                try:
+                    self._running = await self._start()
+                except UserError as error:
+                    if not self._answered:
+                        raise
+                    self._deaths += 1
+                    say(f"teacher {self._name}: {error}")
+            return self._running
+
+    async def _start(self) -> _Running:
+        model = await asyncio.to_thread(weights, self._config.model)
+        port, key = _free_port(), secrets.token_urlsafe(32)
+        self._log = self._log or new_log(self._name)
+        say(
+            f"teacher {self._name}: starting a vLLM server for {self._config.model} "
+            f"(log: {self._log})"
+        )
+        # The key goes by the environment: anyone on the machine can read a command line.
+        environment = {**os.environ, "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
+        self._guard = self._guard or Guard()
+        with self._log.open("ab") as log:
+            try:
+                process = subprocess.Popen(
+                    self._command(model, port),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # a group of its own, out of reach of Ctrl-C
+                )
+            except OSError as error:
+                raise UserError(f"cannot run {self._config.interpreter()}: {error}") from error
+        self._guard.watch(process.pid)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            await self._ready(process, url)
+            described = json.loads(await asyncio.to_thread(_get, f"{url}/openapi.json"))
+            known = described["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+        except BaseException:
+            await self._end(process, grace_s=0)
+            raise
+        settings = openai.Config(
+            model=self._config.model, base_url=f"{url}/v1", timeout_s=self._config.timeout_s
+        )
+        return _Running(process, openai.OpenAITeacher(settings, key), url, set(known))
+
+    def _command(self, model: str, port: int) -> list[str]:
+        config = self._config
+        arguments = {
+            "disable_log_stats": True,
+            "disable_uvicorn_access_log": True,
+            **config.arguments(),
+            "host": "127.0.0.1",
+            "port": port,
+            "served_model_name": config.model,
+            "reasoning_parser": config.reasoning_parser,
+        }
+        if config.chat_template is not None:
+            file = cache_folder("templates") / f"{self.identity['chat_template']}.jinja"
+            file.write_text(config.chat_template, encoding="utf-8")
+            arguments["chat_template"] = str(file)
+        command = [config.interpreter(), _serve.__file__, "serve", model]
+        for key, value in arguments.items():
+            name = key.replace("_", "-")
+            if value is True:
+                command.append(f"--{name}")
+            elif value is False:
+                command.append(f"--no-{name}")
+            elif value is not None:
+                command.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+        return command
+
+    async def _ready(self, process: subprocess.Popen[bytes], url: str) -> None:
+        """Waits until the server answers, saying now and then what it does."""
+        assert self._log is not None
+        began = said = time.monotonic()
+        while True:
+            if process.poll() is not None:
+                raise UserError(
+                    f"the vLLM server for {self._config.model} does not start: {self._tail()}\n"
+                    f"Its log is {self._log}"
+                )
+            if self._stopped:
+                raise Unfinished("the run was stopped while its vLLM server started")
+            if await asyncio.to_thread(_answers, url):
+                break
+            now = time.monotonic()
+            if now - began > self._config.start_timeout_s:
+                raise UserError(
+                    f"the vLLM server for {self._config.model} is not ready after "
+                    f"{now - began:.0f} s (start_timeout_s): {self._tail()}"
+                )
+            if now - said > _SAY_EVERY_S:
+                said = now
+                say(f"teacher {self._name}: {now - began:.0f} s: {last_line(self._log)}")
+            await asyncio.sleep(0.25)
+        say(f"teacher {self._name}: ready in {time.monotonic() - began:.0f} s")
+
+    async def _is_well(self, running: _Running) -> bool:
+        """Whether the server still answers; one that does not is ended, so that all see it."""
+        for _ in range(3):
+            if running.process.poll() is not None:
+                return False
+            if await asyncio.to_thread(_answers, running.url):
+                return True
+            await asyncio.sleep(1)
+        kill_all(running.process.pid)
+        await asyncio.to_thread(running.process.wait)
+        return False
+
+    async def _end(self, process: subprocess.Popen[bytes], grace_s: float) -> None:
+        """Ends a server and all its processes: asked first, then killed."""
+        if grace_s and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.wait, grace_s)
+        kill_all(process.pid)  # its processes outlive it when it is killed itself
+        await asyncio.to_thread(process.wait)
+        if self._guard is not None:
+            self._guard.forget(process.pid)
+
+    def _tail(self) -> str:
+        return tail(self._log) if self._log else "(no log)"
+
+    def let_go(self) -> None:
+        """The run stops: nobody waits any longer for a server that is not ready."""
+        self._stopped = True
+
+    async def close(self) -> None:
+        """Ends the server and all its processes."""
+        running, self._running = self._running, None
+        guard, self._guard = self._guard, None
+        if running is not None:
+            await running.teacher.close()
+            self._guard = guard
+            await self._end(running.process, grace_s=10)
+            self._guard = None
+            if self._deaths == 0 and self._log is not None:
+                self._log.unlink(missing_ok=True)
+        if guard is not None:
+            await asyncio.to_thread(guard.close)
+
+
+def _with_labels(answer: dict[str, Any] | bytes, wanted: int) -> dict[str, Any] | bytes:
+    """The completion with its soft labels cut to the width that was asked for."""
+    raw = parse_json(answer) if isinstance(answer, bytes) else answer
+    try:
+        labels = take_labels(raw)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Retry(f"malformed response: soft labels: {error}", trouble="malformed") from error
+    labels.top_ids, labels.top_logprobs = (
+        labels.top_ids[:, :wanted],
+        labels.top_logprobs[:, :wanted],
+    )
+    raw["labels"] = labels
+    return dict(raw)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# What is on this machine is not asked through a proxy.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _get(url: str) -> bytes:
+    with _direct.open(url, timeout=10) as response:
+        return bytes(response.read())
+
+
+def _answers(url: str) -> bool:
+    try:
+        _get(f"{url}/health")
+    except OSError:
+        return False
+    return True

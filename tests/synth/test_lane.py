@@ -1,0 +1,247 @@
+"""The way to one teacher: width, pauses, health, order."""
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synth import lane as module
+from synth.errors import Unfinished, UserError
+from synth.lane import Closed, Lane, Limits
+from synth.teachers.contract import Advertised, Retry
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
+
+
+def lane(**limits):
+    return Lane("t", Limits(**limits))
+
+
+async def served(way, number, seconds=0.001, tokens=0):
+    """So many requests, each answered after some seconds; gives the most in flight at a time."""
+    most = 0
+
+    async def one():
+        nonlocal most
+        await way.enter()
+        most = max(most, way.in_flight)
+        sent = time.monotonic()
+        await asyncio.sleep(seconds)
+        way.answered(sent, tokens)
+
+    await asyncio.gather(*(one() for _ in range(number)))
+    return most
+
+
+def test_the_first_request_goes_alone_and_then_the_lane_opens():
+    async def run():
+        way = lane(ceiling=100)
+        await way.enter()
+        second = asyncio.create_task(way.enter())
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        assert way.queued == 1
+        way.answered(time.monotonic(), 0)
+        await second
+        assert way.width == module.FIRST_WIDTH
+        way.answered(time.monotonic(), 0)
+        assert await served(way, 500) == 100
+
+    asyncio.run(run())
+
+
+def test_the_width_halves_once_a_round_trip_and_grows_by_steps_after():
+    async def run():
+        way = lane(ceiling=64)
+        await served(way, 300)
+        assert way.width == 64
+        for _ in range(40):
+            await way.enter()
+        sent = time.monotonic()
+        for n in range(40):
+            way.failed(Retry("status 429: slow", trouble="rate limit"), sent, n)
+        assert way.width == 32
+        before = way.width
+        await served(way, 33)
+        assert before < way.width <= before + 4
+
+    asyncio.run(run())
+
+
+@given(st.lists(st.sampled_from(["answer", "rate limit", "outage", "malformed"]), max_size=80))
+@settings(max_examples=60)
+def test_whatever_happens_the_width_stays_in_bounds_and_nothing_is_lost(events):
+    async def run():
+        way = lane(ceiling=8)
+        for number, event in enumerate(events):
+            if way.closed:
+                break
+            way._not_before = 0.0
+            await way.enter()
+            sent = time.monotonic()
+            if event == "answer":
+                way.answered(sent, 1)
+            else:
+                way.failed(Retry("x", trouble=event), sent, number)
+            assert 1 <= way.width <= 8
+            assert way.in_flight == 0
+
+    asyncio.run(run())
+
+
+def test_retry_after_holds_up_everyone():
+    async def run():
+        way = lane()
+        await served(way, 3)
+        await way.enter()
+        way.failed(Retry("status 429", after=0.2, trouble="rate limit"), time.monotonic(), 1)
+        start = time.monotonic()
+        await way.enter()
+        assert 0.15 < time.monotonic() - start < 1
+
+    asyncio.run(run())
+
+
+def test_a_retry_after_of_zero_that_is_not_enough_is_stretched():
+    async def run():
+        way = lane(patience_s=0.5)
+        tries, start = 0, time.monotonic()
+        with pytest.raises(Closed):
+            while True:
+                await way.enter()
+                tries += 1
+                way.failed(Retry("429", after=0.0, trouble="rate limit"), time.monotonic(), 1)
+        assert 0.4 < time.monotonic() - start < 5
+        assert tries < 15
+
+    asyncio.run(run())
+
+
+def test_one_request_that_fails_by_itself_does_not_hold_up_the_others():
+    async def run():
+        way = lane()
+        await served(way, 10)
+        for _ in range(20):
+            await way.enter()
+            way.failed(Retry("status 500"), time.monotonic(), "the same")
+        assert way.health == "well"
+
+    asyncio.run(run())
+
+
+def test_many_failing_without_an_answer_between_is_an_outage():
+    async def run():
+        way = lane()
+        await served(way, 10)
+        for number in range(module.ILL_AFTER):
+            await way.enter()
+            way.failed(Retry("status 500"), time.monotonic(), number)
+        assert way.health == "ill"
+        assert way.width == 1
+        await served(way, 1)
+        assert way.health == "well"
+
+    asyncio.run(run())
+
+
+def test_patience_ends_from_the_first_failure_and_not_from_the_last_answer():
+    async def run():
+        way = lane(patience_s=0.1)
+        await served(way, 1)
+        await asyncio.sleep(0.2)  # nothing was asked: that is no outage
+        await way.enter()
+        way.failed(Retry("status 502"), time.monotonic(), 1)
+        assert way.closed is None
+        await asyncio.sleep(0.15)
+        await way.enter()
+        waiting = asyncio.create_task(way.enter(time.monotonic() + 60))
+        await asyncio.sleep(0)
+        way.failed(Retry("status 502"), time.monotonic(), 2)
+        assert isinstance(way.closed, Unfinished)
+        with pytest.raises(Closed, match="no answer for"):
+            await waiting
+
+    asyncio.run(run())
+
+
+def test_nobody_there_from_the_start_is_a_wrong_address():
+    async def run():
+        way = lane()
+        for _ in range(module.FIRST_ATTEMPTS):
+            await way.enter()
+            way.failed(Retry("cannot reach x", unreachable=True), time.monotonic(), 1)
+        assert isinstance(way.closed, UserError)
+
+    asyncio.run(run())
+
+
+def test_what_is_tried_again_comes_before_what_came_after_its_time():
+    async def run():
+        way, order = lane(), []
+
+        async def one(name, due=0.0):
+            await way.enter(due)
+            order.append(name)
+
+        await way.enter()  # the lane is one wide: all others wait
+        now = time.monotonic()
+        later = asyncio.create_task(one("again", now + 0.02))
+        first = asyncio.create_task(one("first"))
+        await asyncio.sleep(0.05)
+        last = asyncio.create_task(one("last"))
+        await asyncio.sleep(0)
+        way.answered(now, 0)
+        await asyncio.gather(later, first, last)
+        assert order == ["first", "again", "last"]
+
+    asyncio.run(run())
+
+
+def test_requests_a_minute_are_kept():
+    async def run():
+        way = lane(rpm=1200)  # 20 a second, with a second's worth saved up
+        start = time.monotonic()
+        await served(way, 40)
+        assert 0.8 < time.monotonic() - start < 3
+
+    asyncio.run(run())
+
+
+def test_tokens_a_minute_are_kept():
+    async def run():
+        way = lane(tpm=6000, ceiling=1)  # 100 a second, ten seconds' worth saved up
+        start = time.monotonic()
+        await served(way, 13, tokens=100)
+        assert 0.9 < time.monotonic() - start < 4
+
+    asyncio.run(run())
+
+
+def test_an_allowance_that_is_used_up_is_waited_for():
+    async def run():
+        said = Advertised(requests=0, requests_at=time.monotonic() + 0.2)
+        way = Lane("t", Limits(), lambda: said)
+        start = time.monotonic()
+        await way.enter()
+        assert 0.15 < time.monotonic() - start < 1
+
+    asyncio.run(run())
+
+
+def test_a_waiter_that_is_cancelled_leaves_its_place():
+    async def run():
+        way = lane()
+        await way.enter()
+        gone, stays = asyncio.create_task(way.enter()), asyncio.create_task(way.enter())
+        await asyncio.sleep(0)
+        gone.cancel()
+        way.left()
+        await stays
+        assert (way.in_flight, way.queued) == (1, 0)
+
+    asyncio.run(run())
