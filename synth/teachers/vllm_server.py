@@ -139,23 +139,23 @@ class _Served:
         async with self._starting:
             while self._running is None or self._running.process.poll() is not None:
                 if self._running is not None:
+                    died = self._death(self._running.process)
                     await self._end(self._running.process, grace_s=0)
                     await self._running.teacher.close()
                     self._running = None
                     self._deaths += 1
-                    say(f"teacher {self._name}: its vLLM server died: {self._tail()}")
-                if self._deaths > self._config.restarts:
-                    raise Unfinished(
-                        f"its vLLM server died {self._deaths} times with no answer in between: "
-                        f"{self._tail()}"
-                    )
+                    say(f"teacher {self._name}: its vLLM server died {died}")
+                    if self._deaths > self._config.restarts:
+                        raise Unfinished(
+                            f"its vLLM server died {self._deaths} times with no answer in between, "
+                            f"at last {died}\nIts log is {self._log}; a rerun goes on from here"
+                        )
                 try:
                     self._running = await self._start()
                 except UserError as error:
                     if not self._answered:
                         raise
-                    self._deaths += 1
-                    say(f"teacher {self._name}: {error}")
+                    raise Unfinished(f"{error}; a rerun goes on from here") from error
             return self._running
 
     async def _start(self) -> _Running:
@@ -272,6 +272,12 @@ class _Served:
 
     def _tail(self) -> str:
         return tail(self._log) if self._log else "(no log)"
+
+    def _death(self, process: subprocess.Popen[bytes]) -> str:
+        status = process.poll()
+        if status is not None and status < 0:
+            return f"by signal {-status}"
+        return f"with status {status}: {self._tail()}"
 
     def let_go(self) -> None:
         """The run stops: nobody waits any longer for a server that is not ready."""
