@@ -140,6 +140,8 @@ class _Run:
             )
             if voting:
                 wanted = max(wanted, self.ask.agree - votes)
+                if len(slots) < self.ask.agree - votes:  # it cannot be reached any more
+                    break
             wave = self._wave(slots, wanted, task, tally, hopeful=learning or not waves)
             if not wave:
                 break

@@ -218,7 +218,9 @@ def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
     bought, tokens = counts.bought, counts.completion_tokens
     parts = [
         f"{title}: {counts.questions}/{counts.questions_total} questions",
-        f"{bought} answers bought" + (f", {counts.reused} from the store" if counts.reused else ""),
+        f"{bought} answers bought"
+        + _shares(counts)
+        + (f", {counts.reused} from the store" if counts.reused else ""),
         f"{bought / clock.seconds:.1f}/s, {tokens / clock.seconds:.0f} tokens/s",
         f"{tokens:,} tokens" + (f", ${counts.cost_usd:.4f}" if bought > counts.unpriced else ""),
         f"kept {counts.kept}",
@@ -234,6 +236,10 @@ def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
     if lengths := counts.lengths():
         parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
     return " · ".join(parts) + clock.eta(counts.questions, counts.questions_total)
+
+
+def _shares(counts: Counts) -> str:
+    return f" ({_reasons(counts.by_teacher)})" if len(counts.by_teacher) > 1 else ""
 
 
 def _reasons(counter: Any, most: int = 4) -> str:
