@@ -52,7 +52,7 @@ class Ask:
     retries: int = 6
     options: Mapping[str, TeacherConfig] = field(default_factory=dict)
     route: str = "turns"
-    truncation: Truncation = field(default_factory=Truncation)
+    truncation: Truncation = field(default_factory=lambda: Truncation(alarm=None))
     vote: Callable[[Sequence[str]], Agreed | None] | None = None
     agree: int = 3
     budget: Budget | None = None

@@ -125,6 +125,52 @@ def validate(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def estimate(
+    config: Config,
+    overrides: Overrides = None,
+    pilot: Annotated[
+        int | None,
+        typer.Option(min=5, help="Buy the answers to so many random questions and measure them."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count prompts by this one; the student's by default.")
+    ] = None,
+) -> None:
+    """Says what is still to be bought: calls, tokens, money, hours, disk, with intervals."""
+    from synth.config import load_run
+    from synth.estimate import make_estimate
+    from synth.summary import estimate_summary
+
+    checked, _ = load_run(config, overrides or [])
+    estimate_summary(make_estimate(checked, pilot, tokenizer, say))
+
+
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
+    id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
+) -> None:
+    """Says where a record came from, and why it was bought rather than reused."""
+    from synth.explain import explain, run_of
+
+    say(explain(*run_of(run), id))
+
+
+@app.command()
+def recover(
+    store: Annotated[
+        str, typer.Argument(help="The response store, such as runs/responses.sqlite.")
+    ],
+) -> None:
+    """Saves every sound response of a damaged store; the damaged file is kept."""
+    from pathlib import Path
+
+    from synth.recover import recover
+
+    recover(Path(store), say)
+
+
+@app.command()
 def schema() -> None:
     """Prints the JSON schema of a config, for editors."""
     import json

@@ -6,7 +6,7 @@ import datetime
 import difflib
 import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from synth.errors import UserError
 from synth.folder import Folder, differences
 from synth.io import MANIFEST, read_split
+from synth.ledger import Entry, entries
 from synth.record import Record
-from synth.store import Store
 
 # From this share on (difflib's ratio) one question is an edit of the other.
 NEAR = 0.6
@@ -29,15 +29,13 @@ class Miss:
     """The stored request that came nearest to one that had to be bought.
 
     Attributes:
-        key: Its key in the store, `created` and `run` its time and buyer.
+        entry: What is stored.
         differs: What differs, a line each; none where only the sample's number does.
         edited: Whether the question's text is what was edited.
         samples: The sample numbers that were there already, where nothing else differs.
     """
 
-    key: str
-    created: float
-    run: str
+    entry: Entry
     differs: list[str]
     edited: bool = False
     samples: tuple[int, ...] = ()
@@ -60,9 +58,14 @@ def explain(folder: Folder, store_path: Path, id: str) -> str:
         raise UserError(_unknown(folder, id))
     if not store_path.is_file():
         raise UserError(f"no response store at {store_path}; give the config, which names it")
-    with Store(store_path) as store:
-        stored = _Stored(store, {r.generation.key for r in records if r.generation})
-        return "\n\n".join("\n".join(_lines(record, stored)) for record in records)
+    wanted = {r.generation.key: r.task.question for r in records if r.generation}
+    searches: dict[str, Search] = {}
+    for entry in entries(store_path):  # newest first: what follows was bought before
+        for search in searches.values():
+            search.see(entry)
+        if entry.key in wanted:
+            searches[entry.key] = Search(entry, wanted[entry.key])
+    return "\n\n".join("\n".join(_lines(record, searches)) for record in records)
 
 
 def run_of(name: str) -> tuple[Folder, Path]:
@@ -98,16 +101,7 @@ def _unknown(folder: Folder, id: str) -> str:
     return f"no record and no question {id!r} in {folder.path}; near: {', '.join(close)}"
 
 
-class _Stored:
-    """The requests of a store, read once: those that are asked about, and all before them."""
-
-    def __init__(self, store: Store, keys: set[str]) -> None:
-        # Newest first: what follows an entry here was bought before it.
-        self.entries = list(store.requests())
-        self.place = {entry[0]: i for i, entry in enumerate(self.entries) if entry[0] in keys}
-
-
-def _lines(record: Record, stored: _Stored) -> Iterator[str]:
+def _lines(record: Record, searches: dict[str, Search]) -> Iterator[str]:
     yield f"record {record.id}"
     source = f" (source {record.task.source})" if record.task.source else ""
     yield from _fields({"question": f"{record.task.id}{source}"})
@@ -115,9 +109,11 @@ def _lines(record: Record, stored: _Stored) -> Iterator[str]:
     if made is None:
         yield "  it came from outside: no teacher of this run made it"
         return
-    place = stored.place.get(made.key)
-    key, created, run, request = stored.entries[place] if place is not None else ("", 0.0, "", {})
-    time = datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    search = searches.get(made.key)
+    bought = ""
+    if search is not None:
+        time = datetime.datetime.fromtimestamp(search.own.created, datetime.UTC)
+        bought = f"{time:%Y-%m-%d %H:%M:%S} UTC by run {search.own.run}"
     known = [("prompt", made.prompt_tokens), ("answer", made.completion_tokens)]
     tokens = " + ".join(f"{n:,} {what}" for what, n in known if n is not None)
     cost = "no price" if made.cost_usd is None else f"${made.cost_usd:.6f}"
@@ -130,13 +126,13 @@ def _lines(record: Record, stored: _Stored) -> Iterator[str]:
             "answer": f"{made.finish_reason}; {tokens or 'tokens not told'}; {cost}; "
             f"{made.latency_s:.2f} s",
             "key": made.key + "".join(f"\n  {'':9} continues {k}" for k in made.earlier_keys),
-            "bought": f"{time} by run {run}" if key else "",
+            "bought": bought,
         }
     )
-    if place is None:
+    if search is None:
         yield "  its response is not in this store: bought with another one, or damaged"
         return
-    yield from _why(nearest_miss(request, stored.entries[place + 1 :], record.task.question))
+    yield from _why(search.nearest())
 
 
 def _fields(values: dict[str, str]) -> Iterator[str]:
@@ -155,17 +151,13 @@ def _why(miss: Miss | None) -> Iterator[str]:
         yield "  of its number"
         return
     what = "the question's text was edited; " if miss.edited else ""
-    yield f"  why bought: {what}the nearest stored request ({miss.key[:12]}, run {miss.run})"
-    yield "  differs from it in"
+    yield f"  why bought: {what}it differs from the nearest stored request"
+    yield f"  ({miss.entry.key[:12]}, bought by run {miss.entry.run}) in"
     yield from (f"    {line}" for line in miss.differs)
 
 
-def nearest_miss(
-    request: dict[str, Any],
-    earlier: Iterable[tuple[str, float, str, dict[str, Any]]],
-    question: str,
-) -> Miss | None:
-    """The stored request that is most like one, or None where nothing is.
+class Search:
+    """Looks among the requests that were bought before one for what is most like it.
 
     The order of likeness: the same but for the sample's number; the same messages, of which those
     that differ in sampling alone come before those of another teacher, and these before both; then
@@ -173,39 +165,63 @@ def nearest_miss(
     first where all is equal.
 
     Args:
-        request: The canonical request that was bought.
-        earlier: Key, time, run and canonical request of what was bought before it, newest first.
+        own: The stored request in question.
         question: The question's text as it stands in the messages.
     """
-    same, best = [], None
-    words, frame = set(question.split()), _frame(request, question)
-    texts: list[tuple[float, int, tuple[str, float, str, dict[str, Any]]]] = []
-    for age, entry in enumerate(earlier):
-        other = entry[3]
-        if other["messages"] == request["messages"]:
-            rank = (other["teacher"] != request["teacher"]) * 2
-            rank += other["sampling"] != request["sampling"]
-            if rank == 0:
-                same.append(entry)
-            elif best is None or rank < best[0]:
-                best = (rank, entry)
-        elif not same and best is None:
-            if (shared := _shared(words, question, other, frame)) > 0:
-                item = (shared, -age, entry)
-                (heapq.heappush if len(texts) < CLOSEST else heapq.heappushpop)(texts, item)
-    if same:
-        samples = tuple(sorted({entry[3]["sample"] for entry in same}))
-        return Miss(*same[0][:3], differs=[], samples=samples)
-    if best is not None:
-        return Miss(*best[1][:3], differs=_differences(best[1][3], request))
-    ranked = [
-        (*_likeness(question, entry[3], request, frame), age, entry) for _, age, entry in texts
-    ]
-    if not ranked or (top := max(ranked, key=lambda item: item[:3]))[0] < NEAR:
-        return None
-    entry = top[-1]
-    edited = question not in _last(entry[3])
-    return Miss(*entry[:3], differs=_differences(entry[3], request), edited=edited)
+
+    def __init__(self, own: Entry, question: str) -> None:
+        self.own, self._question = own, question
+        self._words, self._frame = set(question.split()), _frame(own.request, question)
+        self._same: list[Entry] = []
+        self._best: tuple[int, Entry] | None = None
+        self._texts: list[tuple[float, int, Entry]] = []
+        self._age = 0
+
+    def see(self, entry: Entry) -> None:
+        """Takes in the next older request."""
+        own, other = self.own.request, entry.request
+        self._age += 1
+        if other["messages"] == own["messages"]:
+            differ = [other[part] != own[part] for part in ("teacher", "sampling", "sample")]
+            rank = 4 * differ[0] + 2 * differ[1] + differ[2]
+            if rank <= 1:
+                self._same.append(entry)
+            elif self._best is None or rank < self._best[0]:
+                self._best = (rank, entry)
+        elif self._best is None and not self._same and (shared := self._shared(other)) > 0:
+            # Letter by letter only the few that share the most words.
+            push = heapq.heappush if len(self._texts) < CLOSEST else heapq.heappushpop
+            push(self._texts, (shared, -self._age, entry))
+
+    def nearest(self) -> Miss | None:
+        """What came nearest of all that was seen; None where nothing is like it."""
+        if self._same:
+            samples = tuple(sorted({entry.request["sample"] for entry in self._same}))
+            return Miss(self._same[0], differs=[], samples=samples)
+        if self._best is not None:
+            return Miss(
+                self._best[1], differs=_differences(self._best[1].request, self.own.request)
+            )
+        ranked = [(*self._likeness(entry.request), age, entry) for _, age, entry in self._texts]
+        top = max(ranked, key=lambda item: item[:3], default=None)
+        if top is None or top[0] < NEAR:
+            return None
+        edited = self._question not in _last(top[-1].request)
+        return Miss(top[-1], _differences(top[-1].request, self.own.request), edited)
+
+    def _shared(self, other: dict[str, Any]) -> float:
+        """A first guess at likeness that costs little: 2 where it asks the same question."""
+        asked = _asked(other, self._frame)
+        if self._question in asked:
+            return 2.0
+        theirs = set(asked.split())
+        return len(self._words & theirs) / max(1, len(self._words | theirs))
+
+    def _likeness(self, other: dict[str, Any]) -> tuple[float, int]:
+        asked, question, own = _asked(other, self._frame), self._question, self.own.request
+        alike = difflib.SequenceMatcher(None, asked, question, autojunk=False)
+        text = 1.0 if question in asked else alike.ratio()
+        return text, sum(other[part] == own[part] for part in ("teacher", "sampling", "sample"))
 
 
 def _last(request: dict[str, Any]) -> str:
@@ -223,24 +239,6 @@ def _asked(request: dict[str, Any], frame: tuple[str, str]) -> str:
     text, (before, after) = _last(request), frame
     inside = text.startswith(before) and text.endswith(after)
     return text[len(before) : len(text) - len(after)] if inside else text
-
-
-def _shared(words: set[str], question: str, other: dict[str, Any], frame: tuple[str, str]) -> float:
-    """A first guess at likeness that costs little: 2 where it asks the same question."""
-    asked = _asked(other, frame)
-    if question in asked:
-        return 2.0
-    theirs = set(asked.split())
-    return len(words & theirs) / max(1, len(words | theirs))
-
-
-def _likeness(
-    question: str, other: dict[str, Any], request: dict[str, Any], frame: tuple[str, str]
-) -> tuple[float, int]:
-    asked = _asked(other, frame)
-    text = 1.0 if question in asked else difflib.SequenceMatcher(None, asked, question).ratio()
-    parts = sum(other[part] == request[part] for part in ("teacher", "sampling", "sample"))
-    return text, parts
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

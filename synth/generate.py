@@ -18,7 +18,7 @@ from synth.answers import Reply, continuation, merged
 from synth.ask import Agreed, Ask
 from synth.buying import Buyer, Stopped
 from synth.counts import Counts, usage_of
-from synth.errors import Interrupted, UserError
+from synth.errors import Interrupted, Unfinished, UserError
 from synth.lane import Closed
 from synth.plan import Hope, Slot
 from synth.reasoning import is_cut
@@ -73,6 +73,9 @@ class _Run:
                     await self._advance(pending, emit)
             while pending and not self.buyer.stop:
                 await self._advance(pending, emit)
+        except BaseException:
+            self.buyer.halt(Unfinished("stopped by an error"))
+            raise
         finally:
             # What is in flight is paid for: wait for it, whatever the reason to stop.
             await asyncio.gather(*(work for _, work in pending), return_exceptions=True)

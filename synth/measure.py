@@ -20,7 +20,15 @@ from synth.models import weights_identity
 from synth.progress import Clock
 from synth.prompts import load_prompt
 from synth.record import Record, Task
-from synth.stages import Say, ask_all, build_teachers, prices_of, resolved, workers
+from synth.stages import (
+    Say,
+    ask_all,
+    build_teachers,
+    prices_of,
+    resolved,
+    teacher_options,
+    workers,
+)
 from synth.teachers.contract import Teacher
 
 
@@ -80,6 +88,7 @@ def evaluate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict
                 samples=_samples(run, one),
                 check=chain.check_trace,
                 concurrency=_concurrency(run, who),
+                **(_limits(run, one) if who == "teacher" else {}),
             )
             clock = Clock()
             ask_all(
@@ -165,6 +174,17 @@ def _samples(run: Run, one: _Asked) -> Any:
 
     assert run.evaluate is not None
     return Samples(max=run.evaluate.samples * len(one.teachers))
+
+
+def _limits(run: Run, one: _Asked) -> dict[str, Any]:
+    """What holds for the teachers in the evaluation as in the generation: it is the same money."""
+    assert run.generate is not None
+    return {
+        "options": teacher_options(run, one.teachers),
+        "budget": run.budget,
+        "patience_s": run.generate.patience_s,
+        "run": run.name,
+    }
 
 
 def _concurrency(run: Run, who: str) -> int:

@@ -169,6 +169,10 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
             manifest["stopped"] = str(stopped)
     for name, why in counts.out.items():
         say(f"  teacher {name} was given up: {why}")
+    for name in counts.by_teacher:
+        said = [model for model in counts.models if model.startswith(f"{name}: ")]
+        if len(said) > 1:
+            say(f"  teacher {name} answered as {len(said)} models: {', '.join(said[:5])}")
     if stopped is not None:
         rows = manifest["rows"]["train"]
         have = f"{rows:,} traces so far are in {folder.stage('generate')}; " if rows else ""

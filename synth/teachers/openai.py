@@ -25,8 +25,8 @@ from synth.teachers.contract import Advertised, Refused, Request, Retry, Teacher
 if TYPE_CHECKING:
     import aiohttp
 
-# An answer of a million tokens with the log-probabilities of twenty at each has a tenth of that.
-LARGEST_ANSWER = 1 << 30
+# 32,768 tokens with the log-probabilities of twenty at each take a sixth of that.
+LARGEST_ANSWER = 256 * 1024 * 1024
 _LONGEST_PAUSE_S = 600.0
 
 
@@ -102,9 +102,7 @@ class OpenAITeacher:
         body = json.dumps(self._body(request)).encode()
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                if response.content_length is not None and response.content_length > LARGEST_ANSWER:
-                    raise Retry("malformed response: larger than 1 GiB", trouble="malformed")
-                answer = await response.read()
+                answer = await _read(response)
         except TimeoutError as error:
             raise Retry(f"timeout: no answer in {self._config.timeout_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
@@ -212,6 +210,22 @@ class OpenAITeacher:
         if status in (408, 409, 425) or status >= 500:
             return Retry(f"status {status}: {said}", _retry_after(headers))
         return Refused(f"status {status}: {said}")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body; one that does not end is not read to the end of memory."""
+    length = response.content_length
+    if length is not None and length <= LARGEST_ANSWER:
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise Retry(
+                f"malformed response: more than {LARGEST_ANSWER >> 20} MiB", trouble="malformed"
+            )
+    return b"".join(parts)
 
 
 def _said(answer: bytes) -> tuple[str, str]:

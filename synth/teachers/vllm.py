@@ -96,8 +96,11 @@ class _InProcess:
         from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
         from vllm.exceptions import VLLMClientError
 
+        sampling = dict(request.sampling)
+        if "max_tokens" in sampling:  # its old name
+            sampling["max_completion_tokens"] = sampling.pop("max_tokens")
         try:
-            chat = ChatCompletionRequest(messages=request.messages, **request.sampling)
+            chat = ChatCompletionRequest(messages=request.messages, **sampling)
         except (ValidationError, VLLMClientError) as error:
             raise UserError(f"sampling: {_first_line(error)}") from error
         try:
@@ -110,7 +113,7 @@ class _InProcess:
         ids = prompt["prompt_token_ids"]
         limit = get_max_tokens(
             loaded.engine.model_config.max_model_len,
-            chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens,
+            chat.max_completion_tokens,
             len(ids),
             loaded.defaults,
         )
@@ -300,12 +303,13 @@ def _quiet(log: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _watched(guard: Guard) -> Iterator[None]:
     """Puts the engine's processes under guard as they appear: vLLM's do not end with this one."""
-    loaded, seen = threading.Event(), set[int]()
+    loaded = threading.Event()
+    seen = {child.pid for child in multiprocessing.active_children()}  # other engines' among them
 
     def look() -> None:
         for child in multiprocessing.active_children():
             ours = child.name.startswith(("EngineCore", "VLLM"))
-            if ours and child.pid is not None and child.pid not in seen:
+            if ours and child.pid and child.pid not in seen:
                 seen.add(child.pid)
                 guard.watch(child.pid)
 

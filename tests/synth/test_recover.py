@@ -127,7 +127,7 @@ def damage(data, draw):
     return bytes(damaged), set(range(1, pages + 1)) - touched
 
 
-@settings(max_examples=3000)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32))
 def test_nothing_wrong_is_saved_and_all_whose_pages_are_whole_is(whole, tmp_path_factory, seed):
     path = tmp_path_factory.mktemp("d") / "s.sqlite"

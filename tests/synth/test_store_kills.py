@@ -7,9 +7,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 
 import pytest
+
+from synth.codec import decompress
 
 # So slow that twenty kills, about a third of a second into the answers each, end before it does.
 REQUESTS, KILLS, WINDOW = 500, 20, 5
@@ -42,7 +43,7 @@ def stored(path):
             return {}
     found = {}
     for request, created in rows:
-        body = json.loads(zlib.decompress(request))
+        body = json.loads(decompress(request))
         key = (body["messages"][-1]["content"], body["sample"])
         assert key not in found
         found[key] = created

@@ -1,0 +1,163 @@
+"""Figures with intervals: what a few questions came to, carried over to the many.
+
+Sources:
+    Stine (1985), Bootstrap prediction intervals for regression, J. Am. Stat. Assoc. 80:1026-1031:
+        an interval for what is still to come takes in both that the sample might have been another
+        and that the rest varies by itself.
+    Hesterberg (2015), What teachers should know about the bootstrap, Am. Stat. 69:371-386:
+        percentiles of a bootstrap are too narrow for small samples; the expanded percentile
+        interval makes them as wide as Student's t would.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from sft.stats import _t_quantile as t_quantile
+from sft.stats import wilson
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DRAWS = 4000
+LEAST_SAMPLE = 5  # below, an interval would be a guess
+
+Basis = Literal["exact", "95%", "bounds"]
+_LOOSER: tuple[Basis, ...] = ("exact", "95%", "bounds")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure that is not known yet.
+
+    Attributes:
+        low: Lower limit, or None where there is none; `high` likewise.
+        expected: What is to be expected, or None where nothing says.
+        basis: `95%`: an interval that was measured. `bounds`: less and more cannot be.
+    """
+
+    low: float | None
+    expected: float | None
+    high: float | None
+    basis: Basis = "bounds"
+
+    def __mul__(self, other: Figure) -> Figure:
+        """The product of two figures of zero or more: so many, each so much."""
+        return self._with(other, _product)
+
+    def __add__(self, other: Figure) -> Figure:
+        """The sum of two figures, their limits added: too wide rather than too narrow."""
+        return self._with(other, _sum)
+
+    def _with(self, other: Figure, join: Callable[..., float | None]) -> Figure:
+        basis = max(self.basis, other.basis, key=_LOOSER.index)
+        values = (join(getattr(self, at), getattr(other, at)) for at in ("low", "expected", "high"))
+        low, expected, high = values
+        return Figure(low, expected, high, basis)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def exactly(value: float) -> Figure:
+    """A figure that is known."""
+    return Figure(value, value, value, "exact")
+
+
+def _product(a: float | None, b: float | None) -> float | None:
+    # None of something that nothing is known of is still nothing.
+    return 0.0 if 0 in (a, b) else None if a is None or b is None else a * b
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
+
+
+def tail(n: int) -> float:
+    """The percentile, from 0 to 1, at which a 95% interval from n questions begins.
+
+    Hesterberg (2015): Phi(-sqrt(n / (n - 1)) t), with t the 97.5% point of Student's t.
+    """
+    return statistics.NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(n - 1))
+
+
+def mean_of(values: Sequence[float], seed: int) -> Figure:
+    """The mean of what the values were drawn from, with its interval by bootstrap.
+
+    Raises:
+        ValueError: There are fewer than `LEAST_SAMPLE` values.
+    """
+    import numpy as np
+
+    return ratio_of(values, np.ones(len(values)).tolist(), seed)
+
+
+def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Figure:
+    """The ratio of two sums over the same items, with its interval by bootstrap over the items."""
+    import numpy as np
+
+    n = len(above)
+    if n < LEAST_SAMPLE:
+        raise ValueError(f"{n} values")
+    pairs = np.column_stack([above, below]).astype(float)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, [1 / n] * n, size=DRAWS if n < 500 else 1000) @ pairs
+    ratios = drawn[:, 0] / drawn[:, 1]
+    low, high = np.quantile(ratios, [tail(n), 1 - tail(n)])
+    total = pairs.sum(axis=0)
+    return Figure(float(low), float(total[0] / total[1]), float(high), "95%")
+
+
+def sums_of_more(
+    sample: NDArray[np.float64],
+    more: int,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draws of what `more` further questions come to, and what is to be expected.
+
+    Each draw takes the sampled questions anew with replacement, and then from these the further
+    questions (Stine 1985), so that its spread is that of a prediction and not of a mean.
+
+    Args:
+        sample: (n, c): what each sampled question came to, in c columns.
+        more: How many further questions.
+        low: (c,): least that the further ones can come to.
+        high: (c,): most that they can come to.
+        seed: Of the draws.
+
+    Returns:
+        (DRAWS, c) and (c,).
+    """
+    import numpy as np
+
+    n = len(sample)
+    rng = np.random.default_rng(seed)
+    shares = rng.multinomial(n, [1 / n] * n, size=DRAWS) / n
+    # Of few further questions each is drawn; of many, how often each of the sample is.
+    draws = rng.multinomial(more, shares) @ sample
+    expected = more * sample.mean(axis=0)
+    # A column that is all alike has no spread to judge by: the share of questions that could be
+    # otherwise, unseen in n, times how far off they could be, is what is left of doubt.
+    unseen = wilson(0, n)[1]
+    for column in np.flatnonzero(np.ptp(sample, axis=0) == 0):
+        at = expected[column]
+        least = at - unseen * max(0.0, at - low[column])
+        most = at + unseen * max(0.0, high[column] - at)
+        draws[:, column] = rng.uniform(least, most, DRAWS)
+    return draws, expected
+
+
+def interval(draws: NDArray[np.float64], expected: float, n: int) -> Figure:
+    """The figure that draws of `sums_of_more`, or what was reckoned from them, come to."""
+    import numpy as np
+
+    low, high = np.quantile(draws, [tail(n), 1 - tail(n)])
+    return Figure(min(float(low), expected), expected, max(float(high), expected), "95%")

@@ -1,0 +1,113 @@
+"""What is noted of every response in a store: who bought it, when, and what it came to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synth.codec import decompress
+from synth.errors import UserError
+
+# What SQLite and the columns beside the blobs take of the file for a row and its key's index.
+ROW_BYTES = 280
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A response in the store, without its text.
+
+    Attributes:
+        run: The run that bought it, from the teacher that it called `teacher`.
+        cost_usd: By the price at that time; None is not known, as for the tokens.
+        latency: Seconds that the answer took; `created` is the Unix time when it came.
+        size: Bytes that it takes in the store, soft labels included.
+        request: The canonical request that the key is the hash of.
+    """
+
+    key: str
+    run: str
+    teacher: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    latency: float
+    created: float
+    size: int
+    request: dict[str, Any]
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """Every response of a store, the newest first; none where there is no such file.
+
+    Raises:
+        UserError: The store is damaged.
+    """
+    sql = (
+        "SELECT key, run, teacher, prompt_tokens, completion_tokens, cost_usd, latency, created, "
+        "length(request) + length(response) + coalesce(length(labels), 0), request "
+        "FROM responses ORDER BY id DESC"
+    )
+    for row in _read(path, sql, ()):
+        key, run, teacher, prompt, completion, cost, latency, created, size, packed = row
+        try:
+            request = json.loads(decompress(packed).decode("utf-8", "surrogatepass"))
+        except ValueError as error:
+            raise _damaged(path, error) from error
+        yield Entry(
+            key=key,
+            run=run,
+            teacher=teacher,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cost_usd=cost,
+            latency=latency,
+            created=created,
+            size=size + ROW_BYTES,
+            request=request,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What some responses came to together; `unpriced` are those without a cost."""
+
+    responses: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
+    size: int = 0
+
+
+def bought(path: Path, run: str, since: float) -> dict[str, Sums]:
+    """What a run has bought from a Unix time on, by teacher."""
+    sql = (
+        "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0)), "
+        "sum(coalesce(completion_tokens, 0)), sum(coalesce(cost_usd, 0.0)), "
+        "sum(cost_usd IS NULL), sum(length(request) + length(response) + "
+        f"coalesce(length(labels), 0) + {ROW_BYTES}) "
+        "FROM responses WHERE run = ? AND created >= ? GROUP BY teacher"
+    )
+    return {teacher: Sums(*figures) for teacher, *figures in _read(path, sql, (run, since))}
+
+
+def _read(path: Path, sql: str, values: tuple[Any, ...]) -> Iterator[Any]:
+    if not path.is_file():
+        return
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        try:
+            yield from connection.execute(sql, values)
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"response store {path}: damaged, or no response store ({error}); "
+        f"`distill recover {path}` keeps every response in it that is sound"
+    )
