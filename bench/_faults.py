@@ -179,7 +179,7 @@ class FaultServer:
     """
 
     def __init__(self, plan=lambda ask: "", latency_s=0.0):
-        self.plan, self.log = plan, []
+        self.plan, self.log, self.answered = plan, [], 0
         self.latency = latency_s if callable(latency_s) else lambda ask: latency_s
         self._attempts = Counter()
         self._loop = asyncio.new_event_loop()
@@ -258,6 +258,7 @@ class FaultServer:
             return False
         ask.whole = True
         ask.answered = ask.fault in ANSWERS
+        self.answered += ask.answered
         return True
 
     def _asked(self, body):

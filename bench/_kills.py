@@ -20,30 +20,36 @@ from synth.store import Store, request_key
 from synth.teachers.contract import Request
 
 WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
-QUESTIONS_A_KILL = 20  # so many that the work outlasts the kills
-LATENCY_S = 0.1, 0.5  # of answers; long, so that much is in flight when a kill comes
-LATEST_KILL_S = 4.0  # after the start, which takes about one
+QUESTIONS_A_KILL = 16  # so many that the work outlasts the kills
+LATENCY_S = 0.05, 0.35  # of answers
+# A share of the kills comes within the first seconds; the others after so many answers, and a
+# little later.
+EARLY_SHARE, EARLY_S, MOST_ANSWERS, LATER_S = 0.3, 1.5, 50, 0.3
 LONGEST_RUN_S = 400  # nothing may hang
 # Trouble with an endpoint (429, 5xx, no answer) makes the client ask more slowly: a little of it.
 TROUBLE = ("429", "429, seconds", "429, date", "429, nonsense", "500", "502", "no answer",
            "endless drip", "cut before the headers", "cut in the headers", "cut in the body",
            "no HTTP", "long header", "bad gzip")  # fmt: skip
 MALFORMED = tuple(fault for fault in AGAIN if fault not in TROUBLE)
-SHARES = ((TROUBLE, 0.03), (MALFORMED, 0.1), (tuple(ANSWERS), 0.15))
-OUT_SHARE = 0.003  # of the first attempts
+SHARES = ((TROUBLE, 0.015), (MALFORMED, 0.1), (tuple(ANSWERS), 0.15))
+OUT_SHARE = 0.002  # of the first attempts
 # What the command line says when a teacher is out.
 OUT_SAYS = ("does not accept the key", "is used up", "is moved to")
-# One question in so many goes wrong for good, in one of these ways.
-FOR_GOOD = (*REFUSED, "500", "empty choices", "cut in the body", "invalid JSON")
-FOR_GOOD_EVERY = 40
+# One question in so many goes wrong for good, few of them early: they are asked again at every
+# start, one at a time until there is an answer. The very last make trouble for good.
+FOR_GOOD, FOR_GOOD_EVERY, EARLY = (*REFUSED, "empty choices", "invalid JSON"), 20, 70
+TROUBLE_FOR_GOOD = ("500", "cut in the body")
 
 
-def plan(seed):
+def plan(seed, questions):
     """Which fault a request meets, by the seed, its question, sample and attempt alone."""
 
     def fault(ask):
         number = int(ask.question.split()[1])
-        if number % FOR_GOOD_EVERY == 7:
+        if number >= questions - len(TROUBLE_FOR_GOOD):
+            return TROUBLE_FOR_GOOD[questions - number - 1]
+        often = number < EARLY or number > 0.7 * questions
+        if often and number % FOR_GOOD_EVERY == 7:
             return FOR_GOOD[number // FOR_GOOD_EVERY % len(FOR_GOOD)]
         dice = draw(seed, *ask.place, ask.attempt)
         which = draw(seed, *ask.place, ask.attempt, "which")
@@ -186,7 +192,8 @@ class Campaign:
         begun = time.monotonic()
         low, high = LATENCY_S
         with FaultServer(
-            plan(self.seed), lambda ask: low + (high - low) * draw(self.seed, "wait", *ask.place)
+            plan(self.seed, self.questions),
+            lambda ask: low + (high - low) * draw(self.seed, "wait", *ask.place),
         ) as self.server:
             options = {"model": "m", "base_url": self.server.url, "timeout_s": TIMEOUT_S}
             write_config(self.folder, self.questions, {"t": {"kind": "openai", **options}})
@@ -202,24 +209,30 @@ class Campaign:
         for number in range(2 * self.kills + 20):
             if account.kills == self.kills:
                 break
-            moment = LATEST_KILL_S * draw(self.seed, "kill", number)
-            self._step(lambda begin, moment=moment: self._killed_at(begin, moment))
+            self._step(lambda begin, number=number: self._killed(begin, number))
             account.stored_at_last_kill = len(self.stored)
             if number % 20 == 19:
                 self.say(f"{account.kills} kills, {len(self.stored)} of {account.wanted} stored")
         account.check(account.kills == self.kills, f"only {account.kills} kills came in time")
         account.check(len(self.stored) < account.wanted, "all was done before the last kill")
 
-    def _killed_at(self, begin, moment):
-        """Starts it and kills it after so many seconds; whether it was still there."""
-        account, process = self.account, start(self.folder)
+    def _killed(self, begin, number):
+        """Starts it and kills it at a moment that is drawn; whether it was still there."""
+        account, server = self.account, self.server
+        early = draw(self.seed, "early", number) < EARLY_SHARE
+        more = 0 if early else MOST_ANSWERS * draw(self.seed, "answers", number)
+        wait_s = (EARLY_S if early else LATER_S) * draw(self.seed, "moment", number)
+        until, deadline = server.answered + more, time.monotonic() + LONGEST_RUN_S
+        process = start(self.folder)
+        while server.answered < until and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
         try:
-            said = process.communicate(timeout=moment)[0]
+            said = process.communicate(timeout=wait_s)[0]
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             account.kills += 1
-            account.kills_before_asking += len(self.server.log) == begin
-            account.in_flight_at_kills.append(sum(not ask.done for ask in self.server.log[begin:]))
+            account.kills_before_asking += len(server.log) == begin
+            account.in_flight_at_kills.append(sum(not ask.done for ask in server.log[begin:]))
             process.communicate()
             return True
         account.end(process.returncode, said)

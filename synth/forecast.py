@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,7 +55,7 @@ class Figure:
         return self._with(other, _sum)
 
     def _with(self, other: Figure, join: Callable[..., float | None]) -> Figure:
-        basis = max(self.basis, other.basis, key=_LOOSER.index)
+        basis = loosest([self.basis, other.basis])
         values = (join(getattr(self, at), getattr(other, at)) for at in ("low", "expected", "high"))
         low, expected, high = values
         return Figure(low, expected, high, basis)
@@ -68,6 +68,11 @@ class Figure:
 def exactly(value: float) -> Figure:
     """A figure that is known."""
     return Figure(value, value, value, "exact")
+
+
+def loosest(bases: Iterable[Basis]) -> Basis:
+    """The basis of what was made of figures with these."""
+    return max(bases, key=_LOOSER.index)
 
 
 def _product(a: float | None, b: float | None) -> float | None:

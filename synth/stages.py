@@ -128,9 +128,12 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     """
     from synth.counts import Counts
     from synth.labels import LabelWriter
+    from synth.prices import default_lines
     from synth.questions import QuestionWriter
 
     assert run.generate is not None
+    for line in default_lines(teacher_options(run)):
+        say(f"  {line}")
     questions = read_split(folder.stage("tasks"), "train")
     counts = Counts(questions_total=folder.need("tasks")["rows"]["train"])
     drop = run.generate.truncation.policy == "drop"

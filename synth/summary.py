@@ -12,18 +12,24 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from synth import __version__, plugins
 from synth.config import Run
 from synth.configfile import config_names
 from synth.errors import UserError, nearest
 from synth.folder import Folder
+from synth.io import read_json
+from synth.ledger import bought
+from synth.progress import duration
 from synth.prompts import load_prompt, prompt_names
 
 
 def stage_summary(name: str, run: Run) -> None:
     """Prints what a finished stage came to."""
     manifest = Folder(run.folder).manifest(name)
+    if name == "generate" and manifest is not None:
+        _estimate_beside_truth(run, manifest)
     show = {"filter": _funnel, "train": _training, "evaluate": _evaluation}.get(name)
     if manifest is not None and show is not None:
         show(manifest)
@@ -55,6 +61,90 @@ def _funnel(manifest: dict[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(f"kept {funnel['kept']:,} of {funnel['total']:,} traces")
+
+
+_PARTS = {
+    "calls": "calls",
+    "prompt_tokens": "prompt tokens",
+    "completion_tokens": "answer tokens",
+    "usd": "dollars",
+    "seconds": "time",
+    "bytes": "disk",
+}
+
+
+def estimate_summary(estimate: dict[str, Any]) -> None:
+    """Prints an estimate as `synth.estimate.make_estimate` gives it."""
+    console = _console()
+    questions, pilot = estimate["questions"], estimate["pilot"]
+    if pilot is not None:
+        cost = "no price" if pilot["unpriced"] else f"${pilot['cost_usd']:,.4f}"
+        console.print(
+            f"pilot: {pilot['questions']} questions, {pilot['bought']} answers bought"
+            + (f" ({pilot['reused']} more were in the store)" if pilot["reused"] else "")
+            + f", {pilot['kept']} kept, {pilot['prompt_tokens'] + pilot['completion_tokens']:,} "
+            f"tokens, {cost}"
+        )
+    console.print(
+        f"still to buy: the answers to {questions['open']:,} of {questions['total']:,} questions"
+    )
+    if not questions["open"]:
+        return
+    teachers = estimate["teachers"]
+    shown = {**(teachers if len(teachers) > 1 else {}), "": estimate["total"]}
+    table = _table("", "low", "expected", "high", "")
+    for name, parts in shown.items():
+        if len(shown) > 1:
+            table.add_row(Text(name or "all together", style="bold"))
+        for part, title in _PARTS.items():
+            figure = parts[part]
+            values = [_amount(part, figure[at]) for at in ("low", "expected", "high")]
+            table.add_row(title, *values, figure["basis"])
+    console.print(table)
+    for line in (*estimate["budget"], *estimate["notes"]):
+        console.print(line, markup=False)
+
+
+def _estimate_beside_truth(run: Run, manifest: dict[str, Any]) -> None:
+    """What was estimated and what was bought since, where there was an estimate."""
+    estimate = read_json(run.folder / "estimate.json")
+    if estimate is None:
+        return
+    sums = list(bought(run.store_path, run.name, estimate["created"]).values())
+    truth: dict[str, float | None] = {
+        "calls": sum(one.responses for one in sums),
+        "prompt_tokens": sum(one.prompt_tokens for one in sums),
+        "completion_tokens": sum(one.completion_tokens for one in sums),
+        "usd": None if any(one.unpriced for one in sums) else sum(one.usd for one in sums),
+        "seconds": manifest["counts"]["seconds"],
+        "bytes": sum(one.size for one in sums),
+    }
+    table = _table("estimated, and bought since", "low", "expected", "high", "truth", "")
+    for part, title in _PARTS.items():
+        figure, true = estimate["total"][part], truth[part]
+        values = [_amount(part, figure[at]) for at in ("low", "expected", "high")]
+        low, high = figure["low"], figure["high"]
+        outside = true is not None and (
+            (low is not None and true < low) or (high is not None and true > high)
+        )
+        table.add_row(title, *values, _amount(part, true), "outside" if outside else "")
+    _console().print(table)
+
+
+def _amount(part: str, value: float | None) -> str:
+    if value is None:
+        return "?"
+    if part == "usd":
+        return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+    if part == "seconds":
+        return duration(value)
+    if part == "bytes":
+        for unit in ("B", "kB", "MB"):
+            if value < 1000:
+                return f"{value:.3g} {unit}"
+            value /= 1000
+        return f"{value:,.3g} GB"
+    return f"{value:,.0f}"
 
 
 def _training(manifest: dict[str, Any]) -> None:

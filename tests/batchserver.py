@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 
 from aiohttp import web
+
+from synth.teachers import openai_batch
 
 
 def completion(text, finish="stop", **message):
@@ -193,3 +196,41 @@ class BatchServer:
 def text_of(body):
     """The question of a request's body."""
     return body["messages"][-1]["content"]
+
+
+def config_of(server, number=6, samples=1, **teacher):
+    """A run that generates, for the command line."""
+    asked = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(number)]
+    return {
+        "name": "b",
+        "tasks": {"train": [{"source": "inline", "tasks": asked}]},
+        "teachers": {"t": options(server, **teacher)},
+        "generate": {
+            "prompt": {"template": "plain"},
+            "sampling": {"seed": 1, "max_tokens": 50},
+            "samples": {"max": samples},
+        },
+    }
+
+
+def options(server, kind="openai_batch", **more):
+    """A teacher of a config, in a hurry."""
+    quick = {"gather_s": 0.2, "poll_s": 0.1} if kind == "openai_batch" else {}
+    return {"kind": kind, "model": "m", "base_url": server.url, **quick, **more}
+
+
+def teacher_of(server, **more):
+    wanted = {k: v for k, v in options(server, **more).items() if k != "kind"}
+    return openai_batch.build(openai_batch.Config(**wanted), "t")
+
+
+def manifest(tmp_path):
+    """What the generation noted of itself."""
+    return json.loads((tmp_path / "runs/b/generate/manifest.json").read_text())
+
+
+def stored(tmp_path):
+    """The keys in the store, and how many batches are noted as under way."""
+    with sqlite3.connect(tmp_path / "runs/responses.sqlite") as connection:
+        keys = [row[0] for row in connection.execute("SELECT key FROM responses")]
+        return keys, connection.execute("SELECT count(*) FROM batches").fetchone()[0]

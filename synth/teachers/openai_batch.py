@@ -248,29 +248,35 @@ class OpenAIBatchTeacher(BatchApi):
 
     async def _resume(self, batch: Batch) -> None:
         """Goes on with a batch that an earlier run noted."""
-        if not batch.requests:
-            await self._opened.end_batch(batch.file)
-            return
         try:
-            if batch.id is None:
-                found = await self.find(batch.file, batch.created)
-                if found is None:  # it may have been on its way when that run was killed
-                    await self._sleep(self._batch.poll_s)
-                    found = await self.find(batch.file, batch.created)
-                if found is None:
-                    await self._drop(batch)
-                    return
-                await self._name_it(batch, found)
-            await self._follow(batch)
+            if batch.requests and await self._found(batch):
+                await self._follow(batch)
+            else:
+                await self._drop(batch)
         except Unknown as error:
-            if _age_h(batch) < self._batch.give_up_h:
-                raise UserError(
-                    f"batch {batch.id}, which an earlier run sent: {error}. Is the key of another "
-                    "project? Its requests are paid for and are not sent again before they are "
-                    f"{self._batch.give_up_h:g} hours old (give_up_h)"
-                ) from error
-            self._say(f"batch {batch.id} is not known any more: its requests are asked anew")
-            await self._drop(batch)
+            if _age_h(batch) >= self._batch.give_up_h:
+                self._say(f"batch {batch.id} is not known any more: its requests are asked anew")
+                await self._drop(batch)
+                return
+            told = UserError(
+                f"batch {batch.id}, which an earlier run sent: {error}. Is the key of another "
+                "project? Its requests are paid for and are not sent again before they are "
+                f"{self._batch.give_up_h:g} hours old (give_up_h)"
+            )
+            self._say(str(told))  # the run may have no use for it, and end well
+            raise told from error
+
+    async def _found(self, batch: Batch) -> bool:
+        """Whether there is a batch: the run may have been killed before it was made."""
+        if batch.id is not None:
+            return True
+        found = await self.find(batch.file, batch.created)
+        if found is None:  # it may have been on its way at that moment
+            await self._sleep(self._batch.poll_s)
+            found = await self.find(batch.file, batch.created)
+        if found is not None:
+            await self._name_it(batch, found)
+        return found is not None
 
     async def _drop(self, batch: Batch) -> None:
         await self._opened.end_batch(batch.file)

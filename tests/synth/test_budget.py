@@ -57,7 +57,11 @@ def test_a_cap_in_dollars(tmp_path):
 def test_an_endpoint_that_counts_nothing_is_capped_by_what_it_sent(tmp_path):
     teacher = Scripted(lambda r, n: {"choices": [{"message": {"content": "x" * 4000}}]})
     with pytest.raises(Unfinished, match=r"budget\.tokens"):
-        run(ask_with(teacher, budget=Budget(tokens=20_000), concurrency=4), tasks(100), tmp_path / "s")
+        run(
+            ask_with(teacher, budget=Budget(tokens=20_000), concurrency=4),
+            tasks(100),
+            tmp_path / "s",
+        )
     assert 12 <= len(teacher.asked) <= 25
 
 
@@ -118,7 +122,10 @@ def test_a_cap_in_dollars_without_a_price_is_a_mistake(distill, write_config):
     assert done.returncode == 2
     assert "budget.usd needs the price of teacher t: set teachers.t.price" in done.stderr
     priced = distill(
-        "generate", write_config(config()), "budget.usd=0.001", "teachers.t.price={input: 1, output: 2}"
+        "generate",
+        write_config(config()),
+        "budget.usd=0.001",
+        "teachers.t.price={input: 1, output: 2}",
     )
     assert priced.returncode == 3
     assert "budget.usd: the cap of $0.001" in priced.stderr

@@ -1,7 +1,6 @@
 """Generation: order, retries, stops, faults; every request answered once or failed with its reason."""
 
 import asyncio
-import contextlib
 import json
 import os
 import random
@@ -13,49 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
+from asking import Scripted, ask_with, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth import generate as engine
 from synth import buying, lane
-from synth.generate_config import Samples, Sampling
-from synth.errors import Unfinished, UserError
+from synth import generate as engine
 from synth.counts import Counts, usage_of
-from synth.generate import Ask, generate
+from synth.errors import Unfinished, UserError
+from synth.generate import generate
+from synth.generate_config import Samples
 from synth.prompts import load_prompt
-from synth.record import Task, Verdict
-from synth.store import Store, StoreFull, keyed, request_key
-from synth.teachers import fake, openai
-from synth.teachers.contract import Price, Refused, Request, Retry
-
-
-def tasks(n):
-    return [Task(f"t{i}", f"question {i}", str(i)) for i in range(n)]
-
-
-def right(record):
-    good = f"\\boxed{{{record.task.answer}}}" in record.answer
-    return [Verdict("right", good, "" if good else "wrong answer: x")]
-
-
-def ask_with(*teachers, samples=None, check=right, **more):
-    named = {f"teacher{i}": t for i, t in enumerate(teachers)}
-    return Ask(
-        teachers=named, prices={}, prompt=load_prompt("plain"), values={},
-        sampling=Sampling(max_tokens=9), samples=samples or Samples(), check=check, **more,
-    )  # fmt: skip
-
-
-def run(ask, questions, path, counts=None):
-    """Generates and gives the records of each question, in the order in which they came."""
-    got, counts = [], counts or Counts()
-    with Store(path) as store:
-        asyncio.run(
-            generate(
-                ask, store, questions, lambda task, records: got.append((task, records)), counts
-            )
-        )
-    return got, counts
+from synth.store import Store, StoreFull
+from synth.teachers import fake
+from synth.teachers.contract import Price, Refused, Retry
 
 
 @pytest.fixture(autouse=True)
@@ -67,30 +37,6 @@ def _quick(monkeypatch):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "s.sqlite"
-
-
-class Scripted:
-    """A teacher that does what its script says for each attempt."""
-
-    def __init__(self, script, identity="scripted"):
-        self.identity = {"kind": identity}
-        self.script, self.asked, self.in_flight, self.most = script, [], 0, 0
-
-    async def complete(self, request):
-        self.asked.append((request.messages[-1]["content"], request.sample))
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-        try:
-            await asyncio.sleep(0.002)
-            done = self.script(request, len(self.asked))
-            if isinstance(done, BaseException):
-                raise done
-            return {"choices": [{"message": {"content": done}, "finish_reason": "stop"}]}
-        finally:
-            self.in_flight -= 1
-
-    async def close(self):
-        self.closed = True
 
 
 def test_records_come_in_the_order_of_the_questions_whatever_the_latency(path):
@@ -291,82 +237,6 @@ def test_malformed_responses_are_tried_again_and_never_stored(path):
         assert store.count() == 0
 
 
-# --- the key ---
-
-
-REQUEST = Request(
-    [{"role": "user", "content": "q"}], {"temperature": 0.5, "max_tokens": 5}, 0, tasks(1)[0]
-)
-
-
-@pytest.mark.parametrize(
-    ("other", "identity", "same"),
-    [
-        (REQUEST, {"kind": "a"}, True),
-        (
-            Request(REQUEST.messages, dict(reversed(REQUEST.sampling.items())), 0, None),
-            {"kind": "a"},
-            True,
-        ),
-        (Request([{"role": "user", "content": "q "}], REQUEST.sampling, 0), {"kind": "a"}, False),
-        (Request([{"role": "system", "content": "q"}], REQUEST.sampling, 0), {"kind": "a"}, False),
-        (Request(REQUEST.messages, {"temperature": 0.6, "max_tokens": 5}, 0), {"kind": "a"}, False),
-        (Request(REQUEST.messages, REQUEST.sampling, 1), {"kind": "a"}, False),
-        (REQUEST, {"kind": "a", "base_url": "http://other"}, False),
-    ],
-)
-def test_what_is_in_the_key_and_what_is_not(other, identity, same):
-    assert (request_key(other, identity) == request_key(REQUEST, {"kind": "a"})) is same
-
-
-def test_the_store_keeps_hostile_text_as_it_came(path):
-    raw = {"choices": [{"message": {"content": "\ud800 \x00 '; DROP TABLE responses; --"}}]}
-    request = Request([{"role": "user", "content": "\udfff\x00"}])
-
-    async def put():
-        with Store(path) as store:
-            await store.put(keyed(request, {}), json.dumps(raw).encode())
-            assert store.get(request_key(request, {})).raw == raw
-            await store.put(keyed(request, {}), b'{"choices": []}')
-            assert store.get(request_key(request, {})).raw == raw
-            assert store.count() == 1
-
-    asyncio.run(put())
-
-
-def test_what_is_no_store_is_said_so(tmp_path):
-    path = tmp_path / "not-a-store"
-    path.write_text("hello, this is a text file and no data base at all" * 100)
-    with pytest.raises(UserError, match="damaged, or no response store"):
-        Store(path)
-
-
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounts a small disk"
-)
-def test_on_a_disk_that_is_really_full_what_is_under_way_still_finds_room(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        (Path(disk) / "filler").write_bytes(b"\0" * 3_500_000)
-        noise = random.Random(1)
-        teacher = Scripted(lambda r, n: noise.randbytes(20_000).hex())
-        with pytest.raises(Unfinished, match="make room and run again"):
-            run(ask_with(teacher, concurrency=8), tasks(3000), disk / "s.sqlite")
-        with contextlib.closing(sqlite3.connect(disk / "s.sqlite")) as connection:
-            stored = connection.execute("SELECT count(*) FROM responses").fetchone()[0]
-        # More than the free room alone could take: the reserve was given up for it.
-        assert stored * 20_000 > 3_000_000
-        assert stored >= len(teacher.asked) - 8
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 # --- figures ---
 
 
@@ -387,136 +257,6 @@ def test_usage_is_believed_only_where_it_can_be(usage, expected):
 
 def test_without_a_price_there_is_no_cost():
     assert usage_of({"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, None)[2] is None
-
-
-# --- the openai teacher against a real server ---
-
-
-def openai_run(api, path, questions=3, **config):
-    key = config.pop("key", None)
-    teacher = openai.build(openai.Config(model="m", base_url=api.url, **config), "t")
-    teacher._key = key
-    return run(ask_with(teacher, check=lambda r: [], retries=3), tasks(questions), path)
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ({"content": "<think>r</think>a"}, ("r", "a")),
-        ({"content": "r</think>a"}, ("r", "a")),
-        ({"content": "a", "reasoning": "r"}, ("r", "a")),
-        ({"content": "a", "reasoning_content": "r"}, ("r", "a")),
-        ({"content": None, "reasoning_content": "r"}, ("r", "")),
-        ({"content": "a"}, (None, "a")),
-    ],
-)
-def test_reasoning_from_every_field(api, path, message, expected):
-    answer = api.completion("")
-    answer["choices"][0]["message"] = {"role": "assistant", **message}
-    api.reply = lambda body: (200, {}, answer)
-    got, _ = openai_run(api, path, 1)
-    record = got[0][1][0]
-    assert (record.reasoning, record.answer) == expected
-    assert record.generation.prompt_tokens == 10
-    assert record.generation.model == "test-model"
-
-
-def test_what_is_sent(api, path):
-    teacher = openai.build(
-        openai.Config(model="m", base_url=api.url, max_tokens_name="max_completion_tokens"), "t"
-    )
-    ask = ask_with(teacher, check=lambda r: [])
-    ask.sampling = Sampling(
-        temperature=0.5, top_k=20, max_tokens=7, seed=3, extra={"reasoning_effort": "low"}
-    )
-    run(ask, tasks(1), path)
-    assert api.received == [
-        {
-            "model": "m", "messages": [{"role": "user", "content": "question 0"}], "temperature": 0.5,
-            "top_k": 20, "max_completion_tokens": 7, "seed": 3, "reasoning_effort": "low",
-        }
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("status", "error", "kind", "says"),
-    [
-        (401, "bad key sk-secret", UserError, "does not accept the key"),
-        (403, "forbidden", UserError, "does not accept the key"),
-        (404, "no model m", UserError, "knows no model 'm'"),
-        (402, "insufficient balance", Unfinished, "used up"),
-        (429, "You exceeded your current quota", Unfinished, "used up"),
-    ],
-)
-def test_statuses_that_stop_the_run(api, path, status, error, kind, says):
-    api.reply = lambda body: (status, {}, {"error": {"message": error}})
-    with pytest.raises(kind, match=says) as caught:
-        openai_run(api, path, 20, key="sk-secret")
-    assert "sk-secret" not in str(caught.value)
-    assert len(api.received) == 1
-
-
-@pytest.mark.parametrize(
-    ("fault", "failed"),
-    [
-        ((500, {}, "oops"), "status 500"),
-        ((502, {}, "<html>bad gateway</html>"), "status 502"),
-        ((200, {}, '{"choices": [{"mess'), "malformed response"),
-        ((200, {}, {"choices": []}), "malformed response"),
-        ((200, {}, "[]"), "malformed response"),
-        ((400, {}, {"error": {"message": "too long"}}), "status 400"),
-    ],
-)
-def test_faults_end_in_an_answer_or_a_reason(api, path, fault, failed):
-    good = api.reply
-    api.reply = lambda body: fault if "question 1" in str(body) else good(body)
-    got, counts = openai_run(api, path)
-    assert [len(records) for _, records in got] == [1, 0, 1]
-    assert counts.failed == {failed: 1}
-
-
-def test_retry_after_is_obeyed(api, path):
-    times = []
-
-    def reply(body):
-        times.append(time.monotonic())
-        if len(times) == 1:
-            return 429, {"Retry-After": "1"}, {"error": {"message": "slow"}}
-        return 200, {}, api.completion("x")
-
-    api.reply = reply
-    openai_run(api, path, 1)
-    assert 0.95 <= times[1] - times[0] < 3
-
-
-def test_a_slow_answer_times_out_and_is_tried_again(api, path):
-    api.latency_s = 2
-    _, counts = openai_run(api, path, 1, timeout_s=0.2)
-    assert counts.failed == {"timeout": 1}
-
-
-def test_nothing_listens_at_the_address(path):
-    teacher = openai.build(openai.Config(model="m", base_url="http://127.0.0.1:9/v1"), "t")
-    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:9/v1"):
-        run(ask_with(teacher), tasks(5), path)
-
-
-def test_the_key_reaches_the_server_and_no_file(api, tmp_path, distill, write_config):
-    config = {
-        "name": "r", "tasks": {"train": [{"source": "inline", "tasks": [{"question": "q", "answer": 1}]}]},
-        "teachers": {"t": {"kind": "openai", "model": "m", "base_url": api.url, "api_key_env": "MY_KEY"}},
-        "generate": {"prompt": {"template": "plain"}}, "filters": ["truncated"],
-    }  # fmt: skip
-    done = distill("run", write_config(config), env={"MY_KEY": "sk-very-secret"})
-    assert done.returncode == 0, done.stderr
-    assert api.headers[0]["Authorization"] == "Bearer sk-very-secret"
-    for file in tmp_path.rglob("*"):
-        if file.is_file():
-            assert b"sk-very-secret" not in file.read_bytes(), file
-    missing = distill("run", write_config(config), env={"MY_KEY": ""})
-    assert missing.returncode == 2
-    assert "environment variable MY_KEY, which is not set" in missing.stderr
-    assert "Traceback" not in missing.stderr
 
 
 @pytest.mark.slow

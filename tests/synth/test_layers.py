@@ -22,6 +22,11 @@ JOINTS = {
     "synth.stages",
     "synth.measure",
     "synth.preview",
+    # An estimate replays a run's own stages and filters; its intervals are those of sft.stats.
+    "synth.estimate",
+    "synth.estimate_bounds",
+    "synth.estimate_stock",
+    "synth.forecast",
     "synth.__main__",
 }
 HEAVY = (

@@ -67,7 +67,9 @@ def test_the_prior_is_found_again_though_sampling_stopped_at_a_pass(a, b):
 @given(st.integers(0, 20), st.integers(0, 20))
 def test_a_failure_takes_hope_and_a_pass_gives_some(passed, failed):
     prior = Prior(0.5, 1.5)
-    assert prior.hope(passed, failed + 1) < prior.hope(passed, failed) < prior.hope(passed + 1, failed)
+    assert (
+        prior.hope(passed, failed + 1) < prior.hope(passed, failed) < prior.hope(passed + 1, failed)
+    )
 
 
 def test_hope_is_learned_from_the_first_questions_of_each_source():

@@ -27,7 +27,9 @@ def path(tmp_path):
 
 
 def solves(*numbers, name="scripted"):
-    return Scripted(lambda r, n: f"\\boxed{{{r.task.answer}}}" if int(r.task.answer) in numbers else "no", name)
+    return Scripted(
+        lambda r, n: f"\\boxed{{{r.task.answer}}}" if int(r.task.answer) in numbers else "no", name
+    )
 
 
 def who(got):
@@ -81,7 +83,9 @@ def test_a_teacher_that_dies_later_on_is_replaced_and_a_rerun_buys_nothing(path)
 
 
 def test_when_the_last_teacher_dies_the_run_ends_with_all_that_came(path):
-    teachers = [Scripted(lambda r, n, k=k: "x" if n < k else Unfinished("quota"), str(k)) for k in (4, 8)]
+    teachers = [
+        Scripted(lambda r, n, k=k: "x" if n < k else Unfinished("quota"), str(k)) for k in (4, 8)
+    ]
     with pytest.raises(Unfinished, match="quota"):
         run(ask_with(*teachers, samples=Samples(max=2), concurrency=1), tasks(100), path)
     with engine.Store(path) as store:
@@ -107,7 +111,10 @@ def test_fallback_asks_the_next_where_the_first_refuses(path):
 
 def test_each_teacher_keeps_to_its_own_width_and_budget(path):
     one, two = Scripted(lambda r, n: "x", "one"), Scripted(lambda r, n: "x", "two")
-    options = {"teacher0": TeacherConfig(concurrency=2), "teacher1": TeacherConfig(budget=Cap(tokens=300))}
+    options = {
+        "teacher0": TeacherConfig(concurrency=2),
+        "teacher1": TeacherConfig(budget=Cap(tokens=300)),
+    }
     got, counts = run(
         ask_with(one, two, samples=Samples(max=2), options=options), tasks(60), path
     )  # fmt: skip
@@ -119,7 +126,11 @@ def test_each_teacher_keeps_to_its_own_width_and_budget(path):
 
 
 def test_provenance_is_on_every_record(path):
-    got, _ = run(ask_with(Scripted(lambda r, n: "x"), prices={"teacher0": Price(input=1, output=2)}), tasks(1), path)
+    got, _ = run(
+        ask_with(Scripted(lambda r, n: "x"), prices={"teacher0": Price(input=1, output=2)}),
+        tasks(1),
+        path,
+    )
     generation = got[0][1][0].generation
     assert (generation.teacher, generation.model, generation.template) == ("teacher0", "m", "plain")
     assert len(generation.template_hash) == len(generation.key) == 64
@@ -190,7 +201,9 @@ def test_giving_up_saves_on_the_hopeless_and_a_rerun_buys_nothing(path):
     again = Scripted(script)
     second, _ = run(ask_with(again, samples=samples, concurrency=64), tasks(80), path)
     assert not again.asked
-    assert [[r.id for r in records] for _, records in second] == [[r.id for r in rs] for _, rs in got]
+    assert [[r.id for r in records] for _, records in second] == [
+        [r.id for r in rs] for _, rs in got
+    ]
 
 
 def test_the_hours_of_a_budget_end_a_run(path):

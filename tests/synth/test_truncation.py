@@ -58,7 +58,9 @@ def test_continue_joins_the_pieces_to_what_it_would_have_been(tmp_path):
 
 def test_raise_asks_again_with_more_room_and_keeps_the_last(tmp_path):
     teacher = Limited()
-    got, counts = run(ask(teacher, policy="raise_max_tokens", times=2, factor=2), tasks(1), tmp_path / "s")
+    got, counts = run(
+        ask(teacher, policy="raise_max_tokens", times=2, factor=2), tasks(1), tmp_path / "s"
+    )
     [record] = got[0][1]
     assert record.generation.sampling["max_tokens"] == 60
     assert record.rejected_by is None
@@ -104,14 +106,23 @@ def test_dropped_traces_have_a_split_of_their_own(distill, write_config, tmp_pat
 def test_many_cut_off_early_on_stop_the_run_with_all_saved(tmp_path):
     teacher = Scripted(lambda r, n: completion("x", "length"))
     asked = ask_with(teacher, concurrency=4)
-    with pytest.raises(Unfinished, match=r"50 of the first 50 answers were cut off at max_tokens 9"):
+    with pytest.raises(
+        Unfinished, match=r"50 of the first 50 answers were cut off at max_tokens 9"
+    ):
         run(asked, tasks(500), tmp_path / "s")
     assert 50 <= len(teacher.asked) <= 50 + 4
-    few = Scripted(lambda r, n: completion("x", "length" if int(r.task.answer) % 3 == 0 else "stop"))
+    few = Scripted(
+        lambda r, n: completion("x", "length" if int(r.task.answer) % 3 == 0 else "stop")
+    )
     assert run(ask_with(few), tasks(100), tmp_path / "t")[1].bought == 100
 
 
-@given(st.one_of(st.none(), st.text("ab \n", min_size=1)), st.text("ab<>/ \n"), st.integers(0, 60), st.booleans())
+@given(
+    st.one_of(st.none(), st.text("ab \n", min_size=1)),
+    st.text("ab<>/ \n"),
+    st.integers(0, 60),
+    st.booleans(),
+)
 def test_cut_anywhere_and_however_the_server_splits_it_the_pieces_make_the_whole(
     reasoning, answer, at, server_splits
 ):

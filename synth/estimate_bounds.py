@@ -1,0 +1,143 @@
+"""What a run may cost where nothing of it is measured yet: bounds on its calls and their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from synth import ledger
+from synth.config import Run
+from synth.estimate_stock import COUNTED, Question, Stock
+from synth.forecast import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
+from synth.plan import Route
+from synth.record import Message, Task
+from synth.teachers.contract import TeacherConfig
+
+# Tokens of a text where no tokenizer and no answer of the teacher's says: by its characters.
+_OF_ASCII = Figure(1 / 7, 1 / 4, 1 / 2)
+_OF_OTHER = Figure(1 / 3, 1.0, 3.0)
+# Another tokenizer than the teacher's, and the chat template around the messages.
+_OF_OTHER_TOKENIZER = Figure(0.7, 1.0, 1.6)
+# Bytes in the store: of an answer's token, of a character of the request, and of one soft label.
+_OF_TOKEN, _OF_CHARACTER, _OF_LABEL = Figure(0.5, None, 8), Figure(0.1, None, 3), Figure(4, None, 9)
+
+
+class Bounds:
+    """Least and most of each column of `COUNTED`, for each teacher.
+
+    Args:
+        run: The checked config.
+        options: The teachers' options.
+        stock: The questions and what the store has.
+        count_tokens: Counts tokens by some tokenizer, where one is at hand.
+
+    Attributes:
+        notes: By what prompts were counted, where the teacher's own counts do not say.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        options: dict[str, TeacherConfig],
+        stock: Stock,
+        count_tokens: Callable[[str], int] | None,
+    ) -> None:
+        assert run.generate is not None
+        self._generate, self._seed, self._stock = run.generate, run.seed, stock
+        self._count_tokens = count_tokens
+        self.notes: list[str] = []
+        self._route = Route(
+            run.generate.route,
+            stock.names,
+            {name: own.weight for name, own in options.items()},
+            {name: own.samples for name, own in options.items() if own.samples},
+        )
+
+    def of(self, name: str, open_: Sequence[Question]) -> dict[str, Figure]:
+        """What a teacher's answers to the open questions may come to."""
+        calls = self._calls(name, open_)
+        completion = self._mean(name, "completion_tokens") or Figure(
+            0, None, self._stock.limits()[-1]
+        )
+        each = {
+            "calls": exactly(1),
+            "prompt_tokens": self._prompt_tokens(name),
+            "completion_tokens": completion,
+            "bytes": self._mean(name, "size") or self._size(completion),
+            "latency": self._mean(name, "latency") or Figure(0, None, None),
+        }
+        return {column: calls * each[column] for column in COUNTED}
+
+    def longest(self, name: str) -> float | None:
+        """Most seconds that one question may take, as far as the teacher's answers say."""
+        latencies = [entry.latency for entry in self._stock.history[name]]
+        if len(latencies) < LEAST_SAMPLE:
+            return None
+        return max(latencies) * self._generate.samples.max
+
+    def _calls(self, name: str, open_: Sequence[Question]) -> Figure:
+        low = high = 0
+        for question in open_:
+            slots = list(self._route.order(question.task.question, self._generate.samples.max))
+            have = question.has[name]["calls"] if name in question.has else 0
+            own = [slot.teacher == name for slot in slots]
+            low += max(0, sum(own[: self._first_wave(question.task)]) - have)
+            high += max(0, (len(slots) if self._generate.route == "fallback" else sum(own)) - have)
+        if self._generate.truncation.policy in ("raise_max_tokens", "continue"):
+            high *= 1 + self._generate.truncation.times
+        return exactly(low) if low == high else Figure(low, None, high)
+
+    def _first_wave(self, task: Task) -> int:
+        samples, vote = self._generate.samples, self._generate.vote
+        if samples.until_verified is None:
+            return samples.max
+        wanted = max(samples.until_verified, samples.start or 0)
+        return max(wanted, vote.agree) if vote and task.answer is None else wanted
+
+    def _mean(self, name: str, what: str) -> Figure | None:
+        """The mean over the teacher's stored answers to such prompts, if there are enough."""
+        values = [getattr(entry, what) for entry in self._stock.history[name]]
+        values = [float(value) for value in values if value is not None]
+        return mean_of(values, self._seed) if len(values) >= LEAST_SAMPLE else None
+
+    def _prompt_tokens(self, name: str) -> Figure:
+        """Tokens of a prompt: by the teacher's own counts, by a tokenizer, or by characters."""
+        rendered = [messages for _, messages in self._stock.rendered]
+        length = self._mean_length([_letters(messages) for messages in rendered])
+        told = [e for e in self._stock.history[name] if e.prompt_tokens is not None]
+        if len(told) >= LEAST_SAMPLE:
+            tokens = [float(entry.prompt_tokens or 0) for entry in told]
+            letters = [float(max(1, _letters(entry.request["messages"]))) for entry in told]
+            return length * ratio_of(tokens, letters, self._seed)
+        if (count := self._count_tokens) is not None:
+            self._note("prompts: by another tokenizer than the teacher's, times 0.7 to 1.6")
+            counts = [sum(count(message["content"]) for message in ms) for ms in rendered]
+            return self._mean_length(counts) * _OF_OTHER_TOKENIZER
+        self._note(
+            "prompts: by their characters, 2 to 7 a token (4 expected); of other scripts than "
+            "Latin 1/3 to 3 (1 expected)"
+        )
+        text = "".join(message["content"] for messages in rendered for message in messages)
+        share = sum(letter.isascii() for letter in text) / max(1, len(text))
+        return length * (exactly(share) * _OF_ASCII + exactly(1 - share) * _OF_OTHER)
+
+    def _mean_length(self, lengths: Sequence[int]) -> Figure:
+        """The mean over all prompts, of which some were drawn."""
+        if len(lengths) == len(self._stock.questions):
+            return exactly(sum(lengths) / len(lengths))
+        return mean_of([float(length) for length in lengths], self._seed)
+
+    def _size(self, completion: Figure) -> Figure:
+        """Bytes of a response in the store."""
+        letters = max(_letters(messages) for _, messages in self._stock.rendered)
+        size = completion * _OF_TOKEN + exactly(letters) * _OF_CHARACTER
+        if width := self._generate.sampling.top_logprobs:
+            size = size + completion * exactly(width + 1) * _OF_LABEL
+        return size + exactly(ledger.ROW_BYTES)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _letters(messages: Sequence[Message]) -> int:
+    return sum(len(message["content"]) for message in messages)

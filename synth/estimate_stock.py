@@ -1,0 +1,252 @@
+"""What a run's questions have in the response store already, and what its answers were like."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from synth import ledger, plugins, stages
+from synth.ask import Ask
+from synth.config import Run, split_plugin
+from synth.counts import Counts
+from synth.errors import UserError
+from synth.generate import generate
+from synth.prompts import load_prompt
+from synth.record import Message, Task, digest
+from synth.store import Store, Stored, keyed
+from synth.teachers.contract import Refused, Request
+
+COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
+RENDERED = 500  # prompts whose length is taken
+KEPT = 2000  # stored answers that a figure is measured on
+
+
+@dataclass
+class Question:
+    """A question, and what the store has of it.
+
+    Attributes:
+        prompt: Digest of its messages.
+        stored: Teacher, key and figures of every stored answer to this prompt.
+        has: Of these, what the run would use: by teacher, counted as in `COUNTED`.
+    """
+
+    task: Task
+    prompt: str
+    stored: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    has: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+class Stock:
+    """The questions of a run beside what the store holds.
+
+    Attributes:
+        questions: All of them, in random order; see `shuffled`.
+        rendered: The messages of some of them, drawn at random.
+        history: Stored answers of each teacher to prompts of this template, the newest first.
+        notes: What is to be said of how this was found.
+    """
+
+    def __init__(self, run: Run, tasks: Sequence[Task]) -> None:
+        assert run.generate is not None
+        self.notes: list[str] = []
+        self._run, self._generate = run, run.generate
+        self._identities = self._known_identities()
+        prompt, values = load_prompt(run.generate.prompt.template), run.generate.prompt.values
+        self.questions: list[Question] = []
+        self.rendered: list[tuple[Task, list[Message]]] = []
+        drawn = set(random.Random(run.seed).sample(range(len(tasks)), min(RENDERED, len(tasks))))
+        for i, task in enumerate(shuffled(tasks, run.seed)):
+            messages = prompt.messages(task, values)
+            self.questions.append(Question(task, digest(messages)))
+            if i in drawn:
+                self.rendered.append((task, messages))
+        self.history: dict[str, list[ledger.Entry]] = {name: [] for name in self.names}
+        if self._identities:
+            self._read_store()
+
+    @property
+    def names(self) -> list[str]:
+        """The teachers that answer, in the order of the config."""
+        return list(self._generate.teachers or self._run.teachers)
+
+    def limits(self) -> list[int]:
+        """Values of max_tokens that the run may send, ascending."""
+        policy, limits = self._generate.truncation, [self._generate.sampling.max_tokens]
+        if policy.policy == "raise_max_tokens":
+            for _ in range(policy.times):
+                limits.append(int(limits[-1] * policy.factor))
+        return limits
+
+    def wanting(self) -> set[str]:
+        """The ids of the questions for which a run would still buy something.
+
+        Replays the run over the store, and fills in what each question `has`.
+        """
+        prompts = {question.prompt for question in self.questions if question.stored}
+        touched = [q.task for q in self.questions if q.prompt in prompts]
+        wanting = {q.task.id for q in self.questions if q.prompt not in prompts}
+        if touched:
+            asking = [entry for entry in self._run.filters if _asks_teacher(entry)]
+            if asking:  # a replay spends nothing on judges either
+                names = ", ".join(split_plugin("filter", entry)[0] for entry in asking)
+                self.notes.append(f"what these filters ask of teachers is not counted: {names}")
+            quiet = self._run.model_copy(
+                update={"filters": [e for e in self._run.filters if e not in asking]}
+            )
+            with stages.build_chain_of(quiet, [], levels={"trace"}) as chain:
+                ask = stages.build_ask(quiet, stages.build_teachers(quiet), chain.check_trace)
+                more, used = _replay(self._run, ask, touched)
+            wanting |= more
+            for question in self.questions:
+                for name, key, figures in question.stored:
+                    if key in used:
+                        question.has.setdefault(name, Counter()).update(figures)
+        return wanting
+
+    def _known_identities(self) -> dict[str, str]:
+        """Teachers by the digest of what stands for them in the store's keys."""
+        try:
+            teachers = stages.build_teachers(self._run)
+        except UserError as error:  # no key yet: an estimate needs none
+            self.notes.append(f"the store was not looked at, all counts as still to buy: {error}")
+            return {}
+        return {digest(teacher.identity): name for name, teacher in teachers.items()}
+
+    def _read_store(self) -> None:
+        """Parts the store's answers among this run's questions and the teachers' histories."""
+        by_prompt = {question.prompt: question for question in reversed(self.questions)}
+        own, limits = _comparable(self._generate.sampling.parameters(0)), self.limits()
+        frame = _frame_of(self.rendered)
+        for entry in ledger.entries(self._run.store_path):
+            name = self._identities.get(digest(entry.request["teacher"]))
+            sampling = entry.request["sampling"]
+            if name is None or _comparable(sampling) != own:
+                continue
+            if sampling.get("max_tokens") not in limits:
+                continue
+            messages = entry.request["messages"]
+            if sampling.get("continue_final_message"):
+                messages = messages[:-1]
+            # Two questions with one prompt share what was bought: it counts for the first.
+            question = by_prompt.get(digest(messages))
+            if question is not None:
+                question.stored.append((name, entry.key, _counted(entry)))
+            if (question or frame.fits(messages)) and len(self.history[name]) < KEPT:
+                self.history[name].append(entry)
+
+
+def shuffled(tasks: Sequence[Task], seed: int) -> list[Task]:
+    """The questions in an order that the seed and each question alone decide.
+
+    Its beginning is a random sample, and stays one when questions are appended.
+    """
+    return sorted(tasks, key=lambda task: hashlib.sha256(f"{seed}:{task.id}".encode()).digest())
+
+
+class _Shelf:
+    """Stands in for a teacher: has what the store has, and notes which questions want more."""
+
+    def __init__(self, identity: dict[str, Any], failed: set[str], wanting: set[str]) -> None:
+        self.identity = identity
+        self._failed, self._wanting = failed, wanting
+
+    async def complete(self, request: Request) -> dict[str, Any]:
+        """Sells nothing."""
+        if keyed(request, self.identity).key not in self._failed:
+            assert request.task is not None
+            self._wanting.add(request.task.id)
+        raise Refused("not for sale")
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Unchanged(Store):
+    """The store as it is: a replay writes nothing into it. Notes which answers were used."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.used: set[str] = set()
+
+    def get(self, key: str) -> Stored | None:
+        """The response under a key."""
+        found = super().get(key)
+        if found is not None:
+            self.used.add(key)
+        return found
+
+    async def put_failure(self, *_: Any, **__: Any) -> None:
+        """Nothing failed: nothing was asked."""
+
+    async def put_stand_in(self, *_: Any) -> None:
+        """Nobody answered."""
+
+
+def _replay(run: Run, ask: Ask, tasks: Sequence[Task]) -> tuple[set[str], set[str]]:
+    """The questions for which a rerun would buy something, and the keys of what it would use."""
+    wanting: set[str] = set()
+    store = _Unchanged(run.store_path)
+    with store:
+        failed = {key for key, _ in store.failures()}
+        shelves = {name: _Shelf(t.identity, failed, wanting) for name, t in ask.teachers.items()}
+        uncapped = {n: own.model_copy(update={"budget": None}) for n, own in ask.options.items()}
+        replay = replace(ask, teachers=shelves, options=uncapped, budget=None, count_tokens=None)
+        asyncio.run(generate(replay, store, tasks, lambda task, records: None, Counts()))
+    return wanting, store.used
+
+
+def _asks_teacher(entry: str | dict[str, Any]) -> bool:
+    name, _ = split_plugin("filter", entry)
+    return bool(getattr(plugins.load("filter", name), "ASKS_TEACHER", False))
+
+
+def _comparable(sampling: dict[str, Any]) -> dict[str, Any]:
+    """What has to be equal for one answer's length to say something of another's."""
+    apart = {"seed", "max_tokens", "continue_final_message", "add_generation_prompt"}
+    return {name: value for name, value in sampling.items() if name not in apart}
+
+
+def _counted(entry: ledger.Entry) -> dict[str, Any]:
+    return {
+        "calls": 1,
+        "prompt_tokens": entry.prompt_tokens or 0,
+        "completion_tokens": entry.completion_tokens or 0,
+        "bytes": entry.size,
+        "latency": entry.latency,
+    }
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a template puts around a question, where that is the same for all of them."""
+
+    others: list[Message] | None
+    before: str = ""
+    after: str = ""
+
+    def fits(self, messages: Sequence[Message]) -> bool:
+        """Whether some stored messages came of the same template."""
+        if self.others is None or list(messages[:-1]) != self.others:
+            return False
+        last = messages[-1]["content"]
+        return last.startswith(self.before) and last.endswith(self.after)
+
+
+def _frame_of(rendered: Sequence[tuple[Task, list[Message]]]) -> _Frame:
+    frames = set()
+    for task, messages in rendered[:20]:
+        before, found, after = messages[-1]["content"].partition(task.question)
+        if not found:
+            return _Frame(None)
+        frames.add((digest(messages[:-1]), before, after))
+    if len(frames) != 1:
+        return _Frame(None)
+    ((_, before, after),) = frames
+    return _Frame(rendered[0][1][:-1], before, after)
