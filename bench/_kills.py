@@ -37,7 +37,7 @@ OUT_SHARE = 0.002  # of the first attempts
 OUT_SAYS = ("does not accept the key", "is used up", "is moved to")
 # One question in so many goes wrong for good, few of them early: they are asked again at every
 # start, one at a time until there is an answer. The very last make trouble for good.
-FOR_GOOD, FOR_GOOD_EVERY, EARLY = (*REFUSED, "empty choices", "invalid JSON"), 20, 70
+FOR_GOOD, FOR_GOOD_EVERY, EARLY = (*REFUSED, "empty choices", "invalid JSON"), 20, 30
 TROUBLE_FOR_GOOD = ("500", "cut in the body")
 
 

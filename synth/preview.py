@@ -85,6 +85,9 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
         ask = build_ask(run, build_teachers(run), chain.check_trace)
         ask.samples = Samples(max=1)
         ask.vote = None
+        for teacher in ask.teachers.values():
+            if at_once := getattr(teacher, "at_once", None):
+                at_once()  # three answers are not worth a day's wait for a batch
         take: Callable[[Task, list[Record]], None] = lambda _, got: records.extend(got)  # noqa: E731
         asyncio.run(generate(ask, store, tasks, take, Counts(questions_total=len(tasks))))
     return records

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -50,7 +51,10 @@ class BatchApi(OpenAITeacher):
         async def sent() -> dict[str, Any]:
             form = aiohttp.FormData({"purpose": "batch"})
             form.add_field(
-                "file", lines, filename="requests.jsonl", content_type="application/jsonl"
+                "file",
+                io.BytesIO(lines),
+                filename="requests.jsonl",
+                content_type="application/jsonl",
             )
             payload = form()
             # The session's own content type would hide the boundary between the parts.

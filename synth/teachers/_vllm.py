@@ -188,6 +188,9 @@ def weights(model: str) -> str:
     if target.is_dir():
         return str(target)
     say(f"converting {model} for vLLM, once")
+    for left in target.parent.glob("unfinished-*"):  # by a run that was killed
+        if left.stat().st_mtime < time.time() - 86_400:
+            shutil.rmtree(left, ignore_errors=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix="unfinished-"))
     try:
         models.load_model(model, "float32", "cpu").save_pretrained(made)

@@ -67,7 +67,7 @@ class _InProcess:
         self._loading = asyncio.Lock()
         self._loaded: _Loaded | None = None
         self._guard: Guard | None = None
-        self._log = new_log(name)
+        self._log: Path | None = None
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Answers one request as soon as the engine has; a cancelled one is taken out of it."""
@@ -82,8 +82,9 @@ class _InProcess:
         try:
             return await self._ask(loaded, request)
         except EngineDeadError as error:
+            said = tail(self._log) if self._log else ""
             raise Unfinished(
-                f"the vLLM engine died: {tail(self._log)}\nIts log is {self._log}. A rerun goes on "
+                f"the vLLM engine died: {said}\nIts log is {self._log}. A rerun goes on "
                 "from here; the teacher kind vllm_server would start it again by itself"
             ) from error
         except EngineGenerateError as error:
@@ -176,16 +177,18 @@ class _InProcess:
         if importlib.util.find_spec("vllm") is None:
             raise MissingPackage("vllm", f"the model {self._config.model}", "vllm")
         model, start = weights(self._config.model), time.monotonic()
-        say(f"teacher {self._name}: vLLM is loading {self._config.model} (log: {self._log})")
-        with _quiet(self._log), _watched(guard):
+        log = self._log = new_log(self._name)
+        say(f"teacher {self._name}: vLLM is loading {self._config.model} (log: {log})")
+        with _quiet(log), _watched(guard):
             try:
                 loaded = self._start(model)
             except UserError:
+                log.unlink(missing_ok=True)
                 raise
             except Exception as error:
-                cause = tail(self._log) if "root cause" in str(error) else _first_line(error)
+                cause = tail(log) if "root cause" in str(error) else _first_line(error)
                 raise UserError(
-                    f"vLLM cannot load {self._config.model}: {cause}\nIts log is {self._log}"
+                    f"vLLM cannot load {self._config.model}: {cause}\nIts log is {log}"
                 ) from error
         say(f"teacher {self._name}: loaded in {time.monotonic() - start:.0f} s")
         return loaded
@@ -234,7 +237,7 @@ class _InProcess:
         if loaded is not None:
             healthy = not loaded.engine.errored
             await asyncio.to_thread(loaded.engine.shutdown)
-            if healthy:
+            if healthy and self._log is not None:
                 self._log.unlink(missing_ok=True)
             # `__del__` calls it once more, when Python is half gone already, and shows a traceback.
             loaded.engine.shutdown = lambda: None

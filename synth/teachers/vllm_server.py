@@ -114,6 +114,7 @@ class _Served:
         self._stopped = False
         self._answered = False
         self._deaths = 0  # with no answer in between
+        self._ever_died = False
         self._log: Path | None = None
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
@@ -144,6 +145,7 @@ class _Served:
                     await self._running.teacher.close()
                     self._running = None
                     self._deaths += 1
+                    self._ever_died = True
                     say(f"teacher {self._name}: its vLLM server died {died}")
                     if self._deaths > self._config.restarts:
                         raise Unfinished(
@@ -284,16 +286,14 @@ class _Served:
         self._stopped = True
 
     async def close(self) -> None:
-        """Ends the server and all its processes."""
+        """Ends the server and all its processes. The log stays where it died on the way."""
         running, self._running = self._running, None
-        guard, self._guard = self._guard, None
         if running is not None:
             await running.teacher.close()
-            self._guard = guard
             await self._end(running.process, grace_s=10)
-            self._guard = None
-            if self._deaths == 0 and self._log is not None:
+            if self._log is not None and not self._ever_died:
                 self._log.unlink(missing_ok=True)
+        guard, self._guard = self._guard, None
         if guard is not None:
             await asyncio.to_thread(guard.close)
 

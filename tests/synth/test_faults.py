@@ -1,7 +1,6 @@
 """Every fault of an API, alone and all together: each request is answered once, or failed and why."""
 
 import asyncio
-import json
 import sys
 import time
 from pathlib import Path
@@ -20,8 +19,9 @@ from synth.store import Store
 from synth.teachers import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
-import faults
+from _ends import ENDS, outcome
 from _faults import AGAIN, ANSWERS, FIRST_SEED, OUT, FaultServer, text_of
+from _kills import Campaign
 
 ODD = "question 1"  # the one whose requests go wrong, between two that do not
 LIMIT_S = 60  # no test may hang
@@ -134,3 +134,19 @@ def test_a_teacher_that_ends_in_the_middle_stops_the_run_with_all_that_came_stor
         assert counts.reused == before
         assert sum(ask.answered for ask in server.log) == 160, "an answer was bought twice"
     assert not failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENDS)
+def test_a_teacher_that_ends(name, tmp_path):
+    assert outcome(ENDS[name], tmp_path).wrong == []
+
+
+@pytest.mark.slow
+def test_every_fault_and_kills_at_random_moments(tmp_path):
+    account = Campaign(kills=6, seed="a few", folder=tmp_path).run()
+    assert account.wrong == []
+    assert account.kills == 6
+    assert account.stored + account.failed.total() == account.wanted
+    assert account.stored > account.wanted / 2
+    assert account.faults.total() - account.faults["none"] > 50

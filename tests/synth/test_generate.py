@@ -1,7 +1,6 @@
 """Generation: order, retries, stops, faults; every request answered once or failed with its reason."""
 
 import asyncio
-import json
 import os
 import random
 import signal

@@ -136,9 +136,14 @@ TABLE = [
 ]
 
 
+def named(number, line, change, bought):
+    slow = pytest.mark.slow if "student" in line else ()  # looks for its tokenizer
+    return pytest.param(change, bought, id=f"{line}-{number}", marks=slow)
+
+
 @pytest.mark.parametrize(
-    ("change", "bought"), [row[1:] for row in TABLE], ids=[f"{row[0]}-{i}" for i, row in enumerate(TABLE)]
-)  # fmt: skip
+    ("change", "bought"), [named(number, *row) for number, row in enumerate(TABLE)]
+)
 def test_the_table_of_the_key(api, config, write_config, change, bought):
     assert buys(api, write_config, config) == ALL
     changed = copy.deepcopy(config)

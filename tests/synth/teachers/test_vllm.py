@@ -3,7 +3,9 @@
 import asyncio
 import importlib.util
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 
 from synth.errors import UserError
 from synth.teachers import vllm, vllm_server
+from synth.teachers._guard import _parents
 from synth.teachers._serve import check_splitting
 from synth.teachers._vllm import cache_folder, check_parameters, tail
 from synth.teachers.contract import Refused, Request
@@ -280,6 +283,20 @@ def test_a_cancelled_request_leaves_the_engine(engine):
 
 
 @marked
+def test_a_ctrl_c_leaves_the_engine_running_for_what_is_in_flight(engine):
+    """The terminal sends it to the whole process group, the engine's processes included."""
+    engine.ask("What is 1+1?")
+    parents, family = dict(_parents()), {c.pid for c in multiprocessing.active_children()}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    assert len(family) == 2
+    for pid in family:
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert engine.ask("What is 1+1?")["choices"]
+
+
+@marked
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -299,7 +316,7 @@ def test_an_engine_that_cannot_load_says_why_and_spares_the_others(engine, chang
 
     with pytest.raises(UserError, match=said):
         asyncio.run(ask())
-    teacher._log.unlink(missing_ok=True)
+    teacher._log.unlink(missing_ok=True)  # it stays where vLLM itself failed
     assert engine.ask("What is 1+1?")["choices"]
 
 

