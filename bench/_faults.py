@@ -79,9 +79,11 @@ def refusal(status, message, code=None, **headers):
 
 
 def _drip(ask):
-    for byte in response(200, completion(ask)):
+    whole = response(200, completion(ask))
+    for byte in whole[:100]:
         yield bytes([byte])
-        yield 0.0005
+        yield 0.001
+    yield whole[100:]
 
 
 def _endless_drip(ask):

@@ -15,7 +15,7 @@ from synth.config import load_run
 from synth.prompts import load_prompt
 from synth.reasoning import parse_completion
 from synth.record import Task
-from synth.stages import build_teachers
+from synth.run_teachers import build_teachers
 from synth.store import Store, request_key
 from synth.teachers.contract import Request
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from filters.contract import Check, Context
 from synth import plugins
-from synth.errors import UserError
+from synth.errors import DistillError, UserError
 from synth.record import Record, Task, Verdict
 
 # Records handed to the threads ahead of the one that is waited for.
@@ -41,6 +41,7 @@ class _Stage:
     name: str
     level: str
     check: Check
+    asks: bool = False
 
     def verdict(self, record: Record) -> Verdict:
         """The filter's verdict; a filter that raises costs this record and not the run."""
@@ -48,6 +49,8 @@ class _Stage:
         try:
             keep, reason, score = self.check(record)
             score = None if score is None else float(score)
+        except DistillError:  # a judge that cannot be asked at all ends the run, not this record
+            raise
         except Exception as error:
             message = " ".join(str(error).split())[:_CLIP]
             keep, reason, score = False, f"filter failed: {type(error).__name__}: {message}", None
@@ -76,7 +79,8 @@ def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
             raise UserError(f"filter {spec.name!r}: {wrong}") from error
         met[spec.name] += 1
         name = spec.name if met[spec.name] == 1 else f"{spec.name}.{met[spec.name]}"
-        stages.append(_Stage(name, level, module.build(config, context)))
+        asks = getattr(module, "ASKS_TEACHER", False)
+        stages.append(_Stage(name, level, module.build(config, context), asks))
     return Chain(stages)
 
 
@@ -99,8 +103,9 @@ class Chain:
     def check_trace(self, record: Record) -> list[Verdict]:
         """The verdicts of the trace filters on a record; the record is left as it is.
 
-        All of them run, so that it can be said what each would have dropped by itself. Safe to
-        call from several threads.
+        All of them run, so that it can be said what each would have dropped by itself; only one
+        that asks a teacher is not asked about what a filter before it drops. Safe to call from
+        several threads.
         """
         return self._run("trace", record)
 
@@ -143,7 +148,12 @@ class Chain:
         self.close()
 
     def _run(self, level: str, record: Record) -> list[Verdict]:
-        return [stage.verdict(record) for stage in self._stages if stage.level == level]
+        verdicts: list[Verdict] = []
+        for stage in self._stages:
+            if stage.level != level or (stage.asks and not all(v.keep for v in verdicts)):
+                continue
+            verdicts.append(stage.verdict(record))
+        return verdicts
 
     def _check_alone(self, record: Record) -> list[Verdict]:
         return self.check_question(record.task) + self.check_trace(record)

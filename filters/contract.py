@@ -7,6 +7,7 @@ A filter's module defines
     LEVEL = "question" | "trace" | "set"          optional, "trace" if not said
     VERIFIES = True                               optional: it compares with the reference answer
     USES_STUDENT_TOKENS = True                    optional: it needs `context.count_tokens`
+    ASKS_TEACHER = True                           optional: it needs `context.ask`, and waits there
     def check(config) -> list[str]                optional: what this machine lacks for it
 
 A check that has a `close()` is closed with its chain.
@@ -21,9 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from synth.record import Record, Task
+from synth.errors import UserError
+from synth.record import Message, Record, Task
 
 
 class Decision(NamedTuple):
@@ -42,12 +44,19 @@ class Decision(NamedTuple):
 
 
 Check = Callable[[Record], Decision]
+Ask = Callable[[str, list[Message], dict[str, Any], int], str]
 
 KEEP = Decision(True)
 
 
 def _no_tokenizer(text: str) -> int:
     raise LookupError("no student tokenizer was given")
+
+
+def _no_teachers(
+    teacher: str, messages: list[Message], sampling: dict[str, Any], sample: int
+) -> str:
+    raise UserError(f"no teacher {teacher!r}: there is none to ask here")
 
 
 @dataclass(slots=True)
@@ -58,8 +67,13 @@ class Context:
         count_tokens: Tokens of a text in the student's tokenizer.
         eval_tasks: The evaluation questions of this run.
         workers: How many processes or threads a filter may use.
+        ask: The answer's text that a teacher gives: its name in the config, messages, sampling
+            parameters, and which sample of this request it is. Waits for it. Raises `UserError`
+            where there is no such teacher or it cannot be asked at all, `RuntimeError` where this
+            request failed for good.
     """
 
     count_tokens: Callable[[str], int] = _no_tokenizer
     eval_tasks: list[Task] = field(default_factory=list)
     workers: int = 1
+    ask: Ask = _no_teachers

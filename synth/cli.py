@@ -39,6 +39,8 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     whole = True
     if name == "generate":
         whole = do_stage("tasks", run, say)
+        if run.augment:
+            whole = do_stage("augment", run, say) and whole
     whole = do_stage(name, run, say) and whole
     stage_summary(name, run)
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)

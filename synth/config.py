@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from synth import plugins
+from synth.augment_config import Augment, Rewrite
 from synth.configfile import Path_, Source, problems_of, raise_if_any, read_config
 from synth.errors import MissingPackage, Problem, UserError, nearest
 from synth.generate_config import Budget, Generate, PromptChoice, Sampling, Section
@@ -75,7 +76,13 @@ class Run(Section):
     tasks: Tasks
     teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     budget: Budget | None = None
+    augment: list[Augment] | None = Field(
+        None, min_length=1, description="New questions from old ones, before they are answered"
+    )
     generate: Generate | None = None
+    rewrite: list[Rewrite] | None = Field(
+        None, min_length=1, description="New traces from those that passed the trace filters"
+    )
     filters: list[str | dict[str, Any]] = Field(default_factory=list)
     student: RunStudent | None = None
     train: Train | None = None
@@ -96,7 +103,9 @@ class Run(Section):
         for stage, needs in (
             ("train", "student"),
             ("evaluate", "student"),
+            ("augment", "teachers"),
             ("generate", "teachers"),
+            ("rewrite", "generate"),
         ):
             if getattr(self, stage) is not None and not getattr(self, needs):
                 raise ValueError(f"{stage} needs the section {needs}")
@@ -108,6 +117,13 @@ class Run(Section):
                     raise ValueError(
                         f"generate.teachers: no teacher {name!r}{nearest(name, self.teachers)}"
                     )
+        for section in ("augment", "rewrite"):
+            for index, entry in enumerate(getattr(self, section) or ()):
+                for name in entry.asked:
+                    if name not in self.teachers:
+                        raise ValueError(
+                            f"{section}.{index}: no teacher {name!r}{nearest(name, self.teachers)}"
+                        )
         return self
 
 
@@ -193,9 +209,15 @@ def _plugin_problems(source: Source, kind: str, path: Path_, entry: Any) -> list
         return [source.problem(path, str(error))]
     inner = (*path, name) if kind == "filter" and isinstance(entry, dict) else path
     try:
-        plugin_config(kind, entry)
+        made = plugin_config(kind, entry)
     except ValidationError as error:
         return list(problems_of(source, error, config, inner))
+    teachers = source.data.get("teachers")
+    if getattr(made, "teacher", None) is not None and isinstance(teachers, dict):
+        asked = str(made.teacher)  # type: ignore[attr-defined]
+        if asked not in teachers:
+            message = f"no teacher {asked!r}{nearest(asked, teachers)}"
+            return [source.problem((*inner, "teacher"), message)]
     return []
 
 
@@ -222,7 +244,9 @@ def _prompt_problems(source: Source) -> list[Problem]:
 # What each stage uses of what a config names.
 _USED_BY = {
     "tasks": {"task source"},
+    "augment": {"teacher", "filter"},
     "generate": {"task source", "teacher", "filter"},
+    "rewrite": {"teacher", "filter"},
     "filter": {"filter"},
     "train": set(),
     "evaluate": {"teacher", "filter"},
@@ -331,7 +355,9 @@ def stages_of(run: Run) -> list[str]:
     """The stages that a config asks for, in their order."""
     asked = {
         "tasks": True,
+        "augment": run.augment is not None,
         "generate": run.generate is not None,
+        "rewrite": run.rewrite is not None,
         "filter": run.generate is not None,
         "train": run.train is not None,
         "evaluate": run.evaluate is not None,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth import ledger, stages
+from synth import ledger, run_teachers, stages
 from synth.config import Run
 from synth.counts import Counts
 from synth.errors import UserError
@@ -86,19 +86,15 @@ def make_estimate(
     teachers = reckoner.figures(sample[:KEPT], open_)
     result = {
         "created": time.time(),
-        "questions": {
-            "total": len(tasks),
-            "open": len(open_),
-            "sampled": len(sample),
-        },
+        "questions": {"total": len(tasks), "open": len(open_), "sampled": len(sample)},
         "pilot": bought,
+        "notes": [],
         "total": {part: figure.to_dict() for part, figure in teachers.pop("").items()},
         "teachers": {
             name: {part: figure.to_dict() for part, figure in parts.items()}
             for name, parts in teachers.items()
         },
     }
-    result["notes"] = []
     result["budget"] = list(_budget(run, result))
     if open_:
         counted = reckoner.bounds.notes if len(sample) < LEAST_SAMPLE else []
@@ -111,8 +107,8 @@ def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> d
     """Asks some questions as the run would, and says what that came to."""
     counts = Counts(questions_total=len(drawn))
     with stages.build_chain_of(run, [], levels={"trace"}) as chain:
-        ask = stages.build_ask(run, stages.build_teachers(run), chain.check_trace)
-        stages.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
+        ask = stages.build_ask(run, run_teachers.build_teachers(run), chain.check_trace)
+        run_teachers.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
     for name, why in counts.out.items():
         say(f"  teacher {name} was given up: {why}")
     said = counts.to_dict()
@@ -126,8 +122,8 @@ class _Reckoner:
     def __init__(self, run: Run, stock: Stock, count_tokens: Callable[[str], int] | None) -> None:
         assert run.generate is not None
         self._seed, self._names = run.seed, stock.names
-        self._options = stages.teacher_options(run)
-        self._prices = stages.prices_of(run, stock.names)
+        self._options = run_teachers.teacher_options(run)
+        self._prices = run_teachers.prices_of(run, stock.names)
         self._width = run.generate.concurrency
         self.bounds = Bounds(run, self._options, stock, count_tokens)
 
@@ -235,16 +231,15 @@ def _known(value: Any) -> float | None:
 def _notes(run: Run, stock: Stock, sampled: int) -> Iterator[str]:
     if sampled >= LEAST_SAMPLE:
         yield (
-            f"95%: a prediction for the open questions from {sampled} that were drawn at random, "
-            "by bootstrap (Stine 1985, Hesterberg 2015)"
+            f"95%: a prediction for the open questions from {sampled} drawn at random, by bootstrap"
         )
-        yield "hours: at the latency that was measured; with more in flight it may be longer"
+        yield "time: of the answers alone, at the latency measured; more in flight may slow it"
         if run.generate and run.generate.samples.give_up is not None:
             yield "give_up is learned in the run itself, which will buy less than this"
     else:
         yield "bounds: less and more cannot be; --pilot 30 buys 30 questions and measures"
-    yield from default_lines(stages.teacher_options(run))
-    for name, price in stages.prices_of(run, stock.names).items():
+    yield from default_lines(run_teachers.teacher_options(run))
+    for name, price in run_teachers.prices_of(run, stock.names).items():
         history = stock.history[name]
         untold = sum(e.prompt_tokens is None or e.completion_tokens is None for e in history)
         if untold:
@@ -259,13 +254,12 @@ def _notes(run: Run, stock: Stock, sampled: int) -> Iterator[str]:
 def _budget(run: Run, result: dict[str, Any]) -> Iterator[str]:
     """A line for each cap: whether it will be reached."""
     spent = ledger.bought(run.store_path, run.name, 0.0)
-    everyone = [("budget", run.budget, result["total"], list(spent.values()))]
-    caps = everyone + [
-        (f"teachers.{name}.budget", own.budget, result["teachers"][name], [spent[name]])
-        if name in spent
-        else (f"teachers.{name}.budget", own.budget, result["teachers"][name], [])
-        for name, own in stages.teacher_options(run).items()
+    caps: list[tuple[str, Any, Any, list[ledger.Sums]]] = [
+        ("budget", run.budget, result["total"], list(spent.values()))
     ]
+    for name, own in run_teachers.teacher_options(run).items():
+        sums = [spent[name]] if name in spent else []
+        caps.append((f"teachers.{name}.budget", own.budget, result["teachers"][name], sums))
     for key, cap, parts, sums in caps:
         if cap is None:
             continue
@@ -302,7 +296,7 @@ def _cap_line(
     key: str, form: str, cap: float, used: float, low: float | None, high: float | None
 ) -> str:
     if used + (low or 0.0) > cap:
-        verdict = "will be reached; the run stops there, and goes on with a higher cap"
+        verdict = "will be reached; a run stops there, a higher cap goes on"
     elif high is None or used + high > cap:
         verdict = "may be reached"
     else:

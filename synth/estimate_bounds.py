@@ -113,8 +113,7 @@ class Bounds:
             counts = [sum(count(message["content"]) for message in ms) for ms in rendered]
             return self._mean_length(counts) * _OF_OTHER_TOKENIZER
         self._note(
-            "prompts: by their characters, 2 to 7 a token (4 expected); of other scripts than "
-            "Latin 1/3 to 3 (1 expected)"
+            "prompts: by their characters, 2 to 7 a token (4 expected); of other scripts 1/3 to 3"
         )
         text = "".join(message["content"] for messages in rendered for message in messages)
         share = sum(letter.isascii() for letter in text) / max(1, len(text))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth import ledger, plugins, stages
+from synth import ledger, plugins, run_teachers, stages
 from synth.ask import Ask
 from synth.config import Run, split_plugin
 from synth.counts import Counts
@@ -56,7 +56,7 @@ class Stock:
     def __init__(self, run: Run, tasks: Sequence[Task]) -> None:
         assert run.generate is not None
         self.notes: list[str] = []
-        self._run, self._generate = run, run.generate
+        self._run, self._generate, self._tasks = run, run.generate, tasks
         self._identities = self._known_identities()
         prompt, values = load_prompt(run.generate.prompt.template), run.generate.prompt.values
         self.questions: list[Question] = []
@@ -89,8 +89,12 @@ class Stock:
 
         Replays the run over the store, and fills in what each question `has`.
         """
-        prompts = {question.prompt for question in self.questions if question.stored}
+        failed = ledger.failed(self._run.store_path) if self._identities else set[str]()
+        prompts = {q.prompt for q in self.questions if q.stored or failed}
+        # In the order of the data: `give_up` learns from the first of them.
+        place = {task.id: i for i, task in enumerate(self._tasks)}
         touched = [q.task for q in self.questions if q.prompt in prompts]
+        touched.sort(key=lambda task: place[task.id])
         wanting = {q.task.id for q in self.questions if q.prompt not in prompts}
         if touched:
             asking = [entry for entry in self._run.filters if _asks_teacher(entry)]
@@ -101,8 +105,8 @@ class Stock:
                 update={"filters": [e for e in self._run.filters if e not in asking]}
             )
             with stages.build_chain_of(quiet, [], levels={"trace"}) as chain:
-                ask = stages.build_ask(quiet, stages.build_teachers(quiet), chain.check_trace)
-                more, used = _replay(self._run, ask, touched)
+                ask = stages.build_ask(quiet, run_teachers.build_teachers(quiet), chain.check_trace)
+                more, used = _replay(self._run, ask, touched, failed)
             wanting |= more
             for question in self.questions:
                 for name, key, figures in question.stored:
@@ -113,7 +117,7 @@ class Stock:
     def _known_identities(self) -> dict[str, str]:
         """Teachers by the digest of what stands for them in the store's keys."""
         try:
-            teachers = stages.build_teachers(self._run)
+            teachers = run_teachers.build_teachers(self._run)
         except UserError as error:  # no key yet: an estimate needs none
             self.notes.append(f"the store was not looked at, all counts as still to buy: {error}")
             return {}
@@ -189,12 +193,13 @@ class _Unchanged(Store):
         """Nobody answered."""
 
 
-def _replay(run: Run, ask: Ask, tasks: Sequence[Task]) -> tuple[set[str], set[str]]:
+def _replay(
+    run: Run, ask: Ask, tasks: Sequence[Task], failed: set[str]
+) -> tuple[set[str], set[str]]:
     """The questions for which a rerun would buy something, and the keys of what it would use."""
     wanting: set[str] = set()
     store = _Unchanged(run.store_path)
     with store:
-        failed = {key for key, _ in store.failures()}
         shelves = {name: _Shelf(t.identity, failed, wanting) for name, t in ask.teachers.items()}
         uncapped = {n: own.model_copy(update={"budget": None}) for n, own in ask.options.items()}
         replay = replace(ask, teachers=shelves, options=uncapped, budget=None, count_tokens=None)

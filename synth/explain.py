@@ -65,7 +65,13 @@ def explain(folder: Folder, store_path: Path, id: str) -> str:
             search.see(entry)
         if entry.key in wanted:
             searches[entry.key] = Search(entry, wanted[entry.key])
-    return "\n\n".join("\n".join(_lines(record, searches)) for record in records)
+    parts = ("\n".join(map(_printable, _lines(record, searches))) for record in records)
+    return "\n\n".join(parts)
+
+
+def _printable(line: str) -> str:
+    """A line without what would steer a terminal: models and endpoints write into it."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
 
 
 def run_of(name: str) -> tuple[Folder, Path]:
@@ -125,7 +131,8 @@ def _lines(record: Record, searches: dict[str, Search]) -> Iterator[str]:
             "sample": f"{made.sample}",
             "answer": f"{made.finish_reason}; {tokens or 'tokens not told'}; {cost}; "
             f"{made.latency_s:.2f} s",
-            "key": made.key + "".join(f"\n  {'':9} continues {k}" for k in made.earlier_keys),
+            "key": made.key,
+            "continues": ", ".join(made.earlier_keys),
             "bought": bought,
         }
     )

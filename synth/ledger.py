@@ -96,6 +96,11 @@ def bought(path: Path, run: str, since: float) -> dict[str, Sums]:
     return {teacher: Sums(*figures) for teacher, *figures in _read(path, sql, (run, since))}
 
 
+def failed(path: Path) -> set[str]:
+    """The keys of the requests that failed for good."""
+    return {key for (key,) in _read(path, "SELECT DISTINCT key FROM failures", ())}
+
+
 def _read(path: Path, sql: str, values: tuple[Any, ...]) -> Iterator[Any]:
     if not path.is_file():
         return

@@ -20,15 +20,8 @@ from synth.models import weights_identity
 from synth.progress import Clock
 from synth.prompts import load_prompt
 from synth.record import Record, Task
-from synth.stages import (
-    Say,
-    ask_all,
-    build_teachers,
-    prices_of,
-    resolved,
-    teacher_options,
-    workers,
-)
+from synth.run_teachers import ask_all, build_teachers, prices_of, teacher_options
+from synth.stages import Say, resolved, workers
 from synth.teachers.contract import Teacher
 
 

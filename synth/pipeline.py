@@ -23,6 +23,14 @@ def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
         from synth.measure import evaluate, evaluate_inputs
 
         return evaluate_inputs, evaluate
+    if name == "augment":
+        from synth.augment import augment_inputs, augment_questions
+
+        return augment_inputs, augment_questions
+    if name == "rewrite":
+        from synth.rewrite import rewrite_inputs, rewrite_traces
+
+        return rewrite_inputs, rewrite_traces
     return {
         "tasks": (stages.tasks_inputs, stages.make_tasks),
         "generate": (stages.generate_inputs, stages.generate_traces),

@@ -77,7 +77,8 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     from synth.counts import Counts
     from synth.generate import generate
     from synth.generate_config import Samples
-    from synth.stages import build_ask, build_chain_of, build_teachers
+    from synth.run_teachers import build_teachers
+    from synth.stages import build_ask, build_chain_of
     from synth.store import Store
 
     records: list[Record] = []

@@ -6,8 +6,6 @@ stage that uses them. For each stage, `X_inputs` gives all that its result depen
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import importlib.util
 import os
@@ -28,14 +26,23 @@ from synth.io import MANIFEST, read_split, write_json, writing
 from synth.progress import Clock, shown
 from synth.prompts import load_prompt
 from synth.record import Message, Record, Task
+from synth.run_teachers import (
+    ask_all,
+    asker,
+    build_teacher,
+    build_teachers,
+    open_store,
+    prices_of,
+    reasons,
+    teacher_options,
+)
 
 if TYPE_CHECKING:
-    from filters.chain import Chain
+    from filters.chain import Chain, FilterSpec
     from synth.ask import Agreed, Ask
-    from synth.counts import Counts
     from synth.labels import Labels
     from synth.store import Store
-    from synth.teachers.contract import Price, Teacher, TeacherConfig
+    from synth.teachers.contract import Teacher
 
 Say = Callable[[str], None]
 
@@ -99,6 +106,16 @@ def _questions(folder: Folder, split: str) -> list[Task]:
     return [record.task for record in read_split(folder.stage("tasks"), split)]
 
 
+def questions_of(run: Run) -> str:
+    """The stage whose questions are answered."""
+    return "augment" if run.augment else "tasks"
+
+
+def traces_of(run: Run) -> str:
+    """The stage whose traces are filtered."""
+    return "rewrite" if run.rewrite else "generate"
+
+
 # --- generate -------------------------------------------------------------------------------------
 
 
@@ -112,7 +129,7 @@ def generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     pace = {"concurrency", "retries", "teachers", "patience_s", "truncation"}
     policy = run.generate.truncation.model_dump(exclude={"alarm", "alarm_after"})
     return {
-        "tasks": folder.content("tasks"),
+        "tasks": folder.content(questions_of(run)),
         "generate": run.generate.model_dump(exclude=pace) | {"truncation": policy},
         "prompt": load_prompt(run.generate.prompt.template).hash,
         "teachers": {name: teacher.identity for name, teacher in build_teachers(run).items()},
@@ -134,8 +151,9 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     assert run.generate is not None
     for line in default_lines(teacher_options(run)):
         say(f"  {line}")
-    questions = read_split(folder.stage("tasks"), "train")
-    counts = Counts(questions_total=folder.need("tasks")["rows"]["train"])
+    asked = questions_of(run)
+    questions = read_split(folder.stage(asked), "train")
+    counts = Counts(questions_total=folder.need(asked)["rows"]["train"])
     drop = run.generate.truncation.policy == "drop"
     stopped: Unfinished | None = None
     with (
@@ -181,9 +199,9 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
         have = f"{rows:,} traces so far are in {folder.stage('generate')}; " if rows else ""
         raise Unfinished(f"{stopped}\n{have}a rerun goes on from here")
     if not manifest["rows"]["train"]:
-        raise UserError(f"no answer came: {_reasons(counts.failed)}")
+        raise UserError(f"no answer came: {reasons(counts.failed)}")
     if counts.failed:
-        say(f"  failed for good: {_reasons(counts.failed)}; a rerun asks these again")
+        say(f"  failed for good: {reasons(counts.failed)}; a rerun asks these again")
     return manifest
 
 
@@ -195,71 +213,14 @@ def _labels_of(record: Record, store: Store) -> Labels:
     return joined([unpack(packed) for key in keys if (packed := store.labels(key)) is not None])
 
 
-def open_store(run: Run) -> Store:
-    """The run's response store."""
-    from synth.store import Store
-
-    return Store(run.store_path)
-
-
-def ask_all(
-    run: Run,
-    ask: Ask,
-    questions: Iterable[Task],
-    emit: Callable[[Task, list[Record]], None],
-    counts: Counts,
-    title: str,
-    store: Store | None = None,
-) -> None:
-    """Asks every question over the run's response store, with progress."""
-    from synth.generate import generate
-
-    clock = Clock()
-    with contextlib.ExitStack() as stack:
-        store = store or stack.enter_context(open_store(run))
-        stack.enter_context(shown(lambda: _progress_line(title, counts, clock)))
-        asyncio.run(generate(ask, store, questions, emit, counts))
-
-
-def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
-    bought, tokens = counts.bought, counts.completion_tokens
-    parts = [
-        f"{title}: {counts.questions}/{counts.questions_total} questions",
-        f"{bought} answers bought"
-        + _shares(counts)
-        + (f", {counts.reused} from the store" if counts.reused else ""),
-        f"{bought / clock.seconds:.1f}/s, {tokens / clock.seconds:.0f} tokens/s",
-        f"{tokens:,} tokens" + (f", ${counts.cost_usd:.4f}" if bought > counts.unpriced else ""),
-        f"kept {counts.kept}",
-    ]
-    if counts.rejected:
-        parts.append(f"rejected {counts.rejected.total()} ({_reasons(counts.rejected)})")
-    if counts.retried:
-        parts.append(f"tried again {counts.retried.total()} ({_reasons(counts.retried)})")
-    if counts.failed:
-        parts.append(f"failed {counts.failed.total()}")
-    if counts.cut:
-        parts.append(f"cut off {counts.cut}")
-    if lengths := counts.lengths():
-        parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
-    return " · ".join(parts) + clock.eta(counts.questions, counts.questions_total)
-
-
-def _shares(counts: Counts) -> str:
-    return f" ({_reasons(counts.by_teacher)})" if len(counts.by_teacher) > 1 else ""
-
-
-def _reasons(counter: Any, most: int = 4) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(most))
-
-
 # --- filter ---------------------------------------------------------------------------------------
 
 
 def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     """Traces, filters with their options, and the questions that they must not touch."""
     return {
-        "generate": folder.content("generate"),
+        "generate": folder.content(traces_of(run)),
+        "judges": judges(run),
         "filters": [resolved("filter", entry) for entry in run.filters],
         "eval": folder.content("tasks"),
         "student": run.student.model if run.student and _needs_student(run) else None,
@@ -271,7 +232,7 @@ def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) ->
     from filters.chain import Funnel
 
     funnel = Funnel()
-    total = folder.need("generate")["rows"]["train"]
+    total = folder.need(traces_of(run))["rows"]["train"]
     clock = Clock()
 
     def line() -> str:
@@ -284,7 +245,8 @@ def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) ->
         writing(folder.stage("filter"), ("kept", "rejected")) as (splits, manifest),
         shown(line),
     ):
-        for record in chain.apply(read_split(folder.stage("generate"), "train"), workers()):
+        traces = read_split(folder.stage(traces_of(run)), "train")
+        for record in chain.apply(traces, check_threads(run)):
             funnel.add(record)
             splits["kept" if record.rejected_by is None else "rejected"].write(record)
         manifest |= {"inputs": inputs, "funnel": funnel.to_dict()}
@@ -302,10 +264,33 @@ def build_chain_of(run: Run, eval_tasks: list[Task], levels: set[str] | None = N
         if levels is None or _level(name) in levels:
             specs.append(FilterSpec(name, options))
     context = Context(eval_tasks=eval_tasks, workers=workers())
+    if judged := _judged(specs):
+        context.ask = asker(run, sorted({teacher for _, teacher, _ in judged}))
     if _needs_student(run) and any(_uses_student(spec.name) for spec in specs):
         assert run.student is not None
         context.count_tokens = student_counter(run.student.model, run.student.trust_remote_code)
     return build_chain(specs, context)
+
+
+def _judged(specs: Iterable[FilterSpec]) -> list[tuple[str, str, str]]:
+    """Of the filters that ask a teacher: their name, the teacher's, and their template's."""
+    made = [
+        (spec.name, cast("Any", plugin_config("filter", {spec.name: spec.options})))
+        for spec in specs
+        if getattr(plugins.load("filter", spec.name), "ASKS_TEACHER", False)
+    ]
+    return [(name, str(config.teacher), str(config.template)) for name, config in made]
+
+
+def judges(run: Run) -> list[Any]:
+    """Who the filters ask, and under which prompt: another judge is another verdict."""
+    from filters.chain import FilterSpec
+
+    specs = [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
+    return [
+        [name, build_teacher(run, teacher).identity, load_prompt(template).hash]
+        for name, teacher, template in _judged(specs)
+    ]
 
 
 @functools.lru_cache(maxsize=2)
@@ -351,54 +336,6 @@ def workers() -> int:
 
 
 # --- teachers -------------------------------------------------------------------------------------
-
-
-def build_teachers(run: Run) -> dict[str, Teacher]:
-    """The teachers of the config that answer, in the order in which they take turns."""
-    assert run.generate is not None
-    made = {}
-    for name in run.generate.teachers or run.teachers:
-        kind, _ = split_plugin("teacher", run.teachers[name])
-        made[name] = plugins.load("teacher", kind).build(
-            plugin_config("teacher", run.teachers[name]), name
-        )
-    return made
-
-
-def teacher_options(run: Run, names: Iterable[str] | None = None) -> dict[str, TeacherConfig]:
-    """The options of the teachers of the config that answer, or of some others."""
-    assert run.generate is not None or names is not None
-    if names is None and run.generate is not None:
-        names = run.generate.teachers or list(run.teachers)
-    configs = {name: plugin_config("teacher", run.teachers[name]) for name in names or ()}
-    return {name: cast("TeacherConfig", config) for name, config in configs.items()}
-
-
-def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
-    """What the tokens of some teachers cost by the config or by the shipped list, None if neither.
-
-    Raises:
-        UserError: A cap in dollars, and a teacher whose price is not known.
-    """
-    from synth.prices import price_of
-
-    options = teacher_options(run, names)
-    prices = {name: price_of(own) for name, own in options.items()}
-    for name, price in prices.items():
-        capped = [key for key, cap in _dollar_caps(run, name, options[name]) if cap]
-        if price is None and capped:
-            raise UserError(
-                f"{capped[0]} needs the price of teacher {name}: set teachers.{name}.price to "
-                "{input: ..., output: ...} in dollars a million tokens"
-            )
-    return prices
-
-
-def _dollar_caps(run: Run, name: str, own: TeacherConfig) -> list[tuple[str, float | None]]:
-    return [
-        ("budget.usd", run.budget.usd if run.budget else None),
-        (f"teachers.{name}.budget.usd", own.budget.usd if own.budget else None),
-    ]
 
 
 def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:

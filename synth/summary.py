@@ -84,6 +84,7 @@ def estimate_summary(estimate: dict[str, Any]) -> None:
             + (f" ({pilot['reused']} more were in the store)" if pilot["reused"] else "")
             + f", {pilot['kept']} kept, {pilot['prompt_tokens'] + pilot['completion_tokens']:,} "
             f"tokens, {cost}"
+            + (f"; failed for good: {sum(pilot['failed'].values())}" if pilot["failed"] else "")
         )
     console.print(
         f"still to buy: the answers to {questions['open']:,} of {questions['total']:,} questions"

@@ -5,8 +5,9 @@ import asyncio
 import openai as _  # noqa: F401 - its import is in nobody's figures
 from _driver import drive, question
 
+from synth.ask import Ask
 from synth.counts import Counts
-from synth.generate import Ask, generate
+from synth.generate import generate
 from synth.generate_config import Samples, Sampling
 from synth.prompts import load_prompt
 from synth.record import Task

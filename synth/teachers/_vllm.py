@@ -218,7 +218,7 @@ def new_log(name: str) -> Path:
 
 _PREFIX = re.compile(r"^\(.*? pid=\d+\) (?:[A-Z]+ [\d:. -]+\[\S+\] )?|^[\d:, -]+ [A-Z]+ ")
 _CAUSE = re.compile(r"^\s*(?:[\w.]+(?:Error|Exception)|vllm.*: error): \S|^engine\.")
-_NO_CAUSE = re.compile(r"root cause|background process|SystemExit")
+_NO_CAUSE = re.compile(r"root cause|background process|SystemExit|EngineDeadError")
 
 
 def _lines(log: Path) -> list[str]:

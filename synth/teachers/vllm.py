@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from synth.errors import MissingPackage, Unfinished, UserError, nearest
+from synth.errors import DistillError, MissingPackage, Unfinished, UserError, nearest
 from synth.labels import Labels
 from synth.teachers._guard import Guard
 from synth.teachers._serve import check_splitting
@@ -66,15 +66,22 @@ class _InProcess:
         self.identity: dict[str, Any] = config.identity()
         self._loading = asyncio.Lock()
         self._loaded: _Loaded | None = None
+        self._broken: DistillError | None = None  # what all that wait are told
         self._guard: Guard | None = None
         self._log: Path | None = None
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Answers one request as soon as the engine has; a cancelled one is taken out of it."""
         async with self._loading:
+            if self._broken is not None:
+                raise self._broken
             if self._loaded is None:
                 self._guard = self._guard or Guard()
-                self._loaded = await asyncio.to_thread(self._load, self._guard)
+                try:
+                    self._loaded = await asyncio.to_thread(self._load, self._guard)
+                except UserError as error:
+                    self._broken = error
+                    raise
         loaded = self._loaded
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -83,10 +90,11 @@ class _InProcess:
             return await self._ask(loaded, request)
         except EngineDeadError as error:
             said = tail(self._log) if self._log else ""
-            raise Unfinished(
+            self._broken = Unfinished(
                 f"the vLLM engine died: {said}\nIts log is {self._log}. A rerun goes on "
                 "from here; the teacher kind vllm_server would start it again by itself"
-            ) from error
+            )
+            raise self._broken from error
         except EngineGenerateError as error:
             raise Retry(f"engine: {error.__cause__ or error}") from error
 

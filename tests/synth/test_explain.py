@@ -71,6 +71,15 @@ def test_a_record_says_all_that_is_known_of_it(generate):
     assert max(map(len, said.splitlines())) <= 90
 
 
+def test_what_an_endpoint_writes_does_not_reach_the_terminal_raw(generate, api):
+    answer = api.completion("x", finish="\u202e\x07") | {"model": "\x1b[2J"}
+    api.reply = lambda body: (200, {}, answer)
+    said = generate(config(teachers={"t": {"kind": "openai", "model": "m", "base_url": api.url}}))
+    assert "\\u001b[2J" in said
+    assert "\\u202e\\u0007; 10 prompt" in said
+    assert all(c.isprintable() or c == "\n" for c in said)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from synth import generate as engine
-from synth import lane
+from synth import buying, lane
+from synth.ask import Ask
 from synth.counts import Counts
 from synth.errors import Unfinished, UserError
-from synth.generate import Ask, generate
+from synth.generate import generate
 from synth.generate_config import Samples, Sampling
 from synth.prompts import load_prompt
 from synth.record import Task
@@ -56,7 +56,7 @@ def ask_all(server, path, retries=2, number=3, **options):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(engine, "_backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(buying, "_backoff", lambda attempt: 0.01)
     monkeypatch.setattr(lane, "FIRST_PAUSE_S", 0.01)
 
 
@@ -65,8 +65,8 @@ def path(tmp_path):
     return tmp_path / "s.sqlite"
 
 
-def odd(fault, attempts=10**6, question=ODD):
-    return lambda ask: fault if ask.question == question and ask.attempt < attempts else ""
+def odd(fault, attempts=10**6):
+    return lambda ask: fault if ask.question == ODD and ask.attempt < attempts else ""
 
 
 @pytest.mark.parametrize("fault", [f for f in ANSWERS if f])
@@ -124,9 +124,10 @@ def test_a_rate_limit_that_stays_ends_the_run_when_patience_does(path):
 
 @pytest.mark.parametrize("fault", OUT)
 def test_a_teacher_that_ends_in_the_middle_stops_the_run_with_all_that_came_stored(fault, path):
-    with FaultServer(odd(fault, attempts=1, question="question 40")) as server:
+    once = "question 40", 0, 0
+    with FaultServer(lambda ask: fault if (*ask.place, ask.attempt) == once else "") as server:
         kind = UserError if fault in ("401", "redirect") else Unfinished
-        with pytest.raises(kind, match="^teacher t: "):
+        with pytest.raises(kind, match=r"^teacher t: "):
             ask_all(server, path, number=80, concurrency=4)
         before = sum(ask.answered for ask in server.log)
         assert 60 < before < 100

@@ -18,7 +18,7 @@ VALUES = {
 FRONT = "---\ndescription: d\nversion: 1\nvariables:\n  question: q\n---\n"
 
 
-@pytest.mark.parametrize("name", prompt_names())
+@pytest.mark.parametrize("name", [name for name in prompt_names() if "/" not in name])
 def test_every_shipped_prompt_renders_and_shows_the_question(name):
     messages = load_prompt(name).render(VALUES)
     assert messages[-1]["role"] == "user"

