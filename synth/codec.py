@@ -39,4 +39,7 @@ def parse_json(body: bytes) -> Any:
     try:
         return from_json(body)
     except ValueError:
-        return json.loads(body)  # takes lone surrogates, which models do write
+        try:
+            return json.loads(body)  # takes lone surrogates, which models do write
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits
 _TELL_EVERY_S = 60.0
+_ALONE = 2  # failures for want of room, with no other batch of ours, before that is the end
 
 
 class Config(openai.Config):
@@ -284,8 +285,10 @@ class OpenAIBatchTeacher(BatchApi):
 
     async def _follow(self, batch: Batch) -> None:
         """Waits until a batch has ended and hands its answers out."""
+        alone = 0
         while (ended := await self._end_of(batch))["status"] == "failed":
-            await self._await_room(batch, ended)
+            alone = 0 if self._submitted else alone + 1
+            await self._await_room(batch, ended, alone)
             await self._make(batch)
         lines: dict[str, _Line] = {}
         for name in ("error_file_id", "output_file_id"):
@@ -324,8 +327,14 @@ class OpenAIBatchTeacher(BatchApi):
                 await self.cancel(id)
             await self._sleep(self._batch.poll_s)
 
-    async def _await_room(self, batch: Batch, failed: dict[str, Any]) -> None:
+    async def _await_room(self, batch: Batch, failed: dict[str, Any], alone: int) -> None:
         """Returns when a batch that failed may be made again.
+
+        Args:
+            batch: The batch.
+            failed: What the provider says of it.
+            alone: How often it failed in a row with no other of ours to wait for: the others may
+                have ended a moment ago, or be another run's.
 
         Raises:
             UserError: Its requests are not valid; nothing of it was answered.
@@ -334,7 +343,7 @@ class OpenAIBatchTeacher(BatchApi):
         errors = ((failed.get("errors") or {}).get("data") or [{}])[:3]
         codes = " ".join(str(error.get("code")) for error in errors)
         said = "; ".join(" ".join(str(e.get("message")).split())[:300] for e in errors)
-        if "token_limit" in codes and self._submitted:
+        if "token_limit" in codes and alone < _ALONE:
             self._say(f"batch {batch.id}: waits for room ({said})")
             await self._sleep(10 * self._batch.poll_s)
             return
