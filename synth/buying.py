@@ -189,7 +189,8 @@ class Buyer:
 
     def _close(self, name: str, error: DistillError, fatal: bool) -> None:
         """Gives one teacher up; where that is fatal, the whole run."""
-        self.counts.out.setdefault(name, str(error))
+        if not str(error).startswith("budget."):  # that is the run's own end
+            self.counts.out.setdefault(name, str(error))
         self.lanes[name].close(error)
         if fatal:
             place = "" if str(error).startswith(("budget.", "teachers.")) else f"teacher {name}: "

@@ -363,3 +363,13 @@ def stages_of(run: Run) -> list[str]:
         "evaluate": run.evaluate is not None,
     }
     return [name for name, wanted in asked.items() if wanted]
+
+
+def questions_of(run: Run) -> str:
+    """The stage whose questions are answered."""
+    return "augment" if run.augment else "tasks"
+
+
+def traces_of(run: Run) -> str:
+    """The stage whose traces are filtered."""
+    return "rewrite" if run.rewrite else "generate"

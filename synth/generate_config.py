@@ -132,6 +132,14 @@ class Generate(Section):
         600.0, ge=0, description="Seconds without any answer after which a teacher is given up"
     )
 
+    def decisive(self) -> dict[str, Any]:
+        """What answers depend on, as JSON values: not how fast they come, or when a run stops."""
+        pace = {"concurrency", "retries", "teachers", "patience_s"}
+        return self.model_dump(
+            mode="json",
+            exclude={**dict.fromkeys(pace, True), "truncation": {"alarm", "alarm_after"}},
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> Generate:
         if self.route == "cascade" and self.samples.until_verified is None:

@@ -12,8 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ import jinja2
 from markupsafe import Markup
 
 from synth import __version__, charts
-from synth.config import Run, split_plugin, stages_of
+from synth.config import Run, questions_of, split_plugin, stages_of, traces_of
 from synth.folder import Folder, differences
 from synth.io import read_split
+from synth.piles import Pile, gather
 from synth.progress import duration
 from synth.record import Record
 
 REPORT = "report.html"
+STAGES = ("tasks", "augment", "generate", "rewrite", "filter", "train", "evaluate")
 # Of one text; a model that runs wild writes megabytes.
 MOST_CHARACTERS = 20_000
-TRACES_SHOWN = 12
 # Kinds of change from before to after training, and how many questions of each are shown.
 PAIRS_SHOWN = {(False, True): 3, (True, False): 2, (False, False): 1, (True, True): 1}
 
@@ -59,28 +59,30 @@ def write_report(run: Run) -> Path:
 
 def _contents(run: Run, folder: Folder) -> dict[str, Any]:
     """What the template shows, a key a section. A stage that is not done is None."""
-    done = {
-        stage: folder.manifest(stage)
-        for stage in ("tasks", "generate", "filter", "train", "evaluate")
-    }
-    stale = _stale(done)
+    done = {stage: folder.manifest(stage) for stage in STAGES}
+    stale = _stale(run, done)
     # Traces of filters that are out of date would be counted beside a newer generation.
     filtered = done["filter"] is not None and "filter" not in stale
     if filtered:
         piles = {
-            split: _pile(folder.stage("filter"), split, done["filter"])
+            split: gather(folder.stage("filter"), split, done["filter"])
             for split in ("kept", "rejected")
         }
     else:
         piles = (
-            {"traces": _pile(folder.stage("generate"), "train", done["generate"])}
-            if done["generate"]
+            {"traces": gather(folder.stage(traces_of(run)), "train", done[traces_of(run)])}
+            if done[traces_of(run)]
             else {}
         )
     return {
         **done,
         "run": run,
         "version": __version__,
+        "stages": {
+            stage: done[stage]
+            for stage in STAGES
+            if stage in stages_of(run) or stage not in ("augment", "rewrite")
+        },
         "asked": stages_of(run),
         "stale": stale,
         "changes": list(_changes(run, done)),
@@ -100,18 +102,19 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
 
 # --- state of the run -----------------------------------------------------------------------------
 
-_MADE_FROM = {
-    "generate": {"tasks": "tasks"},
-    "filter": {"generate": "generate", "eval": "tasks"},
-    "train": {"filter": "filter"},
-    "evaluate": {"questions": "tasks", "after": "train"},
-}
 
-
-def _stale(done: Mapping[str, Any]) -> set[str]:
+def _stale(run: Run, done: Mapping[str, Any]) -> set[str]:
     """The stages whose result was made from something that has been made anew since."""
     stale: set[str] = set()
-    for stage, sources in _MADE_FROM.items():
+    made_from = {
+        "augment": {"tasks": "tasks"},
+        "generate": {"tasks": questions_of(run)},
+        "rewrite": {"generate": "generate"},
+        "filter": {"generate": traces_of(run), "eval": "tasks"},
+        "train": {"filter": "filter"},
+        "evaluate": {"questions": "tasks", "after": "train"},
+    }
+    for stage, sources in made_from.items():
         inputs = (done[stage] or {}).get("inputs", {})
         for key, source in sources.items():
             now = (done[source] or {}).get("content")
@@ -130,6 +133,8 @@ def _changes(run: Run, done: Mapping[str, Any]) -> Iterator[str]:
     }.items():
         inputs = (done[stage] or {}).get("inputs", {})
         now = run.model_dump(mode="json", include=set(sections))
+        if run.generate is not None and "generate" in now:
+            now["generate"] = run.generate.decisive()
         for section in sections:
             before, after = inputs.get(section), now[section]
             if isinstance(before, dict) and isinstance(after, dict):
@@ -230,112 +235,6 @@ def _reasons(place: Path, split: str) -> Counter[str]:
     """How many records of a split were rejected by which filter and for which kind of reason."""
     verdicts = (record.rejected_by for record in read_split(place, split))
     return Counter(f"{verdict.filter}: {verdict.kind}" for verdict in verdicts if verdict)
-
-
-# --- traces ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class Pile:
-    """What is known of the traces of one split, gathered in one pass while they stream by.
-
-    Attributes:
-        tokens: How many traces have which number of completion tokens; those unknown are not in it.
-        prompt_tokens: Of the traces that say it, as is `cost_usd` of the `priced` ones.
-        finish: Finish reasons; `models` counts the names that the endpoints gave.
-        shown: The traces that the report shows.
-    """
-
-    rows: int = 0
-    tokens: Counter[int] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    cost_usd: float = 0.0
-    priced: int = 0
-    finish: Counter[str] = field(default_factory=Counter)
-    models: Counter[str] = field(default_factory=Counter)
-    shown: list[Record] = field(default_factory=list)
-
-    def add(self, record: Record) -> None:
-        """Counts one trace."""
-        self.rows += 1
-        if (made := record.generation) is None:
-            return
-        self.finish[made.finish_reason] += 1
-        self.models[made.model] += 1
-        self.prompt_tokens += made.prompt_tokens or 0
-        if made.completion_tokens is not None:
-            self.tokens[made.completion_tokens] += 1
-        if made.cost_usd is not None:
-            self.cost_usd += made.cost_usd
-            self.priced += 1
-
-    def __add__(self, other: Pile) -> Pile:
-        return Pile(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
-
-    @property
-    def completion_tokens(self) -> int | None:
-        """Tokens of all traces, or None where not every trace says its own."""
-        whole = self.tokens.total() == self.rows
-        return sum(value * count for value, count in self.tokens.items()) if whole else None
-
-    @property
-    def cost(self) -> float | None:
-        """Dollars for all traces, or None where not every one has a price."""
-        return self.cost_usd if self.rows and self.priced == self.rows else None
-
-    @property
-    def mean(self) -> float | None:
-        """Mean number of completion tokens of the traces that say it."""
-        total = self.tokens.total()
-        return sum(value * count for value, count in self.tokens.items()) / total if total else None
-
-    def quantile(self, share: float) -> int | None:
-        """The number of tokens that so many of the traces do not exceed."""
-        wanted, seen = max(1, math.ceil(share * self.tokens.total())), 0
-        for value in sorted(self.tokens):
-            seen += self.tokens[value]
-            if seen >= wanted:
-                return value
-        return None
-
-
-def _pile(place: Path, split: str, manifest: Mapping[str, Any] | None) -> Pile:
-    """One pass over a split."""
-    pile = Pile()
-    rows = (manifest or {}).get("rows", {}).get(split, 0)
-
-    def counted() -> Iterator[Record]:
-        for record in read_split(place, split):
-            pile.add(record)
-            yield record
-
-    pile.shown = spread(counted(), rows, _sort_of, TRACES_SHOWN)
-    return pile
-
-
-def _sort_of(record: Record) -> Hashable:
-    """Traces that differ in this are worth showing side by side."""
-    if verdict := record.rejected_by:
-        return verdict.filter, verdict.kind
-    return record.task.source, record.generation and record.generation.teacher
-
-
-def spread(
-    records: Iterable[Record], rows: int, sort_of: Callable[[Record], Hashable], most: int
-) -> list[Record]:
-    """The first record of each sort, then others from all over the data: the same ones every time.
-
-    Reads all records, holds few of them.
-    """
-    first: dict[Hashable, Record] = {}
-    others: list[Record] = []
-    step = max(1, rows // most)
-    for index, record in enumerate(records):
-        if len(first) < most and (sort := sort_of(record)) not in first:
-            first[sort] = record
-        elif index % step == 0 and len(others) < most:
-            others.append(record)
-    return [*first.values(), *others][:most]
 
 
 # --- training and evaluation ----------------------------------------------------------------------

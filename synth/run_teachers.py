@@ -155,6 +155,10 @@ def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
         parts.append(f"rejected {counts.rejected.total()} ({reasons(counts.rejected)})")
     if counts.retried:
         parts.append(f"tried again {counts.retried.total()} ({reasons(counts.retried)})")
+    if counts.voted:
+        parts.append(f"voted on {counts.voted}")
+    if counts.gave_up:
+        parts.append(f"gave up {counts.gave_up}")
     if counts.failed:
         parts.append(f"failed {counts.failed.total()}")
     if counts.cut:

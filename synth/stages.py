@@ -18,7 +18,9 @@ from synth.config import (
     Run,
     plugin_config,
     plugin_entries,
+    questions_of,
     split_plugin,
+    traces_of,
 )
 from synth.errors import Unfinished, UserError
 from synth.folder import Folder
@@ -106,16 +108,6 @@ def _questions(folder: Folder, split: str) -> list[Task]:
     return [record.task for record in read_split(folder.stage("tasks"), split)]
 
 
-def questions_of(run: Run) -> str:
-    """The stage whose questions are answered."""
-    return "augment" if run.augment else "tasks"
-
-
-def traces_of(run: Run) -> str:
-    """The stage whose traces are filtered."""
-    return "rewrite" if run.rewrite else "generate"
-
-
 # --- generate -------------------------------------------------------------------------------------
 
 
@@ -125,12 +117,9 @@ def generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     stops_on = _filters_at(run, "trace") if run.generate.samples.until_verified else []
     options = teacher_options(run)
     shares = {name: [own.weight, own.samples] for name, own in options.items()}
-    # What changes how fast answers come, or when a run stops, changes no answer.
-    pace = {"concurrency", "retries", "teachers", "patience_s", "truncation"}
-    policy = run.generate.truncation.model_dump(exclude={"alarm", "alarm_after"})
     return {
         "tasks": folder.content(questions_of(run)),
-        "generate": run.generate.model_dump(exclude=pace) | {"truncation": policy},
+        "generate": run.generate.decisive(),
         "prompt": load_prompt(run.generate.prompt.template).hash,
         "teachers": {name: teacher.identity for name, teacher in build_teachers(run).items()},
         "shares": shares if run.generate.route in ("weights", "cascade") else None,

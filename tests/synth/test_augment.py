@@ -352,6 +352,19 @@ def test_new_traces_go_through_the_filters_like_the_old(start):
     assert [r.id.rpartition("-")[2] for r in train[3:]] == ["shorten", "1"] * 2
 
 
+def test_the_report_shows_both_stages_and_finds_nothing_out_of_date(start, tmp_path):
+    from synth.report import write_report
+
+    start(
+        rewriting(), "augment", "generate", "rewrite", "filter",
+        augment=[{"make": "fobar"}], rewrite=[{"make": "shorten"}], filters=["math_answer"],
+    )  # fmt: skip
+    run, _ = load_run(str(tmp_path / "config.yaml"))
+    page = write_report(run).read_text()
+    assert "Out of date" not in page and "The config has changed" not in page
+    assert "New questions" in page and "New traces of verified ones" in page
+
+
 # --- mistakes -------------------------------------------------------------------------------------
 
 

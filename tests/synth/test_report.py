@@ -12,8 +12,9 @@ from synth.config import Run
 from synth.errors import UserError
 from synth.folder import Folder
 from synth.io import write_json, writing
+from synth.piles import TRACES_SHOWN, spread
 from synth.record import Generation, Record, Task, Verdict
-from synth.report import MOST_CHARACTERS, TRACES_SHOWN, clipped, headline, spread, write_report
+from synth.report import MOST_CHARACTERS, clipped, headline, write_report
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
