@@ -4,8 +4,8 @@
     python bench/sampling.py --out FOLDER [--traces math-cot-100.jsonl]     replays them
 
 Every answer of a question is recorded first, right or wrong with its tokens. Then the generation
-itself runs over the record under each policy, so that all policies meet the same answers. Equal
-coverage: as many questions with a verified trace as under the fixed number.
+itself runs over the record under each policy, so that all policies meet the same answers; what
+giving up costs to learn is counted in. Covered are the questions with a verified answer.
 """
 
 import argparse
@@ -32,6 +32,8 @@ SUMS = {
     "sums of two digits": (2, 2),
 }
 QUESTIONS, SAMPLES = 120, 16
+# Questions that giving up learns from, and the chances below which it gives up.
+LEARN, GIVE_UP = 64, (0.04, 0.06, 0.08)
 
 
 def record(out):
@@ -55,7 +57,7 @@ def record(out):
         )  # fmt: skip
         unique = {row["metadata"]["expression"]: row["answer"] for row in made}
         tasks = [Task(q, q, a) for q, a in list(unique.items())[:QUESTIONS]]
-        rows = {task.id: [] for task in tasks}
+        rows = {task.question: [] for task in tasks}
         with (
             build_chain([FilterSpec("math_answer")], Context()) as chain,
             Store(out / "s") as store,
@@ -64,7 +66,7 @@ def record(out):
             def emit(task, records, rows=rows):
                 for r in records:
                     passed = r.rejected_by is None
-                    rows[task.id].append([passed, r.generation.completion_tokens])
+                    rows[task.question].append([passed, r.generation.completion_tokens])
 
             teacher = transformers.build(transformers.Config(model=GGUF, batch_size=32), "t")
             ask = Ask(
@@ -73,7 +75,7 @@ def record(out):
                 samples=Samples(max=SAMPLES), check=chain.check_trace,
             )  # fmt: skip
             asyncio.run(generate(ask, store, tasks, emit, Counts()))
-        path.write_text(json.dumps(list(rows.values())))
+        path.write_text(json.dumps(rows))
         print(f"{name}: {sum(map(len, rows.values()))} answers", flush=True)
 
 
@@ -82,11 +84,12 @@ def traces(path):
     from synth.models import load_tokenizer
 
     tokenizer = load_tokenizer(GGUF)
-    rows = []
+    rows = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
         lengths = [len(tokenizer(code)["input_ids"]) for code in row["code"]]
-        rows.append([list(pair) for pair in zip(row["score"], lengths, strict=True)])
+        answers = [list(pair) for pair in zip(row["score"], lengths, strict=True)]
+        rows[row["question"]] = answers, {"level": row["level"]}
     return rows
 
 
@@ -97,7 +100,8 @@ class Replay:
         self.rows, self.identity = rows, {"kind": "replay"}
 
     async def complete(self, request):
-        passed, tokens = self.rows[int(request.task.id)][request.sample]
+        _, answers, _ = self.rows[int(request.task.id)]
+        passed, tokens = answers[request.sample]
         await asyncio.sleep(0)
         message = {"content": "right" if passed else "wrong"}
         return {
@@ -110,15 +114,12 @@ class Replay:
 
 
 def replayed(rows, samples):
-    """What a policy comes to: tokens, questions covered, verified traces kept."""
-    covered = kept = 0
-    wanted = samples.until_verified or 1
+    """What a policy comes to: tokens, and questions with a verified answer."""
+    covered = 0
 
     def emit(task, records):
-        nonlocal covered, kept
-        passed = sum(r.rejected_by is None for r in records)
-        covered += passed > 0
-        kept += min(passed, wanted)
+        nonlocal covered
+        covered += any(r.rejected_by is None for r in records)
 
     check = lambda r: [Verdict("v", r.answer == "right", "" if r.answer == "right" else "wrong")]  # noqa: E731
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "s") as store:
@@ -127,69 +128,91 @@ def replayed(rows, samples):
             teachers={"t": Replay(rows)}, prices={}, prompt=load_prompt("plain"), values={},
             sampling=Sampling(), samples=samples, check=check, truncation=Truncation(alarm=None),
         )  # fmt: skip
-        tasks = [Task(str(i), f"question {i}", "x", "s") for i in range(len(rows))]
+        # The number makes each a question of its own, where one is drawn several times.
+        tasks = [Task(str(i), f"{q} ({i:04})", "x", "s", m) for i, (q, _, m) in enumerate(rows)]
         asyncio.run(generate(ask, store, tasks, emit, counts))
-    return counts.completion_tokens, covered, kept
+    return counts.completion_tokens, covered
 
 
-def compare(rows, fixed, repeats):
-    """A row for each policy; medians over orders of each question's answers."""
-    policies = {
-        f"fixed {fixed}": Samples(max=fixed),
-        f"until 1 verified, at most {fixed}": Samples(max=fixed, until_verified=1),
-    }
-    longest = len(rows[0])
-    if longest > fixed:
-        for give_up in (0.01, 0.02, 0.04):
-            policies[f"until 1 verified, at most {longest}, give up below {give_up}"] = Samples(
-                max=longest, until_verified=1, give_up=give_up, learn=32
+def compare(recorded, size, repeats):
+    """Replays every policy and prints one beside the other; medians over the repeats.
+
+    Each repeat draws `size` of the recorded questions, with replacement where there are fewer, and
+    an order of each one's answers.
+    """
+    longest = len(next(iter(recorded.values()))[0])
+    fixed = [n for n in (4, 8) if n <= longest]
+    policies = {f"fixed {n}": Samples(max=n) for n in fixed}
+    policies |= {f"until 1, at most {n}": Samples(max=n, until_verified=1) for n in fixed}
+    if size >= 8 * LEARN:
+        policies |= {
+            f"until 1, at most {longest}, give_up {g}": Samples(
+                max=longest, until_verified=1, give_up=g, learn=LEARN
             )
+            for g in GIVE_UP
+        }
     found = {name: [] for name in policies}
     for repeat in range(repeats):
         draw = random.Random(repeat)
-        shuffled = [draw.sample(row, len(row)) for row in rows]
-        draw.shuffle(shuffled)
+        names = list(recorded)
+        names = draw.sample(names, size) if size <= len(names) else draw.choices(names, k=size)
+        rows = [(q, draw.sample(recorded[q][0], longest), recorded[q][1]) for q in names]
         for name, samples in policies.items():
-            found[name].append(replayed(shuffled, samples))
-    base = found[f"fixed {fixed}"]
-    for name, results in found.items():
-        ratio = [one[0] / other[0] for one, other in zip(results, base, strict=True)]
-        gain = [one[1] - other[1] for one, other in zip(results, base, strict=True)]
-        middle = [statistics.median(column) for column in zip(*results, strict=True)]
-        yield (
-            name, f"{middle[0]:,.0f}", f"{statistics.median(ratio):.2f}",
-            f"{max(ratio):.2f}", f"{middle[1]:.0f}", f"{statistics.median(gain):+.0f}",
-            f"{middle[0] / middle[2]:.0f}",
+            found[name].append(replayed(rows, samples))
+    for n in fixed:
+        base = found[f"fixed {n}"]
+        table(
+            ["policy", "tokens", f"to fixed {n}", "least, most", "covered", f"to fixed {n}",
+             "tokens a verified"],
+            [_row(name, runs, base) for name, runs in found.items()
+             if not name.startswith(("fixed", "until 1, at most")) or name.endswith(f" {n}")
+             or "give_up" in name],
         )  # fmt: skip
 
 
+def _row(name, runs, base):
+    ratios = [one[0] / other[0] for one, other in zip(runs, base, strict=True)]
+    gain = [one[1] / other[1] - 1 for one, other in zip(runs, base, strict=True)]
+    tokens, covered = (statistics.median(column) for column in zip(*runs, strict=True))
+    return (
+        name, f"{tokens:,.0f}", f"{statistics.median(ratios):.2f}",
+        f"{min(ratios):.2f}, {max(ratios):.2f}", f"{covered:.0f}",
+        f"{statistics.median(gain):+.0%}", f"{tokens / covered:.0f}",
+    )  # fmt: skip
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", choices=["record", "replay"], default="replay")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--traces", type=Path)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--size", type=int, default=1000, help="questions of a stretched set")
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     if given.what == "record":
         record(given.out)
         return
     sets = {
-        p.stem.replace("-", " "): json.loads(p.read_text())
-        for p in sorted(given.out.glob("*.json"))
+        path.stem.replace("-", " "): {
+            q: (answers, {}) for q, answers in json.loads(path.read_text()).items()
+        }
+        for path in sorted(given.out.glob("*.json"))
     }
     if given.traces:
         real = traces(given.traces)
         sets["MATH, eight real traces each"] = real
-        sets["of these, those not always solved"] = [r for r in real if not all(p for p, _ in r)]
+        sets["of these, those not always solved"] = {
+            q: row for q, row in real.items() if not all(p for p, _ in row[0])
+        }
     for title, rows in sets.items():
-        rate = statistics.fmean(p for row in rows for p, _ in row)
+        rate = statistics.fmean(p for answers, _ in rows.values() for p, _ in answers)
         print(f"{title}: {len(rows)} questions, mean pass rate {rate:.2f}\n")
-        for fixed in sorted({4, 8} & set(range(len(rows[0]) + 1))):
-            table(
-                ["policy", "tokens", "to fixed", "worst of runs", "questions covered", "to fixed",
-                 "tokens a trace kept"],
-                compare(rows, fixed, given.repeats),
-            )  # fmt: skip
+        compare(rows, len(rows), given.repeats)
+        if len(rows) >= 100:
+            print(f"the same, {given.size} questions drawn from them\n")
+            compare(rows, given.size, given.repeats)
 
 
 if __name__ == "__main__":

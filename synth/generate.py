@@ -19,8 +19,9 @@ from synth.ask import Agreed, Ask
 from synth.buying import Buyer, Stopped
 from synth.counts import Counts, usage_of
 from synth.errors import Interrupted, Unfinished, UserError
+from synth.hope import Hope
 from synth.lane import Closed
-from synth.plan import Hope, Slot
+from synth.plan import Slot
 from synth.reasoning import is_cut
 from synth.record import Generation, Message, Record, Task, Verdict
 from synth.store import Store, keyed
@@ -29,6 +30,9 @@ from synth.teachers.contract import Refused, Request
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.
 AHEAD = 1.25
+# Answers of a question after which it has taught enough of how much hope there is; from there on
+# it is asked like the others.
+LEARNS_FROM = 6
 # Characters of finished questions that wait for one before them; beyond this none is begun.
 MOST_HELD = 64 * 1024 * 1024
 
@@ -44,6 +48,8 @@ class _Run:
         self._route = ask.plan()
         self._hope = Hope(ask.samples)
         self.buyer.on_halt.append(self._hope.release)
+        cascade = ask.route == "cascade"  # there a later teacher has to be learned of too
+        self._learns_from = ask.samples.max if cascade else LEARNS_FROM
         self._threads = ThreadPoolExecutor(ask.check_threads, thread_name_prefix="check")
         ceilings = sum(lane.limits.ceiling for lane in self.buyer.lanes.values())
         self._most_active = 8 + int(AHEAD * ceilings)
@@ -71,6 +77,7 @@ class _Run:
                 pending.append((task, asyncio.create_task(self._question(task, learning))))
                 while pending and (pending[0][1].done() or self._full()):
                     await self._advance(pending, emit)
+            self._hope.ended()
             while pending and not self.buyer.stop:
                 await self._advance(pending, emit)
         except BaseException:
@@ -133,7 +140,15 @@ class _Run:
         voting = self.ask.vote is not None and task.answer is None
         votes = waves = 0
         while slots:
-            if waves and not learning:
+            if learning and len(records) >= self._learns_from:
+                self._hope.learn(task, {key: (p, f) for key, (p, f) in tally.items()})
+                learning = False
+                # Others to learn from must be able to begin meanwhile.
+                self._active -= 1
+                self._finished.set()
+                await self._hope.known(task.source)
+                self._active += 1
+            elif waves and not learning:
                 await self._hope.known(task.source)
             verified = sum(passed for passed, _ in tally.values())
             wanted = (
@@ -171,7 +186,7 @@ class _Run:
                 for record in new:
                     self._score(tally, record)
         if learning:
-            self._hope.learn(task.source, {key: (p, f) for key, (p, f) in tally.items()})
+            self._hope.learn(task, {key: (p, f) for key, (p, f) in tally.items()})
 
     def _wanted(self, verified: int, first: bool) -> int:
         assert self.ask.samples.until_verified is not None
@@ -194,7 +209,7 @@ class _Run:
             if cascade and wave and slot.teacher != wave[0].teacher:
                 break
             key = slot.teacher if cascade else ""
-            lost = not hopeful and self._hope.lost(task.source, key, *tally.get(key, (0, 0)))
+            lost = not hopeful and self._hope.lost(task, key, *tally.get(key, (0, 0)))
             if lost and not cascade:
                 self.counts.gave_up += not wave
                 break

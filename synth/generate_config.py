@@ -50,9 +50,10 @@ class Samples(Section):
     """How many answers a question gets.
 
     With `until_verified` answers are asked for as they are needed. With `give_up` the first
-    `learn` questions of each source are asked until they are done; their pass rates say how much
-    hope is left after so many failures, and the other questions stop where it is too little. So a
-    high `max` is spent on the questions that answer to it.
+    `learn` questions of each source show how pass rates go with length, signs and metadata (a
+    level, a subject), and how much hope is left in a question after so many failures; every
+    question then stops where it is too little. So a high `max` is spent on the
+    questions that answer to it.
     """
 
     max: int = Field(1, ge=1, description="At most this many")
@@ -65,7 +66,11 @@ class Samples(Section):
     give_up: float | None = Field(
         None, gt=0, lt=1, description="Stop where the next answer passes with less chance than this"
     )
-    learn: int = Field(64, ge=8, description="Questions of a source that give_up learns from")
+    learn: int = Field(
+        64,
+        ge=8,
+        description="Questions of a source that give_up learns from, by up to six answers each",
+    )
 
     @model_validator(mode="after")
     def _reachable(self) -> Samples:

@@ -195,7 +195,7 @@ def test_giving_up_saves_on_the_hopeless_and_a_rerun_buys_nothing(path):
     teacher = Scripted(script)
     got, counts = run(ask_with(teacher, samples=samples, concurrency=4), tasks(80), path)
     assert counts.solved >= 18  # of 20
-    assert all(len(records) == 30 for _, records in got[:16] if records[-1].rejected_by)
+    assert all(len(records) >= 6 for _, records in got[:16] if records[-1].rejected_by)
     assert max(len(records) for _, records in got[-20:]) < 20
     assert counts.gave_up > 30
     again = Scripted(script)
@@ -204,6 +204,19 @@ def test_giving_up_saves_on_the_hopeless_and_a_rerun_buys_nothing(path):
     assert [[r.id for r in records] for _, records in second] == [
         [r.id for r in rs] for _, rs in got
     ]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [20, 200])
+def test_those_that_wait_for_what_others_teach_keep_nobody_from_being_asked(path, number):
+    samples = Samples(max=9, until_verified=1, give_up=0.01, learn=64)
+    teacher = Scripted(lambda request, n: "no", seconds=0)
+    got, counts = run(ask_with(teacher, samples=samples, concurrency=1), tasks(number), path)
+    assert counts.questions == number
+    if number < 64:  # too few to learn from: asked to the end
+        assert counts.bought == 9 * number and counts.gave_up == 0
+    else:
+        assert 6 * 64 <= counts.bought < 9 * number
 
 
 def test_the_hours_of_a_budget_end_a_run(path):

@@ -1,0 +1,204 @@
+"""How much hope there is in a question: the chance that its next answer passes.
+
+The pass rates of a source's questions are taken to be spread by beta distributions with one
+strength n, their means m told by what is seen of a question (its length, its numbers and signs,
+its level and the like in the metadata) through a logistic regression. After s passes and f failures
+the next answer then passes with chance (m n + s) / (n + s + f) (beta-binomial model: Gelman et al.,
+Bayesian Data Analysis, 3rd ed., sections 2.4 and 5.3). The first answers of the first
+questions fit it by maximum a posteriori. Stopping everywhere at one chance gives the most verified
+answers for a number of samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from synth.generate_config import Samples
+from synth.record import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SIGNS = "+-*/^=({\\%"
+_LONGEST_WORD = 40  # of a metadata value that is taken for a category
+_SEEN = 4  # questions that have a trait, and that lack it, before it is taken for one
+# Normal priors: of the weights of standardised traits, of the mean's logit, of log n.
+_WEIGHT_SD, _LOGIT_SD = 1.0, 3.0
+_LOG_STRENGTH, _LOG_STRENGTH_SD = 1.0, 1.5
+
+
+def traits(task: Task) -> dict[str, float]:
+    """What is seen of a question before it is asked: figures, and 1 for each category it is in.
+
+    >>> traits(Task("a", "12 - 5", "7", metadata={"level": "Level 3"}))["level=Level 3"]
+    1.0
+    """
+    text = task.question
+    numbers = re.findall(r"\d+", text, re.ASCII)
+    figures = {
+        "characters": len(text),
+        "words": len(text.split()),
+        "numbers": len(numbers),
+        "digits": sum(map(len, numbers)),
+        "longest number": max(map(len, numbers), default=0),
+        **{f"sign {sign}": text.count(sign) for sign in _SIGNS},
+    }
+    found = {name: math.log1p(value) for name, value in figures.items()}
+    for name, value in task.metadata.items():
+        if isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_WORD):
+            found[f"{name}={value}"] = 1.0
+        elif isinstance(value, int | float) and abs(value) < 1e300:  # neither infinite nor NaN
+            found[f"{name}:"] = math.asinh(value)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """The spread of pass rates over questions that have some traits.
+
+    Attributes:
+        traits: Names of those that count; of each its mean and deviation.
+        weights: Of the standardised traits, behind the constant.
+        strength: n, in answers: how much the mean weighs beside what a question's answers show.
+    """
+
+    traits: Sequence[str]
+    means: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    strength: float
+
+    def mean(self, seen: Mapping[str, float]) -> float:
+        """Chance that the first answer passes."""
+        import numpy as np
+
+        row = np.array([seen.get(name, 0.0) for name in self.traits])
+        logit = float(self.weights[0] + (row - self.means) / self.deviations @ self.weights[1:])
+        return 1 / (1 + math.exp(-min(max(logit, -14.0), 14.0)))
+
+    def hope(self, seen: Mapping[str, float], passed: int, failed: int) -> float:
+        """Chance that the next answer passes."""
+        return (self.mean(seen) * self.strength + passed) / (self.strength + passed + failed)
+
+
+def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int, int]]) -> Prior:
+    """The likeliest prior after some questions, with weak priors of its own on what it fits.
+
+    That sampling stopped at some pass does not matter to the likelihood.
+
+    Args:
+        seen: Traits of each question.
+        outcomes: Passes and failures of each.
+    """
+    import numpy as np
+    from scipy.optimize import minimize
+    from scipy.special import expit, gammaln
+
+    counts = Counter(name for one in seen for name in one)
+    names = sorted(
+        name
+        for name in counts
+        if len({one.get(name, 0.0) for one in seen}) > 1
+        and (counts[name] == len(seen) or _SEEN <= counts[name] <= len(seen) - _SEEN)
+    )
+    rows = np.array([[one.get(name, 0.0) for name in names] for one in seen])
+    rows = rows.reshape(len(seen), len(names))
+    means, deviations = rows.mean(axis=0), rows.std(axis=0)
+    design = np.hstack([np.ones((len(seen), 1)), (rows - means) / deviations])
+    passed, failed = np.array(outcomes, dtype=float).T
+
+    def loss(found: NDArray[np.float64]) -> float:
+        weights, n = found[:-1], np.exp(found[-1])
+        mean = np.clip(expit(design @ weights), 1e-6, 1 - 1e-6)
+        a, b = mean * n, (1 - mean) * n
+        likelihood = (
+            gammaln(n) - gammaln(a) - gammaln(b)
+            + gammaln(a + passed) + gammaln(b + failed) - gammaln(n + passed + failed)
+        )  # fmt: skip
+        priors = (
+            np.sum((weights[1:] / _WEIGHT_SD) ** 2)
+            + (weights[0] / _LOGIT_SD) ** 2
+            + ((found[-1] - _LOG_STRENGTH) / _LOG_STRENGTH_SD) ** 2
+        )
+        return float(priors / 2 - likelihood.sum())
+
+    start = np.zeros(len(names) + 2)
+    start[-1] = _LOG_STRENGTH
+    best = minimize(loss, start, method="L-BFGS-B", bounds=[(-20, 20)] * len(start)).x
+    return Prior(names, means, deviations, best[:-1], float(np.exp(best[-1])))
+
+
+class Hope:
+    """Learns, source by source and teacher by teacher, how much hope is left in a question."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._begun: Counter[str] = Counter()
+        # By source, then by question: its traits, and passes and failures by teacher.
+        self._learned: dict[
+            str, dict[str, tuple[dict[str, float], Mapping[str, tuple[int, int]]]]
+        ] = {}
+        self._priors: dict[tuple[str, str], Prior] = {}
+        self._known: dict[str, asyncio.Event] = {}
+
+    def begin(self, source: str) -> bool:
+        """Whether the next question of a source, in the order of the data, is one to learn from.
+
+        Which ones these are depends on the order alone, so that a rerun learns the same.
+        """
+        if self._samples.give_up is None:
+            return False
+        self._begun[source] += 1
+        return self._begun[source] <= self._samples.learn
+
+    def learn(self, task: Task, outcomes: Mapping[str, tuple[int, int]]) -> None:
+        """Takes in a question to learn from: passes and failures by teacher."""
+        learned = self._learned.setdefault(task.source, {})
+        learned[task.id] = traits(task), outcomes
+        if len(learned) < self._samples.learn:
+            return
+        # In an order of their own, so that the order in which they came changes no digit.
+        rows = [learned[id] for id in sorted(learned)]
+        for teacher in sorted({name for _, by_teacher in rows for name in by_teacher}):
+            asked = [(seen, by[teacher]) for seen, by in rows if teacher in by]
+            self._priors[task.source, teacher] = fit_prior(
+                [seen for seen, _ in asked], [outcome for _, outcome in asked]
+            )
+        self._event(task.source).set()
+
+    async def known(self, source: str) -> None:
+        """Waits until a source's prior is known.
+
+        Who has had a first wave waits here before a second: what is given up then depends on the
+        first questions alone and not on who was how fast, and a rerun buys nothing more.
+        """
+        if self._samples.give_up is not None:
+            await self._event(source).wait()
+
+    def ended(self) -> None:
+        """There are no more questions: a source with too few to learn from is asked to the end."""
+        for source, begun in self._begun.items():
+            if begun < self._samples.learn:
+                self._event(source).set()
+
+    def release(self) -> None:
+        """Lets everyone go who waits for a prior: the run stops."""
+        for source in self._begun:
+            self._event(source).set()
+
+    def _event(self, source: str) -> asyncio.Event:
+        return self._known.setdefault(source, asyncio.Event())
+
+    def lost(self, task: Task, teacher: str, passed: int, failed: int) -> bool:
+        """Whether a question is to be given up with this teacher."""
+        prior = self._priors.get((task.source, teacher))
+        if prior is None or self._samples.give_up is None:
+            return False
+        return prior.hope(traits(task), passed, failed) < self._samples.give_up
