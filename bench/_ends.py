@@ -34,9 +34,14 @@ class End:
     most_asked: int = 16
 
 
+ALL = QUESTIONS * SAMPLES
 ENDS = {
     "wrong key": End("401", 0, 2, "does not accept the key", most_asked=1),
     "key withdrawn in the middle": End("401", 0, 2, "does not accept the key", after=20),
+    "no such model": End("404", 0, 2, "knows no model", most_asked=1),
+    "another model from the middle on": End(
+        "other model", 0, 0, "answered as 2 models", after=20, whole=True, most_asked=ALL
+    ),
     "quota used up": End("429, quota", 0, 3, "the balance or quota is used up", most_asked=1),
     "balance used up in the middle": End("402", 0, 3, "a rerun goes on", after=20),
     "nothing listens": End("", 0, 2, "cannot reach"),
@@ -106,8 +111,7 @@ def outcome(end, folder):
     most = end.most_asked * (2 if end.whole else 1)  # a second start tries it anew
     check(asked - end.after <= most, f"asked {asked - end.after} times after its end")
     if end.whole:
-        wanted = QUESTIONS * SAMPLES
-        check(rows == wanted, f"{rows} of {wanted} answered")
+        check(rows == ALL, f"{rows} of {ALL} answered")
         if status == 0:
-            check(manifest(folder)["rows"]["train"] == wanted, "the manifest has another number")
+            check(manifest(folder)["rows"]["train"] == ALL, "the manifest has another number")
     return Outcome(status, words, rows, seconds, wrong)

@@ -27,7 +27,8 @@ class Asked:
     """A request that came, and what became of it.
 
     Attributes:
-        attempt: How often the same sample of the same question had been asked before.
+        attempt: How often the same sample of the same question had met what was to come before.
+        met: The client was still there when what was to come began.
         whole: The response was sent to its last byte, to a client that was still there.
         answered: It was sent whole and is a chat completion, so it has to be stored.
         done: Nothing more happens to it.
@@ -38,6 +39,7 @@ class Asked:
     model: str
     attempt: int
     fault: str = ""
+    met: bool = False
     whole: bool = False
     answered: bool = False
     done: bool = False
@@ -159,6 +161,7 @@ REFUSED = {"400": lambda ask: [refusal(400, "too long")]}
 # OUT says that the teacher answers nothing more.
 OUT = {
     "401": lambda ask: [refusal(401, "bad key")],
+    "404": lambda ask: [refusal(404, "the model `m` does not exist", "model_not_found")],
     "402": lambda ask: [refusal(402, "insufficient balance")],
     "429, quota": lambda ask: [refusal(429, "You exceeded your current quota", "insufficient_quota")],
     "redirect": lambda ask: [response(307, b"", location="http://127.0.0.1:9/v1/chat/completions")],
@@ -247,6 +250,8 @@ class FaultServer:
     async def _serve(self, ask, reader, writer):
         if await _gone(reader, self.latency(ask)):
             return False
+        self._attempts[ask.place, ask.model] += 1
+        ask.met = True
         for step in FAULTS[ask.fault](ask):
             if step is CUT:
                 return False
@@ -265,9 +270,7 @@ class FaultServer:
 
     def _asked(self, body):
         place = body["messages"][-1]["content"], body.get("seed", FIRST_SEED) - FIRST_SEED
-        attempt = self._attempts[place, body["model"]]
-        self._attempts[place, body["model"]] += 1
-        ask = Asked(*place, body["model"], attempt)
+        ask = Asked(*place, body["model"], self._attempts[place, body["model"]])
         ask.fault = self.plan(ask)
         self.log.append(ask)
         return ask

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from _faults import AGAIN, ANSWERS, FIRST_SEED, OUT, REFUSED, FaultServer, draw, text_of
+from _faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw, text_of
 
 from synth.config import load_run
 from synth.prompts import load_prompt
@@ -32,20 +32,28 @@ TROUBLE = ("429", "429, seconds", "429, date", "429, nonsense", "500", "502", "n
            "no HTTP", "long header", "bad gzip")  # fmt: skip
 MALFORMED = tuple(fault for fault in AGAIN if fault not in TROUBLE)
 SHARES = ((TROUBLE, 0.015), (MALFORMED, 0.1), (tuple(ANSWERS), 0.15))
-OUT_SHARE = 0.002  # of the first attempts
 # What the command line says when a teacher is out.
-OUT_SAYS = ("does not accept the key", "is used up", "is moved to")
+OUT_SAYS = ("does not accept the key", "knows no model", "is used up", "is moved to")
 # One question in so many goes wrong for good, few of them early: they are asked again at every
 # start, one at a time until there is an answer. The very last make trouble for good.
 FOR_GOOD, FOR_GOOD_EVERY, EARLY = (*REFUSED, "empty choices", "invalid JSON"), 20, 30
 TROUBLE_FOR_GOOD = ("500", "cut in the body")
 
 
+def certain(questions):
+    """Faults that come for certain, each at one question's second sample: all that there are."""
+    kinds = [fault for fault in FAULTS if fault]
+    return {(questions - len(TROUBLE_FOR_GOOD)) * n // len(kinds): f for n, f in enumerate(kinds)}
+
+
 def plan(seed, questions):
     """Which fault a request meets, by the seed, its question, sample and attempt alone."""
+    sure = certain(questions)
 
     def fault(ask):
         number = int(ask.question.split()[1])
+        if (ask.sample, ask.attempt) == (1, 0) and number in sure:
+            return sure[number]
         if number >= questions - len(TROUBLE_FOR_GOOD):
             return TROUBLE_FOR_GOOD[questions - number - 1]
         often = number < EARLY or number > 0.7 * questions
@@ -53,8 +61,7 @@ def plan(seed, questions):
             return FOR_GOOD[number // FOR_GOOD_EVERY % len(FOR_GOOD)]
         dice = draw(seed, *ask.place, ask.attempt)
         which = draw(seed, *ask.place, ask.attempt, "which")
-        first = (tuple(OUT), OUT_SHARE if ask.attempt == 0 else 0.0)
-        for kinds, share in (*SHARES, first):
+        for kinds, share in SHARES:
             if dice < share:
                 return kinds[int(which * len(kinds))]
             dice -= share
@@ -173,9 +180,9 @@ class Account:
     def end(self, status, said):
         """Notes how a run ended by itself; whether another is to go on from there."""
         if status in (2, 3) and any(text in said for text in OUT_SAYS):
-            self.ended[f"a teacher was out, status {status}"] += 1
+            self.ended[f"status {status}, the teacher was out"] += 1
             return True
-        self.ended[f"done, status {status}"] += 1
+        self.ended[f"status {status}, all was asked"] += 1
         self.check(status in (0, 3) and "Traceback" not in said, f"status {status}: {said[-2000:]}")
         return False
 
@@ -276,7 +283,9 @@ class Campaign:
         account, log = self.account, self.server.log
         rows, failed, mixed_up = self.books.whole()
         account.asked, account.served = len(log), sum(ask.answered for ask in log)
-        account.faults = Counter(ask.fault or "none" for ask in log)
+        account.faults = Counter(ask.fault for ask in log if ask.met)
+        never = set(certain(self.questions).values()) - account.faults.keys()
+        account.check(not never, f"never sent: {sorted(never)}")
         account.stored = len(self.stored)
         account.failed = Counter(reason.split(":", 1)[0] for reason in failed.values())
         wanted = set(self.books.places.values())

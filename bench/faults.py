@@ -11,9 +11,11 @@ log and by the store. Exit status 1 if one is not.
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from _ends import ENDS, outcome
+from _faults import AGAIN, ANSWERS, OUT, REFUSED
 from _kills import WINDOW, Campaign
 from common import machine, table
 
@@ -21,8 +23,9 @@ from common import machine, table
 def show(account):
     flown = sorted(account.in_flight_at_kills)
     killed = account.on_the_way
+    met = account.faults.total()
     table(
-        ["", ""],
+        ["every fault and `kill -9`", ""],
         [
             (
                 "kills (SIGKILL), of them before the first request",
@@ -34,8 +37,10 @@ def show(account):
             ),
             ("stored when the last kill came", account.stored_at_last_kill),
             ("runs that ended by themselves", _listed(account.ended)),
-            ("requests that the server received", account.asked),
-            ("of them with a fault", account.asked - account.faults["none"]),
+            (
+                "requests that the server received; met a fault; killed before they met anything",
+                f"{account.asked}; {met - account.faults['']}; {account.asked - met}",
+            ),
             ("wanted: questions times samples", account.wanted),
             ("answered and stored exactly once", account.stored),
             (
@@ -51,13 +56,21 @@ def show(account):
             ("off", len(account.wrong)),
         ],
     )
-    print(f"faults sent: {_listed(account.faults)}\n")
+    for says, kinds in (
+        ("odd answers, stored as they came and not asked again", ANSWERS),
+        ("faults that may pass, asked again", AGAIN),
+        ("faults of one request, not asked again", REFUSED),
+        ("faults that end the run", OUT),
+    ):
+        sent = Counter({kind: account.faults[kind] for kind in kinds if kind})
+        print(f"- {says} ({sent.total()}): {_listed(sent)}")
+    print()
     for wrong in account.wrong:
         print(f"OFF: {wrong}")
 
 
 def _listed(counter):
-    return ", ".join(f"{what} {number}" for what, number in sorted(counter.items())) or "none"
+    return "; ".join(f"{what}: {number}" for what, number in sorted(counter.items())) or "none"
 
 
 def show_ends():
@@ -66,10 +79,11 @@ def show_ends():
     for name, end in ENDS.items():
         with tempfile.TemporaryDirectory() as folder:
             done = outcome(end, Path(folder))
-        state = "off" if done.wrong else "as it has to"
-        rows.append((name, done.status, done.answered, f"{done.seconds:.1f}", state))
+        state = "OFF" if done.wrong else "as expected"
+        rows.append((name, done.status, end.says, done.answered, f"{done.seconds:.1f}", state))
         wrong += [f"{name}: {what}" for what in done.wrong]
-    table(["a teacher's end", "exit status", "answers stored", "seconds", ""], rows)
+    header = ["what the teacher does", "exit status", "says", "answers stored", "seconds", ""]
+    table(header, rows)
     for what in wrong:
         print(f"OFF: {what}")
     return not wrong

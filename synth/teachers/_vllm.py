@@ -238,6 +238,10 @@ def last_line(log: Path) -> str:
 
 def tail(log: Path) -> str:
     """The last cause that a log names, or its last lines where it names none."""
-    lines = _lines(log)
-    causes = [x for x in lines if _CAUSE.search(x) and not _NO_CAUSE.search(x)]
-    return causes[-1].strip()[:1000] if causes else "\n".join(lines[-8:]) or "(the log is empty)"
+    return cause(log) or "\n".join(_lines(log)[-8:]) or "(the log is empty)"
+
+
+def cause(log: Path) -> str | None:
+    """The last cause that a log names."""
+    causes = [x for x in _lines(log) if _CAUSE.search(x) and not _NO_CAUSE.search(x)]
+    return causes[-1].strip()[:1000] if causes else None

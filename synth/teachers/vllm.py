@@ -20,6 +20,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,16 @@ from synth.errors import DistillError, MissingPackage, Unfinished, UserError, ne
 from synth.labels import Labels
 from synth.teachers._guard import Guard
 from synth.teachers._serve import check_splitting
-from synth.teachers._vllm import Options, check_parameters, lacking, new_log, say, tail, weights
+from synth.teachers._vllm import (
+    Options,
+    cause,
+    check_parameters,
+    lacking,
+    new_log,
+    say,
+    tail,
+    weights,
+)
 from synth.teachers.contract import Refused, Request, Retry
 
 
@@ -69,6 +80,7 @@ class _InProcess:
         self._broken: DistillError | None = None  # what all that wait are told
         self._guard: Guard | None = None
         self._log: Path | None = None
+        self._processes: list[BaseProcess] = []
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Answers one request as soon as the engine has; a cancelled one is taken out of it."""
@@ -89,14 +101,23 @@ class _InProcess:
         try:
             return await self._ask(loaded, request)
         except EngineDeadError as error:
-            said = tail(self._log) if self._log else ""
             self._broken = Unfinished(
-                f"the vLLM engine died: {said}\nIts log is {self._log}. A rerun goes on "
-                "from here; the teacher kind vllm_server would start it again by itself"
+                f"the vLLM engine died{await asyncio.to_thread(self._how)}\nIts log is "
+                f"{self._log}. A rerun goes on from here; the teacher kind vllm_server would "
+                "start it again by itself"
             )
             raise self._broken from error
         except EngineGenerateError as error:
             raise Retry(f"engine: {error.__cause__ or error}") from error
+
+    def _how(self) -> str:
+        """How the engine's processes ended, and why, as far as the log knows."""
+        for process in self._processes:
+            process.join(1)
+        codes = [code for process in self._processes if (code := process.exitcode)]
+        how = f" by signal {-codes[0]}" if codes and codes[0] < 0 else ""
+        said = cause(self._log) if self._log else None
+        return f"{how}: {said}" if said else how
 
     async def _ask(self, loaded: _Loaded, request: Request) -> dict[str, Any]:
         from pydantic import ValidationError
@@ -187,16 +208,16 @@ class _InProcess:
         model, start = weights(self._config.model), time.monotonic()
         log = self._log = new_log(self._name)
         say(f"teacher {self._name}: vLLM is loading {self._config.model} (log: {log})")
-        with _quiet(log), _watched(guard):
+        with _quiet(log), _watched(guard) as self._processes:
             try:
                 loaded = self._start(model)
             except UserError:
                 log.unlink(missing_ok=True)
                 raise
             except Exception as error:
-                cause = tail(log) if "root cause" in str(error) else _first_line(error)
+                why = tail(log) if "root cause" in str(error) else _first_line(error)
                 raise UserError(
-                    f"vLLM cannot load {self._config.model}: {cause}\nIts log is {log}"
+                    f"vLLM cannot load {self._config.model}: {why}\nIts log is {log}"
                 ) from error
         say(f"teacher {self._name}: loaded in {time.monotonic() - start:.0f} s")
         return loaded
@@ -295,6 +316,8 @@ def _quiet(log: Path) -> Iterator[None]:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
     with _environment:
+        # Where `multiprocessing` starts its tracker on the way, that unblocks the signal again.
+        resource_tracker.ensure_running()
         before = {key: os.environ.get(key) for key in changed}
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         settings.write_text(json.dumps(said))
@@ -312,9 +335,13 @@ def _quiet(log: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watched(guard: Guard) -> Iterator[None]:
-    """Puts the engine's processes under guard as they appear: vLLM's do not end with this one."""
+def _watched(guard: Guard) -> Iterator[list[BaseProcess]]:
+    """Puts the engine's processes under guard as they appear: vLLM's do not end with this one.
+
+    Gives the list that they are gathered in.
+    """
     loaded = threading.Event()
+    found: list[BaseProcess] = []
     seen = {child.pid for child in multiprocessing.active_children()}  # other engines' among them
 
     def look() -> None:
@@ -322,6 +349,7 @@ def _watched(guard: Guard) -> Iterator[None]:
             ours = child.name.startswith(("EngineCore", "VLLM"))
             if ours and child.pid and child.pid not in seen:
                 seen.add(child.pid)
+                found.append(child)
                 guard.watch(child.pid)
 
     def repeat() -> None:
@@ -331,7 +359,7 @@ def _watched(guard: Guard) -> Iterator[None]:
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
-        yield
+        yield found
     finally:
         loaded.set()
         thread.join()

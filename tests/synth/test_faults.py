@@ -20,16 +20,16 @@ from synth.teachers import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 from _ends import ENDS, outcome
-from _faults import AGAIN, ANSWERS, FIRST_SEED, OUT, FaultServer, text_of
+from _faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, OUT, FaultServer, text_of
 from _kills import Campaign
 
 ODD = "question 1"  # the one whose requests go wrong, between two that do not
 LIMIT_S = 60  # no test may hang
 
 
-def ask_all(server, path, retries=2, number=3, **options):
+def ask_all(server, path, retries=2, number=3, timeout_s=30.0, **options):
     """Asks the questions; gives the records of each, the counts, and the store's failures."""
-    config = openai.Config(model="m", base_url=server.url, timeout_s=0.5)
+    config = openai.Config(model="m", base_url=server.url, timeout_s=timeout_s)
     wanted = Ask(
         teachers={"t": openai.build(config, "t")}, prices={}, prompt=load_prompt("plain"),
         values={}, sampling=Sampling(max_tokens=9, seed=FIRST_SEED), samples=Samples(max=2),
@@ -65,6 +65,11 @@ def path(tmp_path):
     return tmp_path / "s.sqlite"
 
 
+def patience(fault):
+    """Seconds to wait for an answer: short only where none comes, so that no machine is too slow."""
+    return 0.5 if fault in ("no answer", "endless drip") else 30.0
+
+
 def odd(fault, attempts=10**6):
     return lambda ask: fault if ask.question == ODD and ask.attempt < attempts else ""
 
@@ -93,7 +98,7 @@ def test_an_odd_answer_is_an_answer_and_bought_once(fault, path):
 def test_a_fault_that_passes_is_asked_again_and_answered(fault, path):
     start = time.monotonic()
     with FaultServer(odd(fault, attempts=1)) as server:
-        got, counts, failures = ask_all(server, path)
+        got, counts, failures = ask_all(server, path, timeout_s=patience(fault))
         assert len(server.log) == 8
         assert sum(ask.answered for ask in server.log) == 6
     assert [len(records) for records in got.values()] == [2, 2, 2]
@@ -106,7 +111,7 @@ def test_a_fault_that_passes_is_asked_again_and_answered(fault, path):
 @pytest.mark.parametrize("fault", [*(f for f in AGAIN if not f.startswith("429")), "400"])
 def test_a_fault_that_stays_ends_in_a_reason_and_not_in_a_stop(fault, path):
     with FaultServer(odd(fault)) as server:
-        got, counts, failures = ask_all(server, path)
+        got, counts, failures = ask_all(server, path, timeout_s=patience(fault))
         attempts = 1 if fault == "400" else 3
         assert len(server.log) == 4 + 2 * attempts
     assert [len(records) for records in got.values()] == [2, 0, 2]
@@ -126,7 +131,7 @@ def test_a_rate_limit_that_stays_ends_the_run_when_patience_does(path):
 def test_a_teacher_that_ends_in_the_middle_stops_the_run_with_all_that_came_stored(fault, path):
     once = "question 40", 0, 0
     with FaultServer(lambda ask: fault if (*ask.place, ask.attempt) == once else "") as server:
-        kind = UserError if fault in ("401", "redirect") else Unfinished
+        kind = Unfinished if fault in ("402", "429, quota") else UserError
         with pytest.raises(kind, match=r"^teacher t: "):
             ask_all(server, path, number=80, concurrency=4)
         before = sum(ask.answered for ask in server.log)
@@ -150,4 +155,4 @@ def test_every_fault_and_kills_at_random_moments(tmp_path):
     assert account.kills == 6
     assert account.stored + account.failed.total() == account.wanted
     assert account.stored > account.wanted / 2
-    assert account.faults.total() - account.faults["none"] > 50
+    assert account.faults.keys() == FAULTS.keys()

@@ -211,7 +211,7 @@ def test_giving_up_saves_on_the_hopeless_and_a_rerun_buys_nothing(path):
 def test_those_that_wait_for_what_others_teach_keep_nobody_from_being_asked(path, number):
     samples = Samples(max=9, until_verified=1, give_up=0.01, learn=64)
     teacher = Scripted(lambda request, n: "no", seconds=0)
-    got, counts = run(ask_with(teacher, samples=samples, concurrency=1), tasks(number), path)
+    _, counts = run(ask_with(teacher, samples=samples, concurrency=1), tasks(number), path)
     assert counts.questions == number
     if number < 64:  # too few to learn from: asked to the end
         assert counts.bought == 9 * number and counts.gave_up == 0

@@ -143,18 +143,19 @@ class Engine:
 
 
 def engine_processes():
-    """What vLLM has running below this process, by its title."""
-    shown = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True).stdout
-    return [x for x in shown.splitlines() if "VLLM::" in x and not x.startswith("Z")]
+    """What vLLM has running, by its title: process numbers."""
+    shown = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in shown.splitlines() if "VLLM::" in line]
+    return {pid for pid, stat, _ in rows if stat[0] != "Z"}
 
 
 @pytest.fixture(scope="module")
 def engine():
-    before = len(engine_processes())
+    before = engine_processes()
     made = Engine()
     yield made
     made.run(made.teacher.close())
-    assert len(engine_processes()) == before
+    assert engine_processes() <= before
     made.teacher._log.unlink(missing_ok=True)  # kept, as the last test has the engine killed
 
 
@@ -324,7 +325,7 @@ def test_an_engine_that_cannot_load_says_why_and_spares_the_others(engine, chang
 def test_an_engine_that_dies_stops_the_run_with_one_message(engine):
     (core,) = [c for c in multiprocessing.active_children() if c.name == "EngineCore"]
     os.kill(core.pid, signal.SIGKILL)
-    with pytest.raises(Unfinished, match="engine died"):
+    with pytest.raises(Unfinished, match=r"engine died by signal 9\nIts log is \S+\. A rerun"):
         engine.ask("Go on.", count=4, max_tokens=500, ignore_eos=True)
 
 
@@ -347,15 +348,15 @@ if __name__ == "__main__":
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    before = len(engine_processes())
+    before = engine_processes()
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert "completion_tokens" in parent.stdout.readline()
-    assert len(engine_processes()) == before + 2
+    assert len(engine_processes() - before) == 2
     os.kill(parent.pid, 9)
     parent.wait()
     for log in cache_folder("logs").glob(f"vllm-doomed-*-{parent.pid}.*"):
         log.unlink()
     end = time.monotonic() + 10
-    while len(engine_processes()) > before and time.monotonic() < end:
+    while engine_processes() - before and time.monotonic() < end:
         time.sleep(0.2)
-    assert len(engine_processes()) == before
+    assert engine_processes() <= before
