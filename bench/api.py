@@ -1,12 +1,20 @@
 """Generation over an API beside the peers: answers a second, client CPU and memory an answer.
 
-    python bench/api.py                                    4,000 prompts, 256 in flight, 2 kB and 30 kB
-    python bench/api.py --sizes 4000 --in-flight 256 --body 2k --ways ours,bare --runs 5
-    python bench/api.py --full --results api.jsonl         the whole grid; started again, it goes on
+    python bench/api.py                                2,000 prompts, 256 in flight, 2 kB and 30 kB
+    python bench/api.py --sizes 1000,10000 --in-flight 256,1024 --body 2k --ways ours,bare --runs 5
+    python bench/api.py --full --results api.jsonl     the grid of RESULTS.md; started again, it goes on
 
-A server on loopback gives every answer after 200 ms. It shares the cores with the client, so that
-CPU an answer is the sturdier figure. Curator and distilabel each run in an environment of their
-own: BENCH_CURATOR_PYTHON and BENCH_DISTILABEL_PYTHON name its Python (or --curator, --distilabel).
+A server on loopback, a process of its own, gives every answer after 200 ms. It shares the cores
+with the client, so its own CPU is shown too: a server that is busy all the time is the limit, and
+not the client. CPU an answer is the sturdier figure. Each way runs in a process of its own, in
+turn; figures are medians, and imports are in none of them. CPU and memory are those of all of a
+way's processes together.
+
+Curator and distilabel need environments of their own, here in folders of your choice:
+
+    python -m venv CURATOR && CURATOR/bin/pip install bespokelabs-curator==0.1.31
+    python -m venv DISTILABEL && DISTILABEL/bin/pip install 'distilabel[openai]==1.5.3'
+    export BENCH_CURATOR_PYTHON=CURATOR/bin/python BENCH_DISTILABEL_PYTHON=DISTILABEL/bin/python
 """
 
 import argparse
@@ -19,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from _server import Running
@@ -32,13 +39,22 @@ WAYS = {
     "httpx": ("loop_openai.py", ["httpx"], None, "AsyncOpenAI, httpx, stores nothing"),
     "ours": ("generate_ours.py", [], None, "synth.generate, stored durably"),
     "command": ("command_ours.py", [], None, "distill generate, start and records included"),
-    "curator": ("run_curator.py", [], "curator", "Curator"),
-    "distilabel": ("run_distilabel.py", [], "distilabel", "distilabel"),
+    "curator": ("run_curator.py", [], "curator", "Curator, appended to a file"),
+    "distilabel": ("run_distilabel.py", [], "distilabel", "distilabel, written at the end"),
     "aiohttp": ("post_aiohttp.py", [], None, "plain aiohttp posting, stores nothing"),
 }
 BODIES = {"2k": 2_000, "30k": 30_000}
 LATENCY_S = 0.2
 SAMPLE_S = 0.1  # between two looks at the memory
+BUSY = 0.9  # of a core: from there on the server, which has one thread, is the limit
+# --full: prompts, which ways, how many runs of each; at every window and size of answers.
+FULL = (
+    (2_000, list(WAYS), 3),
+    (10_000, ["bare", "ours", "aiohttp"], 3),
+    (100_000, ["ours"], 1),
+)
+FULL_IN_FLIGHT = [256, 1_024]
+MEDIANS = ("per_second", "cpu_ms", "mb", "most_in_flight", "client_busy", "server_busy")
 
 
 def measured(way, python, server, size, in_flight, limit_s):
@@ -70,7 +86,8 @@ def measured(way, python, server, size, in_flight, limit_s):
         "per_second": round(answers / figures["seconds"], 1),
         "cpu_ms": round(1000 * (cpu - figures["cpu_before"]) / answers, 4),
         "mb": round(memory.peak / 2**20),
-        "server_ms": round(1000 * seen["cpu"] / seen["requests"], 4),
+        "client_busy": round((cpu - figures["cpu_before"]) / figures["seconds"], 3),
+        "server_busy": round(seen["cpu"] / figures["seconds"], 3),
         "requests": seen["requests"],
         "most_in_flight": seen["most_in_flight"],
         "versions": figures["versions"],
@@ -79,7 +96,10 @@ def measured(way, python, server, size, in_flight, limit_s):
 
 
 class Memory(threading.Thread):
-    """Watches the resident memory of a process and all its descendants; `peak` is in bytes."""
+    """Watches the memory of a process and all its descendants; `peak` is in bytes.
+
+    A page that several of them share counts once.
+    """
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -88,7 +108,9 @@ class Memory(threading.Thread):
 
     def run(self):
         while not self._end.wait(SAMPLE_S):
-            self.peak = max(self.peak, sum(map(_resident, _family(self.pid))))
+            family = list(_family(self.pid))
+            used = _resident if len(family) == 1 else _proportional
+            self.peak = max(self.peak, sum(map(used, family)))
 
     def stop(self):
         self._end.set()
@@ -113,6 +135,15 @@ def _resident(pid):
         return 0
 
 
+def _proportional(pid):
+    """Resident bytes, each page divided by how many processes share it: Pss in proc(5)."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def options():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -121,15 +152,16 @@ def options():
     def several(kind):
         return lambda text: [kind(part) for part in text.split(",")]
 
-    parser.add_argument("--sizes", type=several(int), default=[4_000], help="prompts")
+    parser.add_argument("--sizes", type=several(int), default=[2_000], help="prompts")
     parser.add_argument("--in-flight", type=several(int), default=[256])
     parser.add_argument("--body", type=several(str), default=list(BODIES), help="2k, 30k")
     parser.add_argument("--ways", type=several(str), default=list(WAYS), help=", ".join(WAYS))
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="1k, 10k, 100k; 256 and 1,024; 2k, 30k")
     parser.add_argument(
-        "--limit", type=float, default=180, help="seconds; longer ones are left out"
-    )
+        "--full", action="store_true",
+        help="2k prompts all ways, 10k without the peers, 100k ours alone; 256 and 1,024 in flight",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=float, default=300, help="seconds that one run may take")
     parser.add_argument("--results", type=Path, help="JSON lines: appended to, and gone on from")
     for peer in ("curator", "distilabel"):
         parser.add_argument(f"--{peer}", default=os.environ.get(f"BENCH_{peer.upper()}_PYTHON"))
@@ -137,103 +169,90 @@ def options():
     for given, known in ((chosen.ways, WAYS), (chosen.body, BODIES)):
         if unknown := set(given) - set(known):
             parser.error(f"{', '.join(unknown)}: known are {', '.join(known)}")
+    chosen.grid = [(size, chosen.ways, chosen.runs) for size in chosen.sizes]
     if chosen.full:
-        chosen.sizes, chosen.in_flight = [1_000, 10_000, 100_000], [256, 1_024]
+        chosen.grid, chosen.in_flight = FULL, FULL_IN_FLIGHT
     return chosen
 
 
 def main():
     chosen = options()
-    pythons, absent = {}, []
+    pythons = {}
     for way in chosen.ways:
         peer = WAYS[way][2]
         python = getattr(chosen, peer) if peer else sys.executable
         if python and Path(python).exists():
             pythons[way] = python
         else:
-            absent.append(f"{way} left out: --{peer} names no Python")
-    print("\n".join(absent), flush=True)
-    old = (
-        chosen.results.read_text().splitlines()
-        if chosen.results and chosen.results.exists()
-        else ()
-    )
-    rows = [json.loads(line) for line in old]
-    cells = list(itertools.product(chosen.sizes, chosen.in_flight, chosen.body))
-    for size, in_flight, body in cells:
+            print(f"{way} left out: --{peer} names no Python; --help says how to make one\n")
+    rows = []
+    if chosen.results and chosen.results.exists():
+        rows = list(map(json.loads, chosen.results.read_text().splitlines()))
+    cells = list(itertools.product(chosen.body, chosen.in_flight))
+    for (body, in_flight), (size, ways, runs) in itertools.product(cells, chosen.grid):
+        here = {"in_flight": in_flight, "body": body, "size": size}
         with Running(BODIES[body], LATENCY_S) as server:
-            for run, (way, python) in itertools.product(range(chosen.runs), pythons.items()):
-                place = {"way": way, "size": size, "in_flight": in_flight, "body": body, "run": run}
-                if any(place.items() <= row.items() for row in rows):
+            for run, way in itertools.product(range(runs), ways):
+                place = here | {"way": way, "run": run}
+                if way not in pythons or any(place.items() <= row.items() for row in rows):
                     continue
-                if (seconds := expected(rows, way, in_flight, body, size)) > chosen.limit:
-                    row = {"error": f"left out: about {seconds:.0f} s at the rate of fewer prompts"}
-                else:
-                    # A little over: what was expected to end in time may.
-                    row = measured(way, python, server, size, in_flight, 1.5 * chosen.limit)
-                row = place | row | {"load": os.getloadavg()[0], "time": round(time.time())}
+                row = measured(way, pythons[way], server, size, in_flight, chosen.limit)
+                row = place | row | {"load": round(os.getloadavg()[0], 1)}
                 rows.append(row)
-                print(_line(row), file=sys.stderr, flush=True)
+                print(json.dumps(row), file=sys.stderr, flush=True)
                 if chosen.results:
                     with chosen.results.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    for cell in cells:
-        show(cell, [r for r in rows if (r["size"], r["in_flight"], r["body"]) == cell], pythons)
+    print(f"{machine()}; answers {LATENCY_S * 1000:.0f} ms after the question")
+    for body, in_flight in cells:
+        of_cell = [row for row in rows if (row["body"], row["in_flight"]) == (body, in_flight)]
+        show(body, in_flight, of_cell)
     print("; ".join(sorted({f"{r['way']}: {r['versions']}" for r in rows if "versions" in r})))
 
 
-def _line(row):
-    if "error" in row:
-        return f"{row['way']} {row['size']} {row['in_flight']} {row['body']}: {row['error']}"
-    return (
-        f"{row['way']} {row['size']} {row['in_flight']} {row['body']}: {row['per_second']:.0f}/s, "
-        f"{row['cpu_ms']:.2f} ms, {row['mb']} MB"
-    )
+HEADER = "|prompts|runs|answers/s|to bare|CPU ms/answer|to bare|peak MB|most in flight|client busy|server busy"
 
 
-def expected(rows, way, in_flight, body, size):
-    """Seconds that so many prompts take this way, by what was measured of fewer; 0 is not known."""
-    like = [
-        row["per_second"]
-        for row in rows
-        if (row["way"], row["in_flight"], row["body"]) == (way, in_flight, body)
-        and "per_second" in row
-    ]
-    return size / like[-1] if like else 0.0
-
-
-def show(cell, rows, ways):
-    """One cell of the grid as a table, and what could not be measured."""
-    size, in_flight, body = cell
-    good = {way: [r for r in rows if r["way"] == way and "error" not in r] for way in ways}
-    good = {way: found for way, found in good.items() if found}
-    if good:
-        loads = [row["load"] for found in good.values() for row in found]
-        server = median([row for found in good.values() for row in found], "server_ms")
-        print(
-            f"{size:,} prompts, {in_flight:,} in flight, {body}B answers after {LATENCY_S * 1000:.0f} "
-            f"ms; medians of {max(map(len, good.values()))} runs in turn; {machine()}; load "
-            f"{min(loads):.1f} to {max(loads):.1f}; the server took {server:.3f} ms of CPU an answer\n"
-        )
-        base = good.get("bare")
-        table(
-            ["", "answers/s", "to bare", "CPU ms/answer", "to bare", "peak MB", "most in flight"],
-            [
-                (
-                    WAYS[way][3],
-                    f"{median(found, 'per_second'):.0f}",
-                    _ratio(found, base, "per_second"),
-                    f"{median(found, 'cpu_ms'):.3f}",
-                    _ratio(found, base, "cpu_ms"),
-                    f"{median(found, 'mb'):.0f}",
-                    f"{median(found, 'most_in_flight'):.0f}",
-                )
-                for way, found in good.items()
-            ],
-        )
+def show(body, in_flight, rows):
+    """One size of answers and one window as a table, and what could not be measured."""
+    good = {}
     for row in rows:
-        if "error" in row and row["way"] in ways:
-            print(f"{row['way']}, run {row['run']}: {row['error']}")
+        if "error" not in row:
+            good.setdefault((row["size"], row["way"]), []).append(row)
+    lines = []
+    for size, way in sorted(good, key=lambda cell: (cell[0], list(WAYS).index(cell[1]))):
+        found, bare = good[size, way], good.get((size, "bare"))
+        figure = {key: median(found, key) for key in found[0] if key in MEDIANS}
+        lines.append(
+            (
+                *(WAYS[way][3], f"{size:,}", len(found), f"{figure['per_second']:.0f}"),
+                *(_ratio(found, bare, "per_second"), f"{figure['cpu_ms']:.3f}"),
+                *(_ratio(found, bare, "cpu_ms"), f"{figure['mb']:.0f}"),
+                f"{figure['most_in_flight']:.0f}",
+                *(f"{figure[who]:.0%}" for who in ("client_busy", "server_busy")),
+            )
+        )
+    loads = [row["load"] for row in rows] or [0.0]
+    print(f"\n{body}B answers, {in_flight:,} in flight; load {min(loads)} to {max(loads)}\n")
+    table(HEADER.split("|"), lines)
+    for size in sorted({size for size, _ in good}):
+        ours = good.get((size, "ours"))
+        others = [
+            (way, good[size, way]) for way in ("curator", "distilabel") if (size, way) in good
+        ]
+        if ours and others:
+            beside = (f"{_ratio(ours, found, 'per_second')} of {way}" for way, found in others)
+            print(f"synth.generate at {size:,} prompts: {', '.join(beside)}")
+    limits = [
+        f"{WAYS[way][3]}, {size:,} prompts"
+        for (size, way), found in good.items()
+        if median(found, "server_busy") > BUSY
+    ]
+    if limits:
+        print(f"The server's core was full, and the limit: {'; '.join(limits)}")
+    for row in rows:
+        if "error" in row:
+            print(f"{row['way']}, {row['size']:,} prompts, run {row['run']}: {row['error']}")
 
 
 def _ratio(found, base, key):

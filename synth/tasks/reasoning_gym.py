@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import Any
 
 from pydantic import Field
@@ -36,10 +37,12 @@ def _missing(config: Config) -> MissingPackage:
 def build(config: Config) -> Rows:
     """Yields the generator's entries: question, answer, and its metadata as columns."""
     try:
-        import reasoning_gym
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of what it imports in its turn
+            import reasoning_gym
+            from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise _missing(config) from error
-    from reasoning_gym.factory import DATASETS
 
     if config.generator not in DATASETS:
         hint = nearest(config.generator, DATASETS)
