@@ -27,7 +27,8 @@ FIRST_ATTEMPTS = 3
 ILL_AFTER = 5
 LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
-# After the first answer: so many, or a quarter of the ceiling if that is more.
+# After the first answer: so many, or half of the ceiling if that is more. The width doubles with
+# each round trip, and a round trip may take minutes.
 FIRST_WIDTH = 32.0
 
 
@@ -154,7 +155,7 @@ class Lane:
         self._failing.clear()
         self._failures = self._rounds = 0
         if self.health != "well":
-            widest = max(FIRST_WIDTH, self.limits.ceiling / 4)
+            widest = max(FIRST_WIDTH, self.limits.ceiling / 2)
             start = widest if self.health == "untried" else self._width
             self.health, self._width = "well", min(start, float(self.limits.ceiling))
         elif self.in_flight + 1 >= self._width / 2 and sent >= self._narrowed_at:

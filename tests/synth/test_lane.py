@@ -48,7 +48,7 @@ def test_the_first_request_goes_alone_and_then_the_lane_opens():
         assert way.queued == 1
         way.answered(time.monotonic(), 0)
         await second
-        assert way.width == module.FIRST_WIDTH
+        assert way.width == 50  # half of the ceiling
         way.answered(time.monotonic(), 0)
         assert await served(way, 500) == 100
 
