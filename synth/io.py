@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 ROWS_PER_SHARD = 20_000
-# Rows held before they go to the file: keeps memory flat however many rows a shard has.
-ROWS_PER_GROUP = 1_000
+# What is held before it goes to the file, in rows or in bytes of JSON, and how many rows are read
+# at a time: keeps memory flat however many rows a shard has, and however long they are.
+ROWS_PER_GROUP, BYTES_PER_GROUP, ROWS_READ = 1_000, 8 * 1024 * 1024, 64
 
 
 def record_schema() -> pa.Schema:
@@ -93,6 +94,7 @@ class SplitWriter:
         self._content = hashlib.sha256()
         self._shards: list[Path] = []
         self._group: list[dict[str, Any]] = []
+        self._held = 0
         self._writer: Any = None
 
     def write(self, record: Record) -> None:
@@ -101,8 +103,11 @@ class SplitWriter:
         self._group.append(row)
         self.rows += 1
         timeless = row | {"verdicts": [verdict | {"seconds": 0} for verdict in row["verdicts"]]}
-        self._content.update(canonical_json(timeless).encode())
-        if len(self._group) >= ROWS_PER_GROUP or self.rows % self.rows_per_shard == 0:
+        text = canonical_json(timeless).encode()
+        self._content.update(text)
+        self._held += len(text)
+        full = len(self._group) >= ROWS_PER_GROUP or self._held >= BYTES_PER_GROUP
+        if full or self.rows % self.rows_per_shard == 0:
             self._flush()
         if self.rows % self.rows_per_shard == 0:
             self._end_shard()
@@ -131,7 +136,7 @@ class SplitWriter:
             self._shards.append(self.folder / f"{self.split}.{len(self._shards)}.partial")
             self._writer = pq.ParquetWriter(self._shards[-1], record_schema(), compression="zstd")
         self._writer.write_table(pa.Table.from_pylist(self._group, schema=record_schema()))
-        self._group = []
+        self._group, self._held = [], 0
 
     def _end_shard(self) -> None:
         if self._writer is not None:
@@ -179,7 +184,7 @@ def writing(
 
 
 def read_split(folder: Path, split: str) -> Iterator[Record]:
-    """Streams the records of one split, a row group at a time.
+    """Streams the records of one split, a few at a time.
 
     Raises:
         UserError: A shard is missing or is not a sound Parquet file of records.
@@ -193,7 +198,7 @@ def read_split(folder: Path, split: str) -> Iterator[Record]:
     for shard in shards:
         try:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_PER_GROUP):
+                for batch in file.iter_batches(ROWS_READ):
                     for row in batch.to_pylist():
                         yield from_row(row)
         except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
