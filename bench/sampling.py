@@ -33,7 +33,7 @@ SUMS = {
 }
 QUESTIONS, SAMPLES = 120, 16
 # Questions that giving up learns from, and the chances below which it gives up.
-LEARN, GIVE_UP = 64, (0.04, 0.06, 0.08)
+LEARN, GIVE_UP = 64, (0.03, 0.04, 0.06, 0.08)
 
 
 def record(out):
