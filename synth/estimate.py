@@ -67,8 +67,8 @@ def make_estimate(
     if pilot is not None:
         refuse_if_lacking(run, "generate")
     do_stage("tasks", run, say)
-    stored = read_split(Folder(run.folder).stage("tasks"), "train")
-    tasks = [record.task for record in stored]
+    source, uncounted = _questions(run)
+    tasks = [record.task for record in read_split(Folder(run.folder).stage(source), "train")]
     bought = _ask_pilot(run, shuffled(tasks, run.seed)[:pilot], say) if pilot else None
     stock = Stock(run, tasks)
     wanting = stock.wanting()
@@ -79,16 +79,13 @@ def make_estimate(
     )
     sample = stock.questions[: max(pilot or 0, done)]
     open_ = [q for q in stock.questions[len(sample) :] if q.task.id in wanting]
-    counter = (
-        stages.student_counter(tokenizer, False) if tokenizer else stages._student_counter(run)
-    )
+    counter = stages.student_counter(tokenizer, False) if tokenizer else stages.counter_of(run)
     reckoner = _Reckoner(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)
     result = {
         "created": time.time(),
         "questions": {"total": len(tasks), "open": len(open_), "sampled": len(sample)},
         "pilot": bought,
-        "notes": [],
         "total": {part: figure.to_dict() for part, figure in teachers.pop("").items()},
         "teachers": {
             name: {part: figure.to_dict() for part, figure in parts.items()}
@@ -96,11 +93,25 @@ def make_estimate(
         },
     }
     result["budget"] = list(_budget(run, result))
+    notes = uncounted
     if open_:
         counted = reckoner.bounds.notes if len(sample) < LEAST_SAMPLE else []
-        result["notes"] = [*stock.notes, *counted, *_notes(run, stock, len(sample))]
+        notes += [*stock.notes, *counted, *_notes(run, stock, len(sample))]
+    result["notes"] = notes
     write_json(run.folder / FILE, result)
     return result
+
+
+def _questions(run: Run) -> tuple[str, list[str]]:
+    """The stage whose questions can be reckoned with, and what is asked besides and not counted."""
+    folder, notes = Folder(run.folder), []
+    made = folder.manifest("augment") if run.augment else None
+    known = made is not None and made["inputs"]["tasks"] == folder.content("tasks")
+    if run.augment and not known:
+        notes.append("augment is not done: what it asks, and answers to its questions, not counted")
+    if run.rewrite:
+        notes.append("what rewrite asks is not counted")
+    return ("augment" if known else "tasks"), notes
 
 
 def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> dict[str, Any]:

@@ -350,7 +350,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
         agree=generate.vote.agree if generate.vote else 0,
         budget=run.budget,
         patience_s=generate.patience_s,
-        count_tokens=_student_counter(run),
+        count_tokens=counter_of(run),
         run=run.name,
         check_threads=check_threads(run),
     )
@@ -368,7 +368,7 @@ def _vote() -> Callable[[Sequence[str]], Agreed | None]:
     return vote
 
 
-def _student_counter(run: Run) -> Callable[[str], int] | None:
+def counter_of(run: Run) -> Callable[[str], int] | None:
     """Counts the student's tokens, where a student is named whose tokenizer can be had."""
     if run.student is None or importlib.util.find_spec("transformers") is None:
         return None

@@ -352,6 +352,24 @@ def test_new_traces_go_through_the_filters_like_the_old(start):
     assert [r.id.rpartition("-")[2] for r in train[3:]] == ["shorten", "1"] * 2
 
 
+def test_an_estimate_counts_the_new_questions_once_they_are_there(start, tmp_path):
+    from synth.estimate import make_estimate
+
+    def estimate():
+        run, _ = load_run(str(tmp_path / "config.yaml"))
+        return make_estimate(run, None, None, lambda line: None)
+
+    sections = {"augment": [{"make": "fobar"}], "rewrite": [{"make": "shorten"}]}
+    start(rewriting(), "tasks", **sections)
+    before = estimate()
+    assert before["questions"]["total"] == 3
+    assert [note.split()[0] for note in before["notes"][:2]] == ["augment", "what"]
+    start(rewriting(), "augment", **sections)
+    after = estimate()
+    assert after["questions"]["total"] == 6
+    assert not any("augment" in note for note in after["notes"])
+
+
 def test_the_report_shows_both_stages_and_finds_nothing_out_of_date(start, tmp_path):
     from synth.report import write_report
 
