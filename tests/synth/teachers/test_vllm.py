@@ -142,20 +142,26 @@ class Engine:
         return self.run(self.teacher.complete(request) if count is None else all_of_them())
 
 
-def engine_processes():
-    """What vLLM has running, by its title: process numbers."""
-    shown = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout
+def engine_processes(session):
+    """What vLLM has running in a session, by its title: process numbers.
+
+    By the session, as it outlasts the death of the process that started them, and as others on the
+    machine may run vLLM too.
+    """
+    asked = ["ps", "--no-headers", "-o", "pid,stat,args", "-s", str(session)]
+    shown = subprocess.run(asked, capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in shown.splitlines() if "VLLM::" in line]
     return {pid for pid, stat, _ in rows if stat[0] != "Z"}
 
 
 @pytest.fixture(scope="module")
 def engine():
-    before = engine_processes()
+    session = os.getsid(0)
+    before = engine_processes(session)
     made = Engine()
     yield made
     made.run(made.teacher.close())
-    assert engine_processes() <= before
+    assert engine_processes(session) <= before
     made.teacher._log.unlink(missing_ok=True)  # kept, as the last test has the engine killed
 
 
@@ -348,15 +354,16 @@ if __name__ == "__main__":
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    before = engine_processes()
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert "completion_tokens" in parent.stdout.readline()
-    assert len(engine_processes() - before) == 2
+    assert len(engine_processes(parent.pid)) == 2
     os.kill(parent.pid, 9)
     parent.wait()
     for log in cache_folder("logs").glob(f"vllm-doomed-*-{parent.pid}.*"):
         log.unlink()
     end = time.monotonic() + 10
-    while engine_processes() - before and time.monotonic() < end:
+    while engine_processes(parent.pid) and time.monotonic() < end:
         time.sleep(0.2)
-    assert engine_processes() <= before
+    assert not engine_processes(parent.pid)
