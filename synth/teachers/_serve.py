@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import importlib.metadata
+import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # Engine arguments that let a prompt be computed in several steps.
-SPLITTING = ("enable_chunked_prefill", "long_prefill_token_threshold", "max_num_partial_prefills")
+_SPLITTING = ("enable_chunked_prefill", "long_prefill_token_threshold", "max_num_partial_prefills")
+# What the server is given beside the engine's arguments.
+_SERVER = {"chat_template", "disable_uvicorn_access_log", "host", "port"}
 
 
-def check_splitting(given: Iterable[str]) -> None:
-    """Raises ValueError where one of the engine arguments given splits prompts.
+def check_arguments(given: Iterable[str], known: Collection[str], cpu: bool) -> None:
+    """Raises ValueError for an engine argument that cannot be.
 
-    For the CPU alone. When a step ends in the middle of a prompt, vLLM takes back the random number
-    that it drew for it in vain: it turns the request's own generator, the one of its `seed`, back
-    by an offset. Generators on the CPU have none, so the engine dies of it ("CPU Generator does not
-    use offset"), with all that is in flight. A seed is safe where prompts are computed whole.
+    Where it is unknown: vLLM's command would take `max_num_seq` for another's first letters.
+
+    On the CPU also where it splits prompts. When a step ends in the middle of a prompt, vLLM takes
+    back the random number that it drew for it in vain: it turns the request's own generator, the
+    one of its `seed`, back by an offset. Generators on the CPU have none, so the engine dies of it
+    ("CPU Generator does not use offset"), with all that is in flight. A seed is safe where prompts
+    are computed whole.
+
+    Args:
+        given: Names of the arguments, as vLLM's Python has them.
+        known: All that there are.
+        cpu: Whether the engine runs on the CPU.
     """
-    if found := [name for name in given if name in SPLITTING]:
-        raise ValueError(
-            f"engine.{found[0]} splits prompts, and on the CPU vLLM dies of a seeded request whose "
-            "prompt is split; leave it out"
-        )
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"engine.{name}: vLLM has no such argument{hint}")
+        if cpu and name in _SPLITTING:
+            raise ValueError(
+                f"engine.{name} splits prompts, and on the CPU vLLM dies of a seeded request whose "
+                "prompt is split; leave it out"
+            )
 
 
 def main() -> None:
     """Passes the arguments on to vLLM; on the CPU with prompts kept whole."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ModuleNotFoundError(f"{sys.executable} has no vLLM; install it there")
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
-    if current_platform.is_cpu():
-        check_splitting(a.removeprefix("--").replace("-", "_") for a in sys.argv)
+    cpu = current_platform.is_cpu()
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)} | _SERVER
+    names = (a[2:].partition("=")[0].replace("-", "_") for a in sys.argv if a.startswith("--"))
+    check_arguments((n if n in known else n.removeprefix("no_") for n in names), known, cpu)
+    if cpu:
         sys.argv.append("--no-enable-chunked-prefill")
 
     found = importlib.metadata.version

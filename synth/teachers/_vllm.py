@@ -217,7 +217,7 @@ def new_log(name: str) -> Path:
 
 
 _PREFIX = re.compile(r"^\(.*? pid=\d+\) (?:[A-Z]+ [\d:. -]+\[\S+\] )?|^[\d:, -]+ [A-Z]+ ")
-_CAUSE = re.compile(r"^\s*(?:[\w.]+(?:Error|Exception)|vllm.*: error): \S|^engine\.")
+_CAUSE = re.compile(r"^\s*(?:[\w.]+(?:Error|Exception)|vllm.*: error): \S")
 _NO_CAUSE = re.compile(r"root cause|background process|SystemExit|EngineDeadError")
 
 
@@ -243,5 +243,9 @@ def tail(log: Path) -> str:
 
 def cause(log: Path) -> str | None:
     """The last cause that a log names."""
-    causes = [x for x in _lines(log) if _CAUSE.search(x) and not _NO_CAUSE.search(x)]
-    return causes[-1].strip()[:1000] if causes else None
+    lines = _lines(log)
+    for at, line in reversed(list(enumerate(lines))):
+        if _CAUSE.search(line) and not _NO_CAUSE.search(line):
+            more = lines[at + 1 : at + 2] if "validation error" in line else []  # pydantic's
+            return " ".join(" ".join([line, *more]).split())[:1000]
+    return None

@@ -25,10 +25,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from synth.errors import DistillError, MissingPackage, Unfinished, UserError, nearest
+from synth.errors import DistillError, MissingPackage, Unfinished, UserError
 from synth.labels import Labels
 from synth.teachers._guard import Guard
-from synth.teachers._serve import check_splitting
+from synth.teachers._serve import check_arguments
 from synth.teachers._vllm import (
     Options,
     cause,
@@ -236,13 +236,13 @@ class _InProcess:
         }
         if self._config.reasoning_parser:
             arguments["reasoning_parser"] = self._config.reasoning_parser
-        if current_platform.is_cpu():
-            check_splitting(arguments)
-            arguments["enable_chunked_prefill"] = False
         known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-        for key in arguments:
-            if key not in known:
-                raise UserError(f"engine.{key}: vLLM has no such argument{nearest(key, known)}")
+        try:
+            check_arguments(arguments, known, current_platform.is_cpu())
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if current_platform.is_cpu():
+            arguments["enable_chunked_prefill"] = False
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **arguments))
         renderer = OnlineRenderer(
             model_config=engine.model_config,
@@ -285,7 +285,8 @@ def _labels(output: Any) -> Labels:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
+    said = " ".join(str(error).split())
+    return said if len(said) <= 500 else said[:500] + " ..."
 
 
 # The environment is the whole process's, so engines start one after the other.

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from synth.errors import Unfinished, UserError
 from synth.teachers import vllm, vllm_server
 from synth.teachers._guard import _parents
-from synth.teachers._serve import check_splitting
+from synth.teachers._serve import check_arguments
 from synth.teachers._vllm import cache_folder, check_parameters, tail
 from synth.teachers.contract import Refused, Request
 
@@ -87,10 +87,13 @@ def test_an_unknown_parameter_names_the_nearest():
         check_parameters({"n": 2}, {"top_p", "n"}, "t")
 
 
-def test_prompts_are_not_split_on_the_cpu():
-    check_splitting(["max_model_len"])
-    with pytest.raises(ValueError, match=r"engine\.enable_chunked_prefill"):
-        check_splitting(["max_model_len", "enable_chunked_prefill"])
+def test_engine_arguments_that_cannot_be():
+    known = {"max_num_seqs", "enable_chunked_prefill"}
+    check_arguments(known, known, cpu=False)
+    with pytest.raises(ValueError, match=r"engine\.max_num_seq: .* mean 'max_num_seqs'"):
+        check_arguments(["max_num_seq"], known, cpu=False)
+    with pytest.raises(ValueError, match=r"engine\.enable_chunked_prefill splits prompts"):
+        check_arguments(known, known, cpu=True)
 
 
 def test_the_tail_of_a_log_is_the_cause(tmp_path):
@@ -101,7 +104,11 @@ def test_the_tail_of_a_log_is_the_cause(tmp_path):
         "(Worker pid=2) ERROR 11-24 03:25:34 [m.py:9] ValueError: too \x1b[31mlittle memory\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    assert tail(log) == "ValueError: too  [31mlittle memory"
+    assert tail(log) == "ValueError: too [31mlittle memory"
+    log.write_text(
+        "a.ValidationError: 1 validation error for C\n  Value error, no such x\n    more\n"
+    )
+    assert tail(log) == "a.ValidationError: 1 validation error for C Value error, no such x"
     log.write_text("one\ntwo\n")
     assert tail(log) == "one\ntwo"
 

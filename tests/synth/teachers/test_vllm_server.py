@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from synth.teachers import vllm_server
+from synth.teachers import _serve, vllm_server
 from synth.teachers._vllm import cache_folder
 from synth.teachers.contract import Request, Retry
 
@@ -69,6 +69,15 @@ def test_engine_arguments_as_vllms_command_takes_them():
         "--host=127.0.0.1",
     }
     assert wanted <= set(command)
+
+
+def run_server(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True).stderr
+
+
+def test_a_python_without_vllm_says_so():
+    said = run_server("-S", _serve.__file__, "serve", "x")  # without the installed packages
+    assert f"ModuleNotFoundError: {sys.executable} has no vLLM" in said
 
 
 def members(group):
@@ -144,7 +153,7 @@ def answer_tokens(answer):
 
 PARENT = f"""
 import asyncio
-from synth.teachers import vllm_server
+from synth.teachers import _serve, vllm_server
 from synth.teachers.contract import Request
 
 async def main():
@@ -169,6 +178,18 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path):
     for log in cache_folder("logs").glob(f"vllm-orphan-*-{parent.pid}.log"):
         log.unlink()
     assert gone(group)
+
+
+@marked
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("--max-num-seq=3", "engine.max_num_seq: vLLM has no such argument; did you mean"),
+        ("--long-prefill-token-threshold=9", "engine.long_prefill_token_threshold splits prompts"),
+    ],
+)
+def test_an_engine_argument_that_cannot_be_ends_the_server_at_once(argument, said):
+    assert f"ValueError: {said}" in run_server(_serve.__file__, "serve", "x", argument)
 
 
 @marked
