@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from filters.contract import Check, Context
-from filters.math_answer import Config, build, final_boxes
+from filters.contract import Context
+from filters.math_answer import Config, MathAnswer, build, final_boxes
 from synth.record import Record, Task
 
 # Comparing all answers may take so long; what is not compared by then stands for itself.
@@ -58,7 +57,23 @@ def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, i
     matter. Each written form joins the first of the groups, commonest form first, whose commonest
     form it equals: equality to within rounding is not transitive.
     """
-    forms = Counter(final for answer in answers if (final := final_answer(answer)))
+    finals = [final for answer in answers if (final := final_answer(answer))]
+    groups = tally_weighted([(final, 1) for final in finals], same)
+    return [(group[0], round(weight)) for group, weight in groups]
+
+
+def tally_weighted(
+    finals: Sequence[tuple[str, float]], same: Same | None = None
+) -> list[tuple[list[str], float]]:
+    """Final answers in groups of equal ones, and the weight of each group, heaviest first.
+
+    Args:
+        finals: Final answers and the weight of each.
+        same: Whether two final answers are equal; as `math_answer` has it by default.
+    """
+    forms: dict[str, float] = {}
+    for final, weight in finals:
+        forms[final] = forms.get(final, 0) + weight
     groups: list[list[str]] = []
     end = time.monotonic() + LIMIT_S
     for form in sorted(forms, key=lambda form: (-forms[form], len(form), form)):
@@ -68,8 +83,8 @@ def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, i
                 break
         else:
             groups.append([form])
-    votes = [(group[0], sum(forms[form] for form in group)) for group in groups]
-    return sorted(votes, key=lambda vote: -vote[1])
+    weighed = [(group, sum(forms[form] for form in group)) for group in groups]
+    return sorted(weighed, key=lambda item: -item[1])
 
 
 def final_answer(text: str) -> str | None:
@@ -92,11 +107,11 @@ def bare_reference(text: str) -> str:
 
 
 def _equal(one: str, other: str) -> bool:
-    return _math()(Record("", Task("", "", one), [], None, f"\\boxed{{{other}}}")).keep
+    return _math()(Record("", Task("", "", one), [], None, f"\\boxed{{{other}}}")).keep is True
 
 
 @functools.cache
-def _math() -> Check:
+def _math() -> MathAnswer:
     """The comparison of `math_answer`. Its worker starts when texts alone do not decide.
 
     Never closed: a vote comes every few seconds, and a worker takes longer to start than to

@@ -1,23 +1,22 @@
 """Processes for work that may hang, eat memory or crash: each call has a hard limit in wall time.
 
-Each worker is a `pebble` pool of one process. Nothing is shared between workers (a pool of many
-shares one pipe behind locks, which a process that is killed at the wrong moment takes with it), and
-a call has its worker for itself, so its limit covers no waiting in a queue.
+A worker is a Python process of its own at the end of a socket: pickled calls go in, results come
+back, one at a time, so a call's limit covers no waiting in a queue. Nothing is shared between
+workers. A call that reaches its limit has its process killed.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import queue
 import signal
+import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.context import SpawnContext, SpawnProcess
-from types import ModuleType
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 # Seconds that a fresh worker may take to import what it needs, before its first call begins.
@@ -25,19 +24,38 @@ _START_S = 60
 # A worker that outlives its parent during a call ends itself so long after the call's limit.
 _GRACE_S = 1
 # Fresh processes now and then, in case the work leaks memory.
-_CALLS_A_PROCESS = 5_000
+_CALLS_A_PROCESS = 20_000
 _MEMORY = 2 << 30
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; from filters._workers import serve; "
+    "serve(int(sys.argv[1]))"
+)
+
+
+def longest(limit: float) -> float:
+    """Seconds that a call with this limit may take at most: twice, and a start in between."""
+    return 2 * limit + _START_S + 10
 
 
 class WorkerLost(Exception):
     """The worker ended before its call did: killed for memory, crashed, or unable to start."""
 
 
+class CallFailed(Exception):
+    """The function raised in the worker; the text begins with the name of what it raised."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the exception that the function raised."""
+        return str(self).partition(":")[0]
+
+
 class Workers:
     """A set of worker processes, started at the first call and restarted when they die.
 
-    Safe to call from any thread. Idle workers end when this process ends, however it ends; busy
-    ones at the latest a second after the limit of their call.
+    Safe to call from any thread and in any process, a daemon or a fork among them. Idle workers end
+    when this process ends, however it ends; busy ones at the latest a second after the limit of
+    their call.
 
     Args:
         prepare: Run once in each worker as it starts; a function that can be imported.
@@ -53,7 +71,8 @@ class Workers:
     def _forget(self) -> None:
         """Starts with no process, as a fork has to: those that it knows of are not its own."""
         self._lock = threading.Lock()
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # The last one used comes first, so that no more processes start than work at a time.
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(self._count):
             self._idle.put(None)
 
@@ -74,11 +93,13 @@ class Workers:
             self._users -= 1
             if self._users > 0:
                 return
-        for _ in range(self._idle.qsize()):
-            try:
-                _end(self._idle.get_nowait())
-            except queue.Empty:
-                break
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for worker in idle:
+            if worker is not None:
+                worker.end()
             self._idle.put(None)
 
     def call(self, function: Callable[..., Any], *args: Any, limit: float) -> Any:
@@ -87,75 +108,95 @@ class Workers:
         Raises:
             TimeoutError: It took longer than `limit` seconds; its process is killed.
             WorkerLost: Its process ended before it did.
-            Exception: Whatever the function raised.
+            CallFailed: The function raised.
         """
-        pool = self._idle.get()
+        worker = self._idle.get()
         try:
-            # A worker that died while idle shows only now, and is no fault of this call.
-            for _ in range(2):
-                if pool is None:
-                    pool = self._start()
-                try:
-                    return self._call_in(pool, function, args, limit)
-                except (BrokenProcessPool, _NotActive):
-                    _end(pool)
-                    pool = None
-            raise WorkerLost("its process does not start")
-        except WorkerLost:
-            _end(pool)
-            pool = None
+            if worker is not None and not worker.spent():
+                with contextlib.suppress(WorkerLost):
+                    return worker.call(function, args, limit)
+                # It may have died while idle, which is no fault of this call: once more, afresh.
+            if worker is not None:
+                worker.end()
+                worker = None
+            worker = _Worker(self._prepare)
+            return worker.call(function, args, limit)
+        except (TimeoutError, WorkerLost):
+            if worker is not None:
+                worker.end()
+                worker = None
             raise
         finally:
-            if self._users < 1:
-                _end(pool)
-                pool = None
-            self._idle.put(pool)
+            if self._users < 1 and worker is not None:
+                worker.end()
+                worker = None
+            self._idle.put(worker)
 
-    def _call_in(
-        self, pool: Any, function: Callable[..., Any], args: tuple[Any, ...], limit: float
+
+class _Worker:
+    """One process and this end of its socket."""
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *map(str, sys.path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._pipe = Connection(ours.detach())
+        self._calls = 0
+        try:
+            self._ask(prepare, (), 0.0, _START_S)
+        except CallFailed as error:
+            self.end()
+            raise WorkerLost(f"its process does not start: {error}") from error
+        except (TimeoutError, WorkerLost) as error:
+            self.end()
+            raise WorkerLost("its process does not start") from error
+
+    def spent(self) -> bool:
+        """Whether it is dead, or has had its share of calls; an idle one has nothing to say."""
+        return self._calls >= _CALLS_A_PROCESS or self._pipe.poll()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], limit: float) -> Any:
+        self._calls += 1
+        return self._ask(function, args, limit, limit)
+
+    def _ask(
+        self, function: Callable[..., Any], args: tuple[Any, ...], alarm: float, limit: float
     ) -> Any:
-        from pebble import ProcessExpired
-
         try:
-            future = pool.schedule(_timed, args=(function, args, limit), timeout=limit)
-        except RuntimeError as error:
-            raise _NotActive from error
-        try:
-            return future.result(timeout=_START_S + limit)
-        except ProcessExpired as error:
-            raise WorkerLost(f"its process ended with status {error.exitcode}") from error
-        except TimeoutError as error:
-            if future.done():
-                raise
-            raise WorkerLost("its process gives no answer") from error
+            self._pipe.send((function, args, alarm))
+            if not self._pipe.poll(limit):
+                raise TimeoutError
+            done, value = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise WorkerLost(f"its process ended with status {self._status()}") from error
+        if not done:
+            raise CallFailed(value)
+        return value
 
-    def _start(self) -> Any:
-        from pebble import ProcessPool
+    def _status(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(1)
+        return None
 
-        return ProcessPool(
-            max_workers=1,
-            max_tasks=_CALLS_A_PROCESS,
-            initializer=_begin,
-            initargs=(self._prepare,),
-            context=_Context(),
-        )
-
-
-class _NotActive(Exception):
-    """The pool takes no more calls."""
+    def end(self) -> None:
+        """Kills the process and waits for it; a process that is killed ends at once."""
+        self._pipe.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
 
 
-def _end(pool: Any) -> None:
-    """Stops a pool without waiting for its threads."""
-    if pool is not None:
-        pool.stop()
-        threading.Thread(target=pool.join, daemon=True).start()
-
-
-def _begin(prepare: Callable[[], None]) -> None:
-    """First thing in a worker."""
-    # Python's own handlers wait for the interpreter, which a big multiplication holds for minutes.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def serve(descriptor: int) -> None:
+    """The life of a worker: answers calls until the other end of the socket is closed."""
+    pipe = Connection(descriptor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    # Not Python's handler, which waits for the interpreter: a big multiplication holds that.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         import resource
@@ -163,44 +204,19 @@ def _begin(prepare: Callable[[], None]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     except (ImportError, OSError, ValueError):
         pass  # not on this system; the limit in time still holds
-    prepare()
-
-
-def _timed(function: Callable[..., Any], args: tuple[Any, ...], limit: float) -> Any:
-    """Runs a call so that the system ends the process even where nobody is left to kill it."""
-    signal.setitimer(signal.ITIMER_REAL, limit + _GRACE_S)
-    try:
-        return function(*args)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-_starting = threading.Lock()
-
-
-@contextmanager
-def _no_main() -> Iterator[None]:
-    """Hides the main module from a process that is about to start.
-
-    A spawned process runs its parent's main script once more, to find what is defined there. The
-    workers need nothing from it, and a script without an `if __name__ == "__main__"` would start
-    itself over in each of them.
-    """
-    with _starting:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
+    while True:
         try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _Process(SpawnProcess):
-    @staticmethod
-    def _Popen(process_obj: multiprocessing.process.BaseProcess) -> Any:
-        with _no_main():
-            return SpawnProcess._Popen(process_obj)
-
-
-class _Context(SpawnContext):
-    Process = _Process
+            function, args, limit = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        # Where nobody is left to kill this process, the system does.
+        signal.setitimer(signal.ITIMER_REAL, limit + _GRACE_S if limit else 0)
+        try:
+            reply = (True, function(*args))
+        except BaseException as error:
+            reply = (False, f"{type(error).__name__}: {str(error)[:200]}")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            pipe.send(reply)
+        except ConnectionError:
+            return

@@ -1,26 +1,32 @@
-"""The filters of a config, run in order, and what each of them took out."""
+"""The filters of a config: what each is, what it says of a record, and all of them on one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, cast
 
 from pydantic import ValidationError
 
-from filters.contract import Check, Context
+from filters.contract import Check, Context, Decision, Figures, FilterConfig, bounds, decide
 from synth import plugins
 from synth.errors import DistillError, UserError
-from synth.record import Record, Task, Verdict
+from synth.record import Record, Task, Verdict, canonical_json, digest
 
-# Records handed to the threads ahead of the one that is waited for.
-_AHEAD_PER_WORKER = 8
 _LEVELS = ("question", "trace", "set")
 _CLIP = 120
+_AHEAD_PER_THREAD = 8
+_EVIDENCE_MAX = 20_000  # characters of JSON; a filter that gives more gives none
+_MANNERS = {"action", "cannot_tell"}  # options that say what follows, and change no judgement
+
+Outcome = Decision | Figures
 
 
 @dataclass(frozen=True)
@@ -37,39 +43,142 @@ class FilterSpec:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    name: str
-    level: str
-    check: Check
-    asks: bool = False
+class Filter:
+    """A filter of a config with its checked options; `name` is what verdicts call it."""
 
-    def verdict(self, record: Record) -> Verdict:
-        """The filter's verdict; a filter that raises costs this record and not the run."""
-        start = time.perf_counter()
+    name: str
+    module: ModuleType
+    config: FilterConfig
+
+    @property
+    def level(self) -> str:
+        """`question`, `trace` or `set`."""
+        return str(getattr(self.module, "LEVEL", "trace"))
+
+    @property
+    def version(self) -> int:
+        """Of its code."""
+        return int(getattr(self.module, "VERSION", 1))
+
+    @property
+    def measures(self) -> Mapping[str, str | tuple[str, str]]:
+        """Its figures, where it only measures."""
+        return cast("Mapping[str, Any]", getattr(self.module, "MEASURES", {}))
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds within which it surely ends over one record, where it says so."""
+        own = getattr(self.module, "limit", None)
+        if own is not None:
+            return float(own(self.config))
+        return sum(part.limit or 0.0 for part in self.parts()) or None
+
+    def has(self, flag: str) -> bool:
+        """Whether its module says so of itself, or a filter within it does."""
+        return bool(getattr(self.module, flag, False)) or any(p.has(flag) for p in self.parts())
+
+    def parts(self) -> list[Filter]:
+        """The filters within it, where it is made of others."""
+        own = getattr(self.module, "made_of", None)
+        inside: list[tuple[str, dict[str, Any]]] = own(self.config) if own else []
+        return load_filters([FilterSpec(name, options) for name, options in inside])
+
+    def fingerprint(self, **around: Any) -> str:
+        """Names its judgement of a record: equal fingerprints judge alike.
+
+        What only follows from a judgement (`action`, the bounds of figures) is left out, so it can
+        be changed without judging again.
+
+        Args:
+            around: What else the judgement depends on, as JSON values.
+        """
+        options = self.config.model_dump(mode="json")
+        for name in _MANNERS | bounds(self.measures):
+            options.pop(name, None)
+        code: Any = self.version
+        if "." in self.module.__name__.removeprefix("filters."):  # the user's own: it may change
+            code = hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
+        parts = [part.fingerprint() for part in self.parts()]
+        return digest([self.module.__name__, code, options, parts, around])
+
+    def judge(self, check: Check, record: Record) -> Outcome:
+        """What the filter says of a record; one that raises costs this record and not the run."""
         try:
-            keep, reason, score = self.check(record)
-            score = None if score is None else float(score)
+            return checked(check(record))
         except DistillError:  # a judge that cannot be asked at all ends the run, not this record
             raise
-        except Exception as error:
-            message = " ".join(str(error).split())[:_CLIP]
-            keep, reason, score = False, f"filter failed: {type(error).__name__}: {message}", None
-        return Verdict(self.name, bool(keep), reason, score, time.perf_counter() - start)
+        except (Exception, RecursionError) as error:
+            return failed(error)
+
+    def verdict(self, outcome: Outcome, seconds: float = 0.0) -> Verdict:
+        """What follows from an outcome by the config's bounds and action."""
+        config = self.config
+        if isinstance(outcome, Figures):
+            outcome = decide(outcome, config, self.measures)
+        keep, reason, score, threshold, evidence = outcome
+        action = (config.cannot_tell if keep is None else None) or config.action
+        return Verdict(
+            filter=self.name,
+            keep=keep,
+            reason=reason,
+            score=score,
+            threshold=threshold,
+            evidence=canonical_json(evidence) if evidence else None,
+            version=self.version,
+            drops=not keep and action == "drop",
+            seconds=seconds,
+        )
 
 
-def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
-    """The chain of these filters. A filter named again is called `NAME.2`, and so on.
+def checked(outcome: Any) -> Outcome:
+    """An outcome in the types that the ledger holds.
+
+    Raises:
+        TypeError: It is no outcome.
+    """
+    if isinstance(outcome, Figures):
+        values = {k: None if v is None else float(v) for k, v in outcome.values.items()}
+        return Figures(values, _evidence(outcome.evidence))
+    if not isinstance(outcome, Decision):
+        raise TypeError(f"it gave {type(outcome).__name__}, no Decision")
+    keep, reason, score, threshold, evidence = outcome
+    return Decision(
+        None if keep is None else bool(keep),
+        str(reason),
+        None if score is None else float(score),
+        None if threshold is None else float(threshold),
+        _evidence(evidence),
+    )
+
+
+def _evidence(value: Any) -> Mapping[str, Any] | None:
+    if not value:
+        return None
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    if len(text) > _EVIDENCE_MAX:
+        return {"too long": len(text)}
+    return cast("dict[str, Any]", json.loads(text))
+
+
+def failed(error: BaseException | str) -> Decision:
+    """The outcome of a filter that failed on a record."""
+    if not isinstance(error, str):
+        error = f"{type(error).__name__}: {' '.join(str(error).split())[:_CLIP]}"
+    return Decision(None, f"filter failed: {error}")
+
+
+def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
+    """These filters without those that are off. One named again is called `NAME.2`, and so on.
 
     Raises:
         UserError: A filter is unknown, or its options are not what it takes.
     """
-    stages: list[_Stage] = []
+    loaded: list[Filter] = []
     met: Counter[str] = Counter()
     for spec in specs:
         module = plugins.load("filter", spec.name)
-        level = getattr(module, "LEVEL", "trace")
-        if level not in _LEVELS:
-            raise UserError(f"filter {spec.name!r}: LEVEL is {level!r}, none of {_LEVELS}")
+        if not issubclass(module.Config, FilterConfig):
+            raise UserError(f"filter {spec.name!r}: its Config is no FilterConfig")
         try:
             config = module.Config(**spec.options)
         except ValidationError as error:
@@ -79,26 +188,45 @@ def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
             raise UserError(f"filter {spec.name!r}: {wrong}") from error
         met[spec.name] += 1
         name = spec.name if met[spec.name] == 1 else f"{spec.name}.{met[spec.name]}"
-        asks = getattr(module, "ASKS_TEACHER", False)
-        stages.append(_Stage(name, level, module.build(config, context), asks))
-    return Chain(stages)
+        made = Filter(name, module, config)
+        if made.level not in _LEVELS:
+            raise UserError(f"filter {spec.name!r}: LEVEL is {made.level!r}, none of {_LEVELS}")
+        if config.action != "off":
+            loaded.append(made)
+    return loaded
+
+
+def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
+    """The chain of these filters; see `load_filters` and `Chain`."""
+    return Chain(load_filters(specs), context)
 
 
 class Chain:
-    """Filters in a config's order. Made by `build_chain`; a context manager.
+    """Filters of the question and the trace level, ready to judge. A context manager.
+
+    Args:
+        filters: In the config's order; set filters among them are left out.
+        context: What they are handed.
 
     Attributes:
-        names: What its filters are called in verdicts.
+        checks: Each filter with its check.
     """
 
-    def __init__(self, stages: Sequence[_Stage]) -> None:
-        self._stages = list(stages)
-        self._order = {stage.name: place for place, stage in enumerate(stages)}
-        self.names = list(self._order)
+    def __init__(self, filters: Sequence[Filter], context: Context) -> None:
+        alone = [one for one in filters if one.level != "set"]
+        self.checks: list[tuple[Filter, Check]] = [
+            (one, one.module.build(one.config, context)) for one in alone
+        ]
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What filters have to say of themselves, such as what they could not check."""
+        notes = ((one.name, getattr(check, "notes", [])) for one, check in self.checks)
+        return {name: list(said) for name, said in notes if said}
 
     def check_question(self, task: Task) -> list[Verdict]:
         """The verdicts of the question filters on a question that nobody has answered yet."""
-        return self._run("question", Record(task.id, task, [], None, ""))
+        return self._verdicts("question", Record(task.id, task, [], None, ""))
 
     def check_trace(self, record: Record) -> list[Verdict]:
         """The verdicts of the trace filters on a record; the record is left as it is.
@@ -107,33 +235,44 @@ class Chain:
         that asks a teacher is not asked about what a filter before it drops. Safe to call from
         several threads.
         """
-        return self._run("trace", record)
+        return self._verdicts("trace", record)
 
-    def apply(self, records: Iterable[Record], workers: int = 1) -> Iterator[Record]:
-        """The same records in the same order, each with the verdicts of this chain.
+    def apply(self, records: Iterable[Record], threads: int) -> Iterator[Record]:
+        """The same records in the same order, each with its verdicts, in place of earlier ones.
 
-        Question and trace filters run in threads, a bounded number of records ahead of the one
-        that is yielded. Set filters follow in that order, on one thread, each on what every other
-        filter before it kept; a record that was dropped by then has no verdict of theirs. Earlier
-        verdicts of a record are replaced.
+        A bounded number of records is judged ahead of the one that is yielded.
         """
-        threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="filter")
+        pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="filter")
         pending: deque[tuple[Record, Future[list[Verdict]]]] = deque()
         try:
             for record in records:
-                pending.append((record, threads.submit(self._check_alone, record)))
-                if len(pending) > _AHEAD_PER_WORKER * max(1, workers):
-                    yield self._finish(*pending.popleft())
+                pending.append((record, pool.submit(self._both, record)))
+                if len(pending) > _AHEAD_PER_THREAD * max(1, threads):
+                    yield _finished(*pending.popleft())
             while pending:
-                yield self._finish(*pending.popleft())
+                yield _finished(*pending.popleft())
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _both(self, record: Record) -> list[Verdict]:
+        return self.check_question(record.task) + self.check_trace(record)
+
+    def _verdicts(self, level: str, record: Record) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for one, check in self.checks:
+            if one.level != level:
+                continue
+            if one.has("ASKS_TEACHER") and any(verdict.drops for verdict in verdicts):
+                continue
+            start = time.perf_counter()
+            outcome = one.judge(check, record)
+            verdicts.append(one.verdict(outcome, time.perf_counter() - start))
+        return verdicts
 
     def close(self) -> None:
         """Ends what the filters hold, such as worker processes."""
-        for stage in self._stages:
-            close = getattr(stage.check, "close", None)
-            if close is not None:
+        for _, check in self.checks:
+            if close := getattr(check, "close", None):
                 close()
 
     def __enter__(self) -> Self:
@@ -147,100 +286,7 @@ class Chain:
     ) -> None:
         self.close()
 
-    def _run(self, level: str, record: Record) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        for stage in self._stages:
-            if stage.level != level or (stage.asks and not all(v.keep for v in verdicts)):
-                continue
-            verdicts.append(stage.verdict(record))
-        return verdicts
 
-    def _check_alone(self, record: Record) -> list[Verdict]:
-        return self.check_question(record.task) + self.check_trace(record)
-
-    def _finish(self, record: Record, future: Future[list[Verdict]]) -> Record:
-        verdicts = future.result()
-        for stage in self._stages:
-            if stage.level == "set" and all(verdict.keep for verdict in verdicts):
-                verdicts.append(stage.verdict(record))
-        record.verdicts = sorted(verdicts, key=lambda verdict: self._order[verdict.filter])
-        return record
-
-
-@dataclass
-class FilterCount:
-    """What one filter did.
-
-    Attributes:
-        name: What it is called in verdicts.
-        seen: Records with a verdict of it that no filter before it dropped.
-        dropped: Of these, the ones that it dropped.
-        alone: Records that it dropped and no other filter did: what comes back without it.
-        reasons: The kinds of its reasons among `dropped`.
-        seconds: Time that it took over all records, those dropped before it included.
-    """
-
-    name: str
-    seen: int = 0
-    dropped: int = 0
-    alone: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-
-@dataclass
-class Funnel:
-    """How many records came in, how many each filter dropped and why, how many are left.
-
-    A record counts as dropped by the first filter in the config's order that did not keep it. Set
-    filters see only what the others kept, so what `alone` says comes back without another filter
-    still has to pass them.
-    """
-
-    total: int = 0
-    kept: int = 0
-    filters: list[FilterCount] = field(default_factory=list)
-
-    def add(self, record: Record) -> None:
-        """Counts one record by its verdicts."""
-        self.total += 1
-        drops = [verdict for verdict in record.verdicts if not verdict.keep]
-        self.kept += not drops
-        reached, place = True, 0
-        for verdict in record.verdicts:
-            place = self._place(verdict.filter, place)
-            count = self.filters[place - 1]
-            count.seconds += verdict.seconds
-            count.seen += reached
-            if reached and not verdict.keep:
-                reached = False
-                count.dropped += 1
-                count.alone += len(drops) == 1
-                count.reasons[verdict.kind] += 1
-
-    def _place(self, name: str, after: int) -> int:
-        """The place behind a filter's count; a new one goes behind the filter that ran before it.
-
-        So the filters stand in the config's order though the first records may lack some of them.
-        """
-        for place, count in enumerate(self.filters, 1):
-            if count.name == name:
-                return place
-        self.filters.insert(after, FilterCount(name))
-        return after + 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """The funnel as JSON values; reasons with the commonest first."""
-        filters = [
-            {**vars(count), "reasons": dict(count.reasons.most_common())} for count in self.filters
-        ]
-        return {"total": self.total, "kept": self.kept, "filters": filters}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Funnel:
-        """The funnel that `to_dict` gave."""
-        filters = [
-            FilterCount(**{**count, "reasons": Counter(count["reasons"])})
-            for count in value["filters"]
-        ]
-        return cls(value["total"], value["kept"], filters)
+def _finished(record: Record, judged: Future[list[Verdict]]) -> Record:
+    record.verdicts = judged.result()
+    return record

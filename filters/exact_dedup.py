@@ -1,60 +1,83 @@
-"""Drops records that say the same as one kept before, case and white space aside."""
+"""Drops records that say the same as one that stays, case, width and white space aside."""
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters.contract import KEEP, Check, Context, Decision
-from synth.plugins import PluginConfig
+from filters._dedup import DedupConfig, On, Roll, choose, decisions, parts
+from filters._dedup_index import Entry, save, saved
+from filters._minhash import folded
+from filters.contract import Context, Decision, SetCheck
 from synth.record import Record
 
 LEVEL = "set"
+VERSION = 2
 
 
-class Config(PluginConfig):
+class Config(DedupConfig):
     """Options of `exact_dedup`."""
 
-    on: Literal["question", "trace", "question_and_trace"] = Field(
+    on: On = Field(
         "question_and_trace",
-        description="What has to be the same; `question` leaves one trace of each question",
+        description="What has to be the same; `question` leaves `keep` traces of each question",
     )
 
 
-def build(config: Config, context: Context) -> Check:
-    """The check, which remembers what it kept: 32 bytes and an id a record.
+def memory(config: Config, records: int) -> int:
+    """Bytes held for so many records: a hash, an id and a place in two tables each."""
+    return 60_000_000 + records * (340 + 8 * len(config.best))
+
+
+def build(config: Config, context: Context) -> SetCheck:
+    """The check. Of the records with one hash the best `keep` stay, others name the best of them.
 
     Texts are compared after NFKC, case folding and with every run of white space as one blank.
     Reasoning and answer count as a pair: the same words split elsewhere are not the same trace,
-    and no reasoning is not empty reasoning.
+    and no reasoning is not empty reasoning. The hash has 128 bits.
     """
-    kept: dict[bytes, str] = {}
+    kind = {"filter": "exact_dedup", "version": VERSION, "on": config.on}
+    run = context.run
 
-    def check(record: Record) -> Decision:
-        parts: list[str | None] = []
-        if config.on != "trace":
-            parts.append(record.task.question)
-        if config.on != "question":
-            parts += [record.reasoning, record.answer]
-        key = _digest(parts)
-        first = kept.setdefault(key, record.id)
-        # The same record met again (a rerun over one chain) is no duplicate of itself.
-        return KEEP if first == record.id else Decision(False, f"duplicate: of {first}")
+    def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
+        roll, hashes = Roll(config.best), bytearray()
+        if config.index:
+            for other, entry in saved(config.index, run, kind):
+                roll.add_saved(other, entry.id)
+                hashes += entry.data
+        for record in records():
+            roll.add(record)
+            hashes += _digest(parts(record, config.on))
+
+        def digest(number: int) -> bytes:
+            return bytes(hashes[number * 16 : number * 16 + 16])
+
+        kept: dict[bytes, list[int]] = {}
+
+        def same(number: int) -> list[tuple[int, float]]:
+            return [(other, 1.0) for other in kept.get(digest(number), ())]
+
+        def admit(number: int) -> None:
+            kept.setdefault(digest(number), []).append(number)
+
+        choice = choose(roll.in_order(), roll, same, admit, 1.0, config.keep)
+        if config.index:
+            numbers = [n for n in range(roll.saved, len(roll)) if not choice.dropped[n]]
+            save(config.index, run, kind, (Entry(roll.id(n), "", digest(n)) for n in numbers))
+        yield from decisions(roll, choice, "duplicate", "similarity", 1.0)
 
     return check
 
 
-def _digest(parts: list[str | None]) -> bytes:
-    """Hash of the parts, each behind its length, so that no two lists of parts run together."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if part is None:
+def _digest(texts: list[str | None]) -> bytes:
+    """Hash of the texts, each behind its length, so that no two lists of texts run together."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        if text is None:
             digest.update(b"none;")
             continue
-        text = " ".join(unicodedata.normalize("NFKC", part).casefold().split())
-        raw = text.encode("utf-8", "surrogatepass")
+        raw = " ".join(folded(text).split()).encode("utf-8", "surrogatepass")
         digest.update(b"%d:" % len(raw) + raw)
     return digest.digest()

@@ -1,22 +1,28 @@
-"""Scores traces by a rubric: a teacher judges, and its reply is held to a JSON form."""
+"""Scores traces by a rubric, or compares them with a reference solution: a teacher judges.
+
+Its reply is held to a JSON form.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.contract import Ask, Check, Context, Decision
+from filters.contract import Ask, Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.math_answer import shown
 from synth.errors import UserError
 from synth.generate_config import Sampling
-from synth.plugins import PluginConfig
 from synth.prompts import load_prompt
-from synth.record import Record, digest
+from synth.reasoning import join_trace
+from synth.record import Message, Record, digest
 
 ASKS_TEACHER = True
+VERSION = 2
+MEASURES = {"score": "low score"}
 
 # A judgement is a few sentences; a longer reply is not read.
 _LONGEST = 20_000
@@ -24,40 +30,47 @@ _CLIP = 200
 # The reply is asked for so often before it counts as not to be had.
 _SAMPLES = 2
 _ONE = "score"
+_RUBRIC = "Is the reasoning sound, complete and to the point, and does the answer follow from it?"
+
+Structured = Literal["json_schema", "json_object", "none"]
+Read = TypeVar("Read")
 
 
-class Config(PluginConfig):
+class Config(FilterConfig):
     """Options of `judge`."""
 
     teacher: str = Field(description="Who judges: a name under `teachers`")
     rubric: str | dict[str, str] = Field(
-        "Is the reasoning sound, complete and to the point, and does the answer follow from it?",
+        _RUBRIC,
         description="What is scored: a text, or a text for each of several named criteria",
     )
-    template: str = Field("judge/rubric.en", description="Another prompt with the same variables")
+    compare: bool = Field(
+        False,
+        description="Compare with the reference solution instead, asked in both orders: 1 is "
+        "better than it, 0.5 as good, 0 worse",
+    )
+    solution: str = Field(
+        "solution",
+        description="With compare: the metadata that holds the reference solution; the reference "
+        "answer where there is none",
+    )
+    template: str | None = Field(
+        None,
+        validate_default=True,
+        description="Another prompt with the same variables; judge/rubric.en or judge/compare.en",
+    )
     scale: int = Field(10, ge=2, le=100, description="The best score; the worst is 1")
-    min: float = Field(description="Lowest score that is kept")
+    score_min: float | None = Field(None, description="Lowest score that is kept")
+    score_max: float | None = Field(None, description="Highest score that is kept")
     overall: Literal["mean", "lowest"] = Field(
         "mean", description="The score of a trace, where there are several criteria"
     )
     reference: bool = Field(False, description="Also show the judge the reference answer")
-    structured: Literal["json_schema", "json_object", "none"] = Field(
+    structured: Structured = Field(
         "json_schema",
         description="What the endpoint is sent as response_format; not every endpoint has it",
     )
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=1024)
-    unsure: Literal["drop", "keep"] = Field(
-        "drop", description="What becomes of a trace on which no judgement can be had"
-    )
-
-    @field_validator("template")
-    @classmethod
-    def _known(cls, template: str) -> str:
-        try:
-            load_prompt(template)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        return template
 
     @field_validator("rubric")
     @classmethod
@@ -69,10 +82,25 @@ class Config(PluginConfig):
                 raise ValueError(f"{name!r} cannot be a key: a criterion's name is one word")
         return rubric
 
+    @field_validator("template")
+    @classmethod
+    def _known(cls, template: str | None, info: Any) -> str:
+        if template is None:
+            return "judge/compare.en" if info.data.get("compare") else "judge/rubric.en"
+        try:
+            load_prompt(template)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return template
+
     @model_validator(mode="after")
     def _within(self) -> Config:
-        if not 1 <= self.min <= self.scale:
-            raise ValueError(f"min is not between 1 and {self.scale}: it keeps all or nothing")
+        low, high = (0, 1) if self.compare else (1, self.scale)
+        for bound in (self.score_min, self.score_max):
+            if bound is not None and not low <= bound <= high:
+                raise ValueError(
+                    f"a bound is not between {low} and {high}: it keeps all or nothing"
+                )
         return self
 
 
@@ -84,12 +112,16 @@ class Judgement(NamedTuple):
 
 
 def build(config: Config, context: Context) -> Check:
-    """The check. Its score is the judge's, its reason the judge's reason, clipped.
+    """The check. It measures the judge's score; the evidence has its scores and its reason.
 
     The texts that are judged stand between marks made from a hash of them, so no trace can forge
     the end of itself; the reply counts only as a JSON object of the wanted form, alone or among
     other words. Any other reply is asked for once more, as the next sample, and then nobody can
     tell. The same holds where the endpoint gives no answer.
+
+    With `compare` the trace and the reference solution are shown in both orders, for judges favour
+    a place (Zheng et al. 2023, arXiv:2306.05685, section 3.4). The score is the mean of both; where
+    each order finds another one better, it was the place that decided, and nobody can tell.
     """
     return _Judge(config, context.ask)
 
@@ -97,71 +129,105 @@ def build(config: Config, context: Context) -> Check:
 class _Judge:
     def __init__(self, config: Config, ask: Ask) -> None:
         self._config, self._ask = config, ask
+        assert config.template is not None  # the validator has put one in
         self._prompt = load_prompt(config.template)
         rubric = config.rubric if isinstance(config.rubric, dict) else {_ONE: config.rubric}
         self._rubric = [{"name": name, "text": text} for name, text in rubric.items()]
         self._names = list(rubric)
-        self._format = response_format(config.structured, self._names, config.scale)
+        self._criteria = " ".join(rubric.values())
+        if config.compare:
+            better = {"type": "string", "enum": list(_POINTS)}
+            self._format = _response_format(config.structured, {"better": better})
+        else:
+            self._format = response_format(config.structured, self._names, config.scale)
 
-    def __call__(self, record: Record) -> Decision:
-        """The verdict on one record; waits for the judge."""
-        config, task = self._config, record.task
-        reference = task.answer if config.reference else None
-        texts = {
-            "question": task.question,
-            "reference": reference,
-            "reasoning": record.reasoning,
-            "answer": record.answer,
-        }
-        messages = self._prompt.render(
-            {
-                **texts,
-                "rubric": self._rubric,
-                "scale": config.scale,
-                "mark": digest(texts)[:16],
-            }
-        )
-        trouble = ""
-        for sample in range(_SAMPLES):
-            sampling = config.sampling.parameters(sample) | self._format
-            try:
-                reply = self._ask(config.teacher, messages, sampling, sample)
-                judged = parse_judgement(reply, self._names, config.scale)
-            except ValueError as error:
-                trouble = f"the judgement is malformed: {error}"
-                continue
-            except RuntimeError as error:
-                trouble = f"the judge does not answer: {error}"
-                break
-            return self._decide(judged)
-        return Decision(config.unsure == "keep", f"cannot tell: {_clip(trouble)}")
+    def __call__(self, record: Record) -> Decision | Figures:
+        """The score of one record, or that nobody can tell; waits for the judge."""
+        return self._compare(record) if self._config.compare else self._score(record)
 
     def close(self) -> None:
         """Gives back what asks, where there is something to give back."""
         if close := getattr(self._ask, "close", None):
             close()
 
-    def _decide(self, judged: Judgement) -> Decision:
-        mean = self._config.overall == "mean"
+    def _score(self, record: Record) -> Decision | Figures:
+        config, task = self._config, record.task
+        texts = {
+            "question": task.question,
+            "reference": task.answer if config.reference else None,
+            "reasoning": record.reasoning,
+            "answer": record.answer,
+        }
+        messages = self._prompt.render(
+            {**texts, "rubric": self._rubric, "scale": config.scale, "mark": digest(texts)[:16]}
+        )
+        judged = self._asked(
+            messages, lambda said: parse_judgement(said, self._names, config.scale)
+        )
+        if isinstance(judged, Decision):
+            return judged
+        mean = config.overall == "mean"
         score = float(statistics.fmean(judged.scores) if mean else min(judged.scores))
-        if score >= self._config.min:
-            return Decision(True, _clip(judged.reason), score)
-        return Decision(False, f"low score: {_clip(judged.reason)}", score)
+        scores = dict(zip(self._names, judged.scores, strict=True))
+        return Figures({"score": score}, {"reason": shown(judged.reason, _CLIP), "scores": scores})
+
+    def _compare(self, record: Record) -> Decision | Figures:
+        config, task = self._config, record.task
+        solution = str(task.metadata.get(config.solution) or task.answer or "")
+        if not solution.strip():
+            return cannot_tell("no reference solution")
+        ours = join_trace(record.reasoning, record.answer)
+        points, reasons = [], []
+        for pair in ((ours, solution), (solution, ours)):
+            texts = {"question": task.question, "first": pair[0], "second": pair[1]}
+            messages = self._prompt.render(
+                {**texts, "criteria": self._criteria, "mark": digest(texts)[:16]}
+            )
+            said = self._asked(messages, parse_comparison)
+            if isinstance(said, Decision):
+                return said
+            better, reason = said
+            points.append(_POINTS[better] if pair[0] is ours else 1 - _POINTS[better])
+            reasons.append(shown(reason, _CLIP))
+        evidence = {"shown first": points[0], "shown second": points[1], "reasons": reasons}
+        if abs(points[0] - points[1]) == 1:
+            return cannot_tell("the judge favours a place", evidence)
+        return Figures({"score": sum(points) / 2}, evidence)
+
+    def _asked(self, messages: list[Message], read: Callable[[str], Read]) -> Read | Decision:
+        """What the judge says, as `read` gives it; or that nobody can tell, and why."""
+        config, trouble = self._config, ""
+        for sample in range(_SAMPLES):
+            sampling = config.sampling.parameters(sample) | self._format
+            try:
+                return read(self._ask(config.teacher, messages, sampling, sample))
+            except ValueError as error:
+                trouble = f"the judgement is malformed: {error}"
+            except RuntimeError as error:
+                trouble = f"the judge does not answer: {error}"
+                break
+        return cannot_tell(shown(trouble, _CLIP))
 
 
-def response_format(
-    structured: Literal["json_schema", "json_object", "none"], names: Sequence[str], scale: int
-) -> dict[str, Any]:
+# What a solution gets that is shown first.
+_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+def response_format(structured: Structured, names: Sequence[str], scale: int) -> dict[str, Any]:
     """The sampling parameter that holds an endpoint to a judgement's form, in OpenAI's terms."""
+    score = {"type": "integer", "minimum": 1, "maximum": scale}
+    return _response_format(structured, dict.fromkeys(names, score))
+
+
+def _response_format(structured: Structured, keys: dict[str, Any]) -> dict[str, Any]:
     if structured == "none":
         return {}
     if structured == "json_object":
         return {"response_format": {"type": "json_object"}}
-    score = {"type": "integer", "minimum": 1, "maximum": scale}
     schema = {
         "type": "object",
-        "properties": {"reason": {"type": "string"}, **dict.fromkeys(names, score)},
-        "required": ["reason", *names],
+        "properties": {"reason": {"type": "string"}, **keys},
+        "required": ["reason", *keys],
         "additionalProperties": False,
     }
     form = {"name": "judgement", "strict": True, "schema": schema}
@@ -180,6 +246,31 @@ def parse_judgement(reply: str, names: Sequence[str], scale: int) -> Judgement:
     >>> parse_judgement('Well: {"reason": "sound", "score": 4}', ["score"], 5)
     Judgement(scores=[4], reason='sound')
     """
+    said = _judgement(reply, names)
+    return Judgement([_score(name, said[name], scale) for name in names], said["reason"].strip())
+
+
+def parse_comparison(reply: str) -> tuple[str, str]:
+    """Which one a reply calls better (`first`, `second`, `tie`), and why.
+
+    Raises:
+        ValueError: With what is wrong with the reply.
+
+    >>> parse_comparison('{"reason": "shorter", "better": "second"}')
+    ('second', 'shorter')
+    """
+    said = _judgement(reply, ["better"])
+    if not isinstance(said["better"], str) or said["better"] not in _POINTS:
+        raise ValueError("better is none of first, second, tie")
+    return said["better"], said["reason"].strip()
+
+
+def _judgement(reply: str, names: Sequence[str]) -> dict[str, Any]:
+    """The one JSON object in a reply that has all the keys, and a text for a reason.
+
+    Raises:
+        ValueError: With what is wrong with the reply.
+    """
     if len(reply) > _LONGEST:
         raise ValueError("it is too long")
     wanted = {"reason", *names}
@@ -191,7 +282,7 @@ def parse_judgement(reply: str, names: Sequence[str], scale: int) -> Judgement:
         raise ValueError("several judgements that differ")
     if not isinstance(first["reason"], str):
         raise ValueError("the reason is no text")
-    return Judgement([_score(name, first[name], scale) for name in names], first["reason"].strip())
+    return first
 
 
 def _score(name: str, value: Any, scale: int) -> int:
@@ -223,9 +314,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-def _clip(text: str) -> str:
-    """A text on one short line."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _CLIP]).split())
-    return text if len(text) <= _CLIP else text[: _CLIP - 1] + "…"

@@ -1,53 +1,61 @@
-"""Drops traces that are too short or too long, in the student's tokens."""
+"""Measures a trace, its reasoning and its answer in tokens of the student."""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from filters.contract import Check, Context, Decision
-from synth.plugins import PluginConfig
+from filters.contract import Check, Context, Figures, FilterConfig
 from synth.reasoning import join_trace
 from synth.record import Record
 
+VERSION = 2
 USES_STUDENT_TOKENS = True
+MEASURES = {
+    "tokens": ("too short", "too long"),
+    "reasoning_tokens": ("reasoning too short", "reasoning too long"),
+    "answer_tokens": ("answer too short", "answer too long"),
+}
 
 
-class Config(PluginConfig):
+class Config(FilterConfig):
     """Options of `length`."""
 
-    min: int | None = Field(None, ge=0, description="Fewest tokens, reasoning and answer together")
-    max: int | None = Field(None, ge=1, description="Most tokens, reasoning and answer together")
-    reasoning_max: int | None = Field(None, ge=1, description="Most tokens of the reasoning")
-    answer_max: int | None = Field(None, ge=1, description="Most tokens of the answer")
+    tokens_min: int | None = Field(None, ge=0, description="Fewest tokens of the whole trace")
+    tokens_max: int | None = Field(None, ge=1, description="Most tokens of the whole trace")
+    reasoning_tokens_min: int | None = Field(
+        None, ge=0, description="Fewest tokens of the reasoning"
+    )
+    reasoning_tokens_max: int | None = Field(None, ge=1, description="Most tokens of the reasoning")
+    answer_tokens_min: int | None = Field(None, ge=0, description="Fewest tokens of the answer")
+    answer_tokens_max: int | None = Field(None, ge=1, description="Most tokens of the answer")
 
     @model_validator(mode="after")
     def _bounds(self) -> Config:
-        if not self.model_fields_set:
-            raise ValueError("give at least one bound, such as max: 4096")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min ({self.min}) is more than max ({self.max}): nothing passes")
+        given = False
+        for name in MEASURES:
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            given = given or low is not None or high is not None
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{name}_min ({low}) is more than {name}_max ({high})")
+        if not given:
+            raise ValueError("give at least one bound, such as tokens_max: 4096")
         return self
 
 
 def build(config: Config, context: Context) -> Check:
-    """The check. The score is the tokens of the whole trace, think tags included.
+    """The check. `tokens` is the whole trace as the student is trained on it, think tags included.
 
-    Both ends of a bound are allowed values. `reasoning_max` counts the reasoning without its
-    tags; a trace without reasoning has 0 tokens of it.
+    Both ends of a bound are allowed values. Reasoning and answer are counted without tags, each by
+    itself; no reasoning has 0 tokens.
     """
 
-    def check(record: Record) -> Decision:
-        tokens = context.count_tokens(join_trace(record.reasoning, record.answer))
-        if config.min is not None and tokens < config.min:
-            return Decision(False, f"too short: {tokens} tokens of {config.min}", tokens)
-        if config.max is not None and tokens > config.max:
-            return Decision(False, f"too long: {tokens} tokens of {config.max}", tokens)
-        for part, text, most in (
-            ("reasoning", record.reasoning, config.reasoning_max),
-            ("answer", record.answer, config.answer_max),
-        ):
-            if most is not None and text and (count := context.count_tokens(text)) > most:
-                return Decision(False, f"{part} too long: {count} tokens of {most}", tokens)
-        return Decision(True, "", tokens)
+    def check(record: Record) -> Figures:
+        return Figures(
+            {
+                "tokens": context.count_tokens(join_trace(record.reasoning, record.answer)),
+                "reasoning_tokens": context.count_tokens(r) if (r := record.reasoning) else 0,
+                "answer_tokens": context.count_tokens(a) if (a := record.answer) else 0,
+            }
+        )
 
     return check

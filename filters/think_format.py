@@ -7,13 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from filters._text import boxes
-from filters.contract import KEEP, Check, Context, Decision
-from synth.plugins import PluginConfig
-from synth.reasoning import CLOSE, OPEN
+from filters.contract import KEEP, Check, Context, Decision, FilterConfig
+from synth.reasoning import Mark, marks
 from synth.record import Record
 
+VERSION = 2
 
-class Config(PluginConfig):
+_AROUND = 40
+_SHOWN = 10
+
+
+class Config(FilterConfig):
     """Options of `think_format`."""
 
     require_reasoning: bool = Field(True, description="Drop a trace that did not think first")
@@ -23,29 +27,62 @@ class Config(PluginConfig):
 
 
 def build(config: Config, context: Context) -> Check:
-    r"""The check. It reads what `synth.reasoning` made of the response.
+    r"""The check. It reads what `synth.reasoning` made of the response, in no language.
 
-    A tag that is left in the reasoning or in the answer means a second or a stray think block, so
-    the trace is malformed however it reads, also where the model only speaks of the tags. White
-    space alone is empty. With `boxed`, at least one box in the answer has to close and hold
+    A tag of any dialect that is left in the reasoning or in the answer means a nested, a second, an
+    unclosed or a stray think block, so the trace is malformed however it reads, also where the
+    model only speaks of the tags. In a record from outside it may be a block that nobody has read.
+    The evidence says which tag, and where.
+
+    White space alone is empty. With `boxed`, at least one box in the answer has to close and hold
     something; a box in the reasoning does not count.
     """
 
     def check(record: Record) -> Decision:
-        if config.require_reasoning and not (record.reasoning or "").strip():
+        reasoning, answer = record.reasoning or "", record.answer
+        thought = bool(reasoning.strip())
+        for place, text in (("reasoning", reasoning), ("answer", answer)):
+            if found := marks(text):
+                kind = _nested(found) if place == "reasoning" else _second(found, thought)
+                evidence = {"place": place, "tags": _shown(text, found)}
+                reason = f"{kind}: {found[0].text} in the {place}"
+                return Decision(False, reason, evidence=evidence)
+        if config.require_reasoning and not thought:
             return Decision(False, "no reasoning")
-        for place, text in (("reasoning", record.reasoning or ""), ("answer", record.answer)):
-            for tag in (OPEN, CLOSE):
-                if tag in text:
-                    return Decision(False, f"stray think tag: {tag} in the {place}")
-        if config.final_answer != "none" and not record.answer.strip():
-            return Decision(False, "no answer")
+        if config.final_answer != "none" and not answer.strip():
+            return Decision(False, "no answer", evidence={"reasoning ends": reasoning[-_AROUND:]})
         if config.final_answer == "boxed":
-            found = boxes(record.answer)
-            if not found:
-                return Decision(False, "no boxed answer")
-            if not any(content.strip() for _, _, content in found):
-                return Decision(False, "empty box")
+            held = boxes(answer)
+            if not any(content.strip() for _, _, content in held):
+                evidence = {"answer ends": answer[-_AROUND:]}
+                return Decision(
+                    False, "empty box" if held else "no boxed answer", None, None, evidence
+                )
         return KEEP
 
     return check
+
+
+def _nested(found: list[Mark]) -> str:
+    return "nested think tag" if any(m.kind == "open" for m in found) else "stray think tag"
+
+
+def _second(found: list[Mark], thought: bool) -> str:
+    """What tags in an answer make of it."""
+    kinds = [mark.kind for mark in found]
+    if "open" not in kinds:
+        return "stray think tag"
+    if "close" not in kinds[kinds.index("open") :]:
+        return "unclosed think tag"
+    return "second think block" if thought else "unread think block"
+
+
+def _shown(text: str, found: list[Mark]) -> list[dict[str, str | int]]:
+    return [
+        {
+            "tag": mark.text,
+            "at": mark.at,
+            "text": text[max(0, mark.at - _AROUND) : mark.at + len(mark.text) + _AROUND],
+        }
+        for mark in found[:_SHOWN]
+    ]

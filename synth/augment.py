@@ -13,23 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth import plugins
 from synth.augment_config import Agreement, Augment
-from synth.config import Run, split_plugin
+from synth.config import Run
 from synth.counts import Counts
 from synth.draws import Draw, draws, in_answer, stands_in
+from synth.filtering import Say, build_chain_of, filters_at
 from synth.folder import Folder
 from synth.generate_config import Sampling
 from synth.io import SplitWriter, read_split, writing
 from synth.prompts import Prompt, load_prompt
 from synth.record import Record, Task, Verdict, digest
 from synth.run_teachers import ask_all, build_teacher, single_ask
-from synth.stages import Say, build_chain_of, resolved
 from synth.text import question_key
 
 if TYPE_CHECKING:
     from filters.chain import Chain
-    from filters.contract import Check
+    from filters.contract import Decision
 
 NAME = "augment"  # of this stage's own verdicts
 
@@ -84,7 +83,7 @@ class _Gate:
         self._seen = {question_key(task.question): task.id for task in old}
         self._known = [*old, *evaluation]
         self._chain = chain
-        self._near: dict[float, Check] = {}
+        self._near: dict[float, Callable[[Record], Decision]] = {}
 
     def verdicts(self, record: Record, near: float | None) -> list[Verdict]:
         """The verdicts on a new question, up to the first that drops it."""
@@ -95,20 +94,20 @@ class _Gate:
             return [Verdict(NAME, False, f"duplicate: of {name}")]
         verdicts = self._chain.check_question(record.task)
         if near is not None and all(verdict.keep for verdict in verdicts):
-            verdicts.append(Verdict(NAME, *self._nearness(near)(record)))
+            found = self._nearness(near)(record)
+            verdicts.append(Verdict(NAME, found.keep, found.reason, found.score))
         if all(verdict.keep for verdict in verdicts):
             self._seen[key] = record.id
             self._known.append(record.task)
         return verdicts
 
-    def _nearness(self, threshold: float) -> Check:
+    def _nearness(self, threshold: float) -> Callable[[Record], Decision]:
         """The near-duplicate check of a threshold, which has seen all that is known so far."""
         from filters import near_dedup
-        from filters.contract import Context
 
         if threshold not in self._near:
             config = near_dedup.Config(on="question", threshold=threshold)
-            self._near[threshold] = near_dedup.build(config, Context())
+            self._near[threshold] = near_dedup.growing(config)
             for task in self._known:
                 self._near[threshold](Record(task.id, task, [], None, ""))
         return self._near[threshold]
@@ -324,14 +323,3 @@ def _voter(run: Run, entry: Augment) -> str:
 def identities(run: Run, names: Iterable[str]) -> dict[str, Any]:
     """What makes each of some teachers answer as it does."""
     return {name: build_teacher(run, name).identity for name in sorted(names)}
-
-
-def filters_at(run: Run, levels: set[str]) -> list[Any]:
-    """The filters of some levels, with their defaults filled in."""
-    names = [(split_plugin("filter", entry)[0], entry) for entry in run.filters]
-    found = [
-        entry
-        for name, entry in names
-        if getattr(plugins.load("filter", name), "LEVEL", "trace") in levels
-    ]
-    return [resolved("filter", entry) for entry in found]

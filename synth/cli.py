@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from synth.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError
+from synth.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
 
 app = typer.Typer(
     help="Turn a big model's reasoning into a better small model, from one config file.",
@@ -73,9 +73,76 @@ def generate(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command(name="filter")
-def filter_(config: Config, overrides: Overrides = None) -> None:
-    """Runs the filters over the traces and prints the funnel."""
-    _one_stage("filter", config, overrides)
+def filter_(
+    config: Annotated[
+        str,
+        typer.Argument(help="A YAML file, a shipped config, or a data set to filter."),
+    ],
+    overrides: Overrides = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also what was lost by tokens, source, difficulty.")
+    ] = False,
+) -> None:
+    """Runs the filters over the traces, a run's or any data set's, and prints the funnel."""
+    from synth.config import load_run
+    from synth.importing import config_for
+    from synth.pipeline import do_stage, refuse_if_lacking
+    from synth.summary import explain_funnel, stage_summary
+
+    name, more = config_for(config)
+    run, _ = load_run(name, [*more, *(overrides or [])])
+    whole = True
+    before = ("tasks", "import") if run.traces is not None else ()
+    stages = [stage for stage in before if stage != "tasks" or run.tasks is not None]
+    for stage in (*stages, "filter"):
+        refuse_if_lacking(run, stage)
+        whole = do_stage(stage, run, say) and whole
+    stage_summary("filter", run)
+    if explain:
+        explain_funnel(run)
+    say(f"kept: {run.folder / 'filter'}; `distill why {run.folder} ID` explains one record")
+    raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
+
+
+@app.command()
+def why(
+    run: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
+    id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
+) -> None:
+    """Says what every filter said of a record, and on what grounds."""
+    from synth.why import folder_of, why
+
+    say(why(folder_of(run), id))
+
+
+@app.command()
+def dedup(
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, a shipped config, or a data set to filter.")
+    ],
+    overrides: Overrides = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Plant known edits in the traces and count.")
+    ] = False,
+    pairs: Annotated[int, typer.Option(min=10, help="How many edits to plant.")] = 1000,
+) -> None:
+    """Measures the dedup filters on the traces at hand: recall and precision that they reach."""
+    from synth.calibrating import calibrations
+    from synth.config import load_run
+    from synth.importing import config_for
+    from synth.pipeline import do_stage
+    from synth.summary import calibration_summary
+
+    if not calibrate:
+        raise UserError(
+            "`distill filter` takes duplicates out; `distill dedup --calibrate` measures"
+        )
+    name, more = config_for(config)
+    run, _ = load_run(name, [*more, *(overrides or [])])
+    if run.traces is not None:
+        do_stage("import", run, say)
+    for found in calibrations(run, pairs):
+        calibration_summary(found.to_dict())
 
 
 @app.command()
@@ -185,7 +252,8 @@ def schema() -> None:
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="filters, teachers, sources, prompts or configs.")
+        str | None,
+        typer.Argument(help="filters, teachers, sources, traces, layouts, prompts or configs."),
     ] = None,
 ) -> None:
     """Lists all that a config can name."""

@@ -25,7 +25,9 @@ from synth.training_config import Student, Train
 class Tasks(Section):
     """Where questions come from, and which are kept back for the evaluation."""
 
-    train: list[dict[str, Any]] = Field(min_length=1, description="Task sources")
+    train: list[dict[str, Any]] = Field(
+        default_factory=list, description="Task sources; not needed beside traces"
+    )
     eval: list[dict[str, Any]] | None = Field(
         None, min_length=1, description="Task sources of their own for the evaluation"
     )
@@ -73,7 +75,10 @@ class Run(Section):
     store: str | None = Field(
         None, description="The response store; responses.sqlite among the runs by default"
     )
-    tasks: Tasks
+    tasks: Tasks | None = None
+    traces: list[dict[str, Any]] | None = Field(
+        None, min_length=1, description="Or: traces that are there already, from trace sources"
+    )
     teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     budget: Budget | None = None
     augment: list[Augment] | None = Field(
@@ -109,7 +114,11 @@ class Run(Section):
         ):
             if getattr(self, stage) is not None and not getattr(self, needs):
                 raise ValueError(f"{stage} needs the section {needs}")
-        if self.evaluate is not None and self.tasks.eval is None and self.tasks.holdout is None:
+        self._sources()
+        tasks = self.tasks
+        if self.evaluate is not None and (
+            tasks is None or (tasks.eval is None and tasks.holdout is None)
+        ):
             raise ValueError("evaluate needs questions: give tasks.eval or tasks.holdout")
         if self.generate is not None and self.generate.teachers is not None:
             for name in self.generate.teachers:
@@ -126,6 +135,18 @@ class Run(Section):
                         )
         return self
 
+    def _sources(self) -> None:
+        """Raises ValueError unless questions or traces come from somewhere, and in one way."""
+        if self.traces is None:
+            if self.tasks is None or not self.tasks.train:
+                raise ValueError("give questions (tasks.train), or traces")
+            return
+        for name in ("generate", "augment"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"traces and {name} are two ways to the same end: give one")
+        if self.tasks is not None and (self.tasks.train or self.tasks.eval is None):
+            raise ValueError("beside traces, tasks has eval alone: what the traces must not touch")
+
 
 def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and the options of a plug-in as a config writes them.
@@ -133,7 +154,7 @@ def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str,
     Raises:
         UserError: The entry has another form than the one that its kind is written in.
     """
-    key = {"teacher": "kind", "task source": "source"}.get(kind)
+    key = {"teacher": "kind", "task source": "source", "trace source": "source"}.get(kind)
     if key is not None:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise UserError(f"a {kind} is written {{{key}: NAME, ...}}")
@@ -171,6 +192,7 @@ def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
         (kind, path, entry)
         for kind, found in (
             ("task source", items("tasks", "train") + items("tasks", "eval")),
+            ("trace source", items("traces")),
             ("teacher", items("teachers")),
             ("filter", items("filters") + verifier),
         )
@@ -244,6 +266,7 @@ def _prompt_problems(source: Source) -> list[Problem]:
 # What each stage uses of what a config names.
 _USED_BY = {
     "tasks": {"task source"},
+    "import": {"trace source"},
     "augment": {"teacher", "filter"},
     "generate": {"task source", "teacher", "filter"},
     "rewrite": {"teacher", "filter"},
@@ -270,7 +293,8 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
     for kind, _, entry in plugin_entries(run.model_dump()):
         name, options = split_plugin(kind, entry)
         module = plugins.load(kind, name)
-        if kind in kinds and hasattr(module, "check"):
+        off = kind == "filter" and options.get("action") in ("off", False)
+        if kind in kinds and hasattr(module, "check") and not off:
             lacks += module.check(module.Config(**options))
     if {"train", "evaluate"} & set(stages):
         for package in (
@@ -342,6 +366,7 @@ def json_schema() -> dict[str, Any]:
     }
     source = tagged("task source", "source")
     defs["Tasks"]["properties"]["train"]["items"] = source
+    schema["properties"]["traces"]["anyOf"][0]["items"] = tagged("trace source", "source")
     defs["Tasks"]["properties"]["eval"]["anyOf"][0]["items"] = source
     schema["properties"]["teachers"]["additionalProperties"] = tagged("teacher", "kind")
     schema["properties"]["filters"]["items"] = filter_entry
@@ -354,11 +379,12 @@ def json_schema() -> dict[str, Any]:
 def stages_of(run: Run) -> list[str]:
     """The stages that a config asks for, in their order."""
     asked = {
-        "tasks": True,
+        "tasks": run.tasks is not None,
+        "import": run.traces is not None,
         "augment": run.augment is not None,
         "generate": run.generate is not None,
         "rewrite": run.rewrite is not None,
-        "filter": run.generate is not None,
+        "filter": run.generate is not None or run.traces is not None,
         "train": run.train is not None,
         "evaluate": run.evaluate is not None,
     }
@@ -372,4 +398,6 @@ def questions_of(run: Run) -> str:
 
 def traces_of(run: Run) -> str:
     """The stage whose traces are filtered."""
+    if run.traces is not None:
+        return "import"
     return "rewrite" if run.rewrite else "generate"

@@ -135,13 +135,22 @@ def _override(source: Source, argument: str) -> None:
     path: Path_ = ()
     here: Any = source.data
     parts = key.split(".")
-    for depth, part in enumerate(parts):
+    for depth, part in enumerate(parts):  # grows where a list's item is called by its name
         last = depth == len(parts) - 1
         step: Any = part
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                raise UserError(f"{argument!r}: {'.'.join(map(str, path))} has {len(here)} items")
-            step = int(part)
+            step = _item(here, part)
+            if step is None:
+                names = [x if isinstance(x, str) else next(iter(x or [""])) for x in here]
+                hint = "" if part.isdigit() else nearest(part, map(str, names))
+                place = ".".join(map(str, path))
+                raise UserError(f"{argument!r}: {place} has {len(here)} items{hint}")
+            if not part.isdigit():
+                parts.insert(depth + 1, part)  # filters.NAME.x stands for filters.3.NAME.x
+                last = False
+            # A filter without options stands there as a bare name: it is about to get some.
+            if not last and here[step] == parts[depth + 1]:
+                here[step] = {here[step]: {}}
         elif not isinstance(here, dict):
             raise UserError(f"{argument!r}: {'.'.join(map(str, path))} is a value, not a mapping")
         path = (*path, step)
@@ -154,6 +163,14 @@ def _override(source: Source, argument: str) -> None:
             here = here[part]
         else:
             here = here[step]
+
+
+def _item(items: list[Any], part: str) -> int | None:
+    """Which item of a list a step means: its number, or the name of a filter."""
+    if part.isdigit():
+        return int(part) if int(part) < len(items) else None
+    named = [i for i, x in enumerate(items) if x == part or (isinstance(x, dict) and part in x)]
+    return named[0] if len(named) == 1 else None
 
 
 def problems_of(

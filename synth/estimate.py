@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth import ledger, run_teachers, stages
+from synth import filtering, ledger, run_teachers, stages
 from synth.config import Run
 from synth.counts import Counts
 from synth.errors import UserError
@@ -79,7 +79,9 @@ def make_estimate(
     )
     sample = stock.questions[: max(pilot or 0, done)]
     open_ = [q for q in stock.questions[len(sample) :] if q.task.id in wanting]
-    counter = stages.student_counter(tokenizer, False) if tokenizer else stages.counter_of(run)
+    counter = (
+        filtering.student_counter(tokenizer, False) if tokenizer else filtering.counter_of(run)
+    )
     reckoner = _Reckoner(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)
     result = {
@@ -117,7 +119,7 @@ def _questions(run: Run) -> tuple[str, list[str]]:
 def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> dict[str, Any]:
     """Asks some questions as the run would, and says what that came to."""
     counts = Counts(questions_total=len(drawn))
-    with stages.build_chain_of(run, [], levels={"trace"}) as chain:
+    with filtering.build_chain_of(run, [], levels={"trace"}) as chain:
         ask = stages.build_ask(run, run_teachers.build_teachers(run), chain.check_trace)
         run_teachers.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
     for name, why in counts.out.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth import ledger, plugins, run_teachers, stages
+from synth import filtering, ledger, plugins, run_teachers, stages
 from synth.ask import Ask
 from synth.config import Run, split_plugin
 from synth.counts import Counts
@@ -104,7 +104,7 @@ class Stock:
             quiet = self._run.model_copy(
                 update={"filters": [e for e in self._run.filters if e not in asking]}
             )
-            with stages.build_chain_of(quiet, [], levels={"trace"}) as chain:
+            with filtering.build_chain_of(quiet, [], levels={"trace"}) as chain:
                 ask = stages.build_ask(quiet, run_teachers.build_teachers(quiet), chain.check_trace)
                 more, used = _replay(self._run, ask, touched, failed)
             wanting |= more

@@ -112,7 +112,7 @@ def _lines(record: Record, searches: dict[str, Search]) -> Iterator[str]:
     source = f" (source {record.task.source})" if record.task.source else ""
     yield from _fields({"question": f"{record.task.id}{source}"})
     made = record.generation
-    if made is None:
+    if made is None or not made.key:
         yield "  it came from outside: no teacher of this run made it"
         return
     search = searches.get(made.key)

@@ -68,7 +68,10 @@ def record_schema() -> pa.Schema:
             "keep": pa.bool_(),
             "reason": pa.string(),
             "score": pa.float64(),
-            "seconds": pa.float64(),
+            "threshold": pa.float64(),
+            "evidence": pa.string(),
+            "version": pa.int64(),
+            "drops": pa.bool_(),
         }
     )
     message = pa.struct({"role": pa.string(), "content": pa.string()})
@@ -99,11 +102,14 @@ class SplitWriter:
 
     def write(self, record: Record) -> None:
         """Adds one record."""
-        row = _clean(to_row(record))
+        row = to_row(record)
+        try:
+            text = canonical_json(row).encode()
+        except UnicodeEncodeError:
+            row = _clean(row)
+            text = canonical_json(row).encode()
         self._group.append(row)
         self.rows += 1
-        timeless = row | {"verdicts": [verdict | {"seconds": 0} for verdict in row["verdicts"]]}
-        text = canonical_json(timeless).encode()
         self._content.update(text)
         self._held += len(text)
         full = len(self._group) >= ROWS_PER_GROUP or self._held >= BYTES_PER_GROUP
@@ -114,7 +120,7 @@ class SplitWriter:
 
     @property
     def content(self) -> str:
-        """Hash of all records so far, without the seconds that filters took."""
+        """Hash of all records so far."""
         return self._content.hexdigest()
 
     def close(self) -> None:

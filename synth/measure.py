@@ -14,6 +14,7 @@ from typing import Any
 from synth.ask import Ask
 from synth.config import Run, split_plugin
 from synth.counts import Counts
+from synth.filtering import resolved, workers
 from synth.folder import Folder
 from synth.io import SplitWriter, read_split, writing
 from synth.models import weights_identity
@@ -21,7 +22,7 @@ from synth.progress import Clock
 from synth.prompts import load_prompt
 from synth.record import Record, Task
 from synth.run_teachers import ask_all, build_teachers, prices_of, teacher_options
-from synth.stages import Say, resolved, workers
+from synth.stages import Say
 from synth.teachers.contract import Teacher
 
 

@@ -31,10 +31,17 @@ def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
         from synth.rewrite import rewrite_inputs, rewrite_traces
 
         return rewrite_inputs, rewrite_traces
+    if name == "filter":
+        from synth.filtering import filter_inputs, filter_traces
+
+        return filter_inputs, filter_traces
+    if name == "import":
+        from synth.importing import import_inputs, import_traces
+
+        return import_inputs, import_traces
     return {
         "tasks": (stages.tasks_inputs, stages.make_tasks),
         "generate": (stages.generate_inputs, stages.generate_traces),
-        "filter": (stages.filter_inputs, stages.filter_traces),
         "train": (stages.train_inputs, stages.train_student),
     }[name]
 
@@ -51,7 +58,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         Whether all of it was done; False where some requests failed for good.
     """
     if name not in stages_of(run):
-        section = "generate" if name == "filter" else name
+        section = {"filter": "generate or traces", "import": "traces"}.get(name, name)
         raise UserError(f"the config has no section {section}: there is nothing to {name}")
     inputs_of, work = _stage(name)
     folder = Folder(run.folder)

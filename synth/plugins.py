@@ -23,9 +23,13 @@ PACKAGES = {
     "filter": "filters",
     "teacher": "synth.teachers",
     "task source": "synth.tasks",
+    "trace source": "synth.traces",
 }
 # Modules of those packages that are not plug-ins say so with a leading underscore or stand here.
-_NOT_PLUGINS = {"contract", "chain", "load"}
+_NOT_PLUGINS = {
+    "chain", "contract", "engine", "funnel", "layouts", "ledger", "load", "pieces", "pool",
+    "sandbox",
+}  # fmt: skip
 
 
 class PluginConfig(BaseModel):

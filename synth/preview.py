@@ -55,6 +55,7 @@ def _tasks(run: Run, number: int) -> list[Task]:
     """The first questions. Reads every source, as the split needs all of them."""
     from synth.tasks.load import load_tasks
 
+    assert run.tasks is not None
     return load_tasks(run.tasks, run.seed).train[:number]
 
 
@@ -75,10 +76,11 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     import asyncio
 
     from synth.counts import Counts
+    from synth.filtering import build_chain_of
     from synth.generate import generate
     from synth.generate_config import Samples
     from synth.run_teachers import build_teachers
-    from synth.stages import build_ask, build_chain_of
+    from synth.stages import build_ask
     from synth.store import Store
 
     records: list[Record] = []
@@ -114,7 +116,8 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
         )
     trace.append("answer\n", style="bold cyan").append(record.answer)
     for verdict in record.verdicts:
-        mark = ("\nkeep ", "green") if verdict.keep else ("\ndrop ", "red")
+        mark = ("\nkeep ", "green") if verdict.keep else ("\ntag ", "yellow")
+        mark = ("\ndrop ", "red") if verdict.drops else mark
         trace.append(*mark).append(f"{verdict.filter} {verdict.reason}")
     console.print(Panel(trace, title=_title(f"trace {record.id}"), title_align="left"))
     if run.student is None:

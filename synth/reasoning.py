@@ -1,18 +1,96 @@
 """One normaliser: whatever an endpoint returned becomes reasoning and answer, and back to text.
 
-Dialects, all met in the field: a `reasoning` field (vLLM), a `reasoning_content` field (DeepSeek
-and older vLLM), inline `<think>...</think>`, and inline text in which only `</think>` appears
-because the chat template had opened the tag itself (R1-Distill).
+Forms, all met in the field: a `reasoning` field (vLLM), a `reasoning_content` field (DeepSeek and
+older vLLM), content parts of type `thinking` (Mistral, Anthropic), and inline text with the tags of
+one of the DIALECTS, the opening one of which may be missing because the chat template had written
+it already (R1-Distill).
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 OPEN, CLOSE = "<think>", "</think>"
+
+
+class Dialect(NamedTuple):
+    """How a family of models marks its thinking.
+
+    Attributes:
+        open: What begins the thinking.
+        close: What ends it.
+        around: Marks that may stand at the ends of the thinking or of the answer.
+    """
+
+    open: str
+    close: str
+    around: tuple[str, ...] = ()
+
+
+# Which think blocks are read, and which tags are stray where they are left in a trace.
+DIALECTS = (
+    Dialect(OPEN, CLOSE),  # DeepSeek-R1, Qwen3, QwQ, GLM, Kimi K2, MiniMax, ...: what we write too
+    Dialect("<thinking>", "</thinking>"),
+    Dialect("<thought>", "</thought>"),
+    Dialect("<reasoning>", "</reasoning>"),
+    Dialect("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Dialect("[THINK]", "[/THINK]"),  # Magistral
+    Dialect("◁think▷", "◁/think▷"),  # Kimi-VL
+    Dialect("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    Dialect("<|channel>thought", "<channel|>", ("<turn|>",)),  # Gemma 4
+    Dialect(  # gpt-oss (harmony)
+        "<|channel|>analysis<|message|>",
+        "<|channel|>final<|message|>",
+        ("<|start|>assistant", "<|end|>", "<|return|>"),
+    ),
+    Dialect(  # OpenThoughts
+        "<|begin_of_thought|>",
+        "<|end_of_thought|>",
+        ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
+    Dialect(  # Command A Reasoning
+        "<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+    ),
+)
+_BY_TAG = {tag: dialect for dialect in DIALECTS for tag in (dialect.open, dialect.close)}
+_AROUND = [mark for dialect in DIALECTS for mark in dialect.around]
+_MARK = re.compile("|".join(re.escape(mark) for mark in (*_BY_TAG, *_AROUND)))
+_HEADS = {mark[:2] for mark in (*_BY_TAG, *_AROUND)}  # most texts have none of them
+# The prompts for rewriting ask for these two, and read them from the answer: no think block.
+_ASKED_FOR = re.compile(r"</reasoning>\s*<answer>")
 # What endpoints write when the limit on tokens ended a response: OpenAI and vLLM, Anthropic,
 # Gemini (seen in both cases), and servers that name the limit that was met.
 _CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}
+
+
+class Mark(NamedTuple):
+    """A mark of a dialect in a text.
+
+    Attributes:
+        text: The mark itself.
+        at: Where it starts.
+        kind: `open` or `close` of a think block, or `around` one.
+    """
+
+    text: str
+    at: int
+    kind: str
+
+
+def marks(text: str) -> list[Mark]:
+    """Every mark of every dialect that stands in a text, in order.
+
+    >>> marks("a</think>b")
+    [Mark(text='</think>', at=1, kind='close')]
+    """
+    return [Mark(found[0], found.start(), _kind(found[0])) for found in _MARK.finditer(text)]
+
+
+def _kind(mark: str) -> str:
+    dialect = _BY_TAG.get(mark)
+    return "around" if dialect is None else "open" if mark == dialect.open else "close"
 
 
 def is_cut(finish_reason: str) -> bool:
@@ -21,29 +99,66 @@ def is_cut(finish_reason: str) -> bool:
 
 
 def split_trace(text: str) -> tuple[str | None, str]:
-    """Splits inline text into reasoning and answer.
+    """Splits inline text into reasoning and answer, in whichever dialect it is written.
 
-    The first `</think>` ends the reasoning; a missing opening tag counts as opened at the start.
-    With an opening tag and no closing one (cut off), all that follows is reasoning and the answer
-    is empty. Text with no tag at all has reasoning None.
+    The dialect is the one that the text begins with, else that of the first closing tag, else that
+    of the first opening one. Its first closing tag ends the reasoning; a missing opening tag counts
+    as opened at the start. With an opening tag and no closing one (cut off), all that follows is
+    reasoning and the answer is empty. Text with no tag at all has reasoning None. Tags that are
+    left over stay where they are, for the filter `think_format` to find.
 
     >>> split_trace("<think>1+1=2</think>2")
     ('1+1=2', '2')
-    >>> split_trace("1+1=2</think>2")
+    >>> split_trace("1+1=2[/THINK]2")
     ('1+1=2', '2')
     >>> split_trace("2")
     (None, '2')
     """
-    head, close, tail = text.partition(CLOSE)
-    before, opened, after = head.partition(OPEN)
-    if opened and not before.strip():
-        return after.strip(), tail.strip()
+    dialect = _dialect(text)
+    if dialect is None:
+        return None, text.strip()
+    head, close, tail = text.partition(dialect.close)
+    before, opened, after = head.partition(dialect.open)
+    answer = _bare(tail, dialect)
+    if opened and not _bare(before, dialect):
+        return _bare(after, dialect), answer
     if close:
-        return head.strip(), tail.strip()
-    if opened:
-        # The model spoke before it began to think and never ended: keep its words as reasoning.
-        return f"{before.strip()}\n{after.strip()}".strip(), ""
-    return None, text.strip()
+        return _bare(head, dialect), answer
+    # The model spoke before it began to think and never ended: keep its words as reasoning.
+    return f"{before.strip()}\n{_bare(after, dialect)}".strip(), ""
+
+
+def _dialect(text: str) -> Dialect | None:
+    if not any(head in text for head in _HEADS):
+        return None
+    asked_for = _ASKED_FOR.search(text) is not None
+    first: Dialect | None = None
+    for found in _MARK.finditer(text):
+        dialect = _BY_TAG.get(found[0])
+        if dialect is None or (asked_for and dialect.open == "<reasoning>"):
+            continue
+        if found[0] == dialect.close:
+            return dialect
+        if first is None:
+            first = dialect
+            if not _bare(text[: found.start()], dialect):
+                return dialect
+    return first
+
+
+def _bare(text: str, dialect: Dialect) -> str:
+    """A part of a trace without the blanks and the dialect's marks at its ends."""
+    text = text.strip()
+    if not dialect.around:
+        return text
+    text = text[_leading(text, dialect.around) :]
+    return text[: len(text) - _leading(text[::-1], [mark[::-1] for mark in dialect.around])]
+
+
+def _leading(text: str, marks: Iterable[str]) -> int:
+    """How many characters of marks and blanks a text begins with."""
+    found = re.match(rf"(?:{'|'.join(map(re.escape, marks))}|\s)*", text)
+    return found.end() if found else 0
 
 
 def join_trace(reasoning: str | None, answer: str) -> str:
@@ -62,24 +177,22 @@ def join_trace(reasoning: str | None, answer: str) -> str:
 def parse_completion(raw: dict[str, Any]) -> tuple[str | None, str, str]:
     """Reasoning, answer and finish reason of a raw chat completion (OpenAI's format).
 
-    A reasoning field wins over inline tags. Null content counts as empty.
+    Reasoning in a field or part of its own wins over inline tags. Null content counts as empty.
 
     Raises:
         ValueError: The response has no choice or no message in it.
     """
     try:
         choice = raw["choices"][0]
-        message = choice["message"]
-        content = message.get("content") or ""
+        given, content = _message(choice["message"])
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the response has no choices[0].message") from error
-    if isinstance(content, list):  # content parts, as some endpoints send them
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
     finish = str(choice.get("finish_reason") or "unknown")
-    given = message.get("reasoning") or message.get("reasoning_content")
-    if isinstance(given, str) and given.strip():
-        # Some servers leave the closing tag at the head of the content.
-        return given.strip(), content.replace(CLOSE, "", 1).strip(), finish
+    if given.strip():
+        content = content.strip()
+        for dialect in DIALECTS:  # some servers leave the closing tag at the head of the content
+            content = content.removeprefix(dialect.close).strip()
+        return given.strip(), content, finish
     return (*split_trace(content), finish)
 
 
@@ -89,9 +202,25 @@ def whole_text(raw: dict[str, Any]) -> str:
     Where a server has split the reasoning off, the tags are put back: a closing one only if
     anything follows it.
     """
-    message = raw["choices"][0]["message"]
+    given, content = _message(raw["choices"][0]["message"])
+    if not given:
+        return content
+    return f"{OPEN}\n{given}" + (f"\n{CLOSE}\n\n{content}" if content else "")
+
+
+def _message(message: dict[str, Any]) -> tuple[str, str]:
+    """Reasoning that a server has split off, and content; empty where there is none."""
     content = message.get("content") or ""
     given = message.get("reasoning") or message.get("reasoning_content")
-    if not isinstance(given, str) or not given:
-        return content if isinstance(content, str) else ""
-    return f"{OPEN}\n{given}" + (f"\n{CLOSE}\n\n{content}" if content else "")
+    if isinstance(content, list):
+        given = given or _parts(content, "thinking")
+        content = _parts(content, "text")
+    return given if isinstance(given, str) else "", content if isinstance(content, str) else ""
+
+
+def _parts(content: list[Any], kind: str) -> str:
+    """The text of all content parts of a kind; thinking may be in parts itself (Mistral)."""
+    held = [part.get(kind) for part in content if isinstance(part, dict)]
+    if kind == "thinking":
+        held = [_parts(h, "text") if isinstance(h, list) else h for h in held]
+    return "".join(text for text in held if isinstance(text, str))

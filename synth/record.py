@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 
@@ -74,21 +74,34 @@ class Generation:
 
 @dataclass(slots=True)
 class Verdict:
-    """What one filter said of one record.
+    """What one filter said of one record: a row of the ledger.
 
     Attributes:
         filter: Name of the filter in the config.
-        keep: Whether the record passes it.
+        keep: Whether the record passes it; None where it cannot tell.
         reason: Why not (or a remark where it passes); short, groups in the funnel by `kind`.
         score: The figure that was compared, where there is one.
-        seconds: Time it took.
+        threshold: What it was compared with.
+        evidence: What the verdict rests on, as JSON text: spans, partners, failing cases.
+        version: Of the filter's code.
+        drops: Whether the record is dropped for it; a filter that only tags drops nothing.
+        seconds: Time it took. Not stored with the record: it differs from run to run.
     """
 
     filter: str
-    keep: bool
+    keep: bool | None
     reason: str = ""
     score: float | None = None
+    threshold: float | None = None
+    evidence: str | None = None
+    version: int = 1
+    drops: bool | None = None
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Without a word on it, what is not kept is dropped."""
+        if self.drops is None:
+            self.drops = not self.keep
 
     @property
     def kind(self) -> str:
@@ -119,8 +132,8 @@ class Record:
 
     @property
     def rejected_by(self) -> Verdict | None:
-        """The first verdict that did not keep the record, or None."""
-        return next((verdict for verdict in self.verdicts if not verdict.keep), None)
+        """The first verdict that drops the record, or None."""
+        return next((verdict for verdict in self.verdicts if verdict.drops), None)
 
 
 def canonical_json(value: Any) -> str:
@@ -135,11 +148,20 @@ def digest(value: Any) -> str:
 
 def to_row(record: Record) -> dict[str, Any]:
     """A record as a row of one schema: free-form mappings become JSON text."""
-    row = asdict(record)
-    row["task"]["metadata"] = canonical_json(row["task"]["metadata"])
-    if row["generation"] is not None:
-        row["generation"]["sampling"] = canonical_json(row["generation"]["sampling"])
+    row = _fields(record)
+    row["task"] = _fields(record.task) | {"metadata": canonical_json(record.task.metadata)}
+    row["messages"] = [dict(message) for message in record.messages]
+    if (made := record.generation) is not None:
+        row["generation"] = _fields(made) | {"sampling": canonical_json(made.sampling)}
+    row["verdicts"] = [_fields(verdict) for verdict in record.verdicts]
+    for verdict in row["verdicts"]:
+        del verdict["seconds"]
     return row
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are; `asdict` copies all of them and takes ten times."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def from_row(row: dict[str, Any]) -> Record:

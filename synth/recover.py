@@ -322,7 +322,7 @@ def _as_sqlite_sees(path: Path) -> int | None:
             if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 return None
             return int(connection.execute("SELECT count(*) FROM responses").fetchone()[0])
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # its message may quote what is damaged
         return None
 
 

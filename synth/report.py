@@ -29,7 +29,7 @@ from synth.progress import duration
 from synth.record import Record
 
 REPORT = "report.html"
-STAGES = ("tasks", "augment", "generate", "rewrite", "filter", "train", "evaluate")
+STAGES = ("tasks", "import", "augment", "generate", "rewrite", "filter", "train", "evaluate")
 # Of one text; a model that runs wild writes megabytes.
 MOST_CHARACTERS = 20_000
 # Kinds of change from before to after training, and how many questions of each are shown.
@@ -76,12 +76,13 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         )
     return {
         **done,
+        "imported": done["import"],
         "run": run,
         "version": __version__,
         "stages": {
             stage: done[stage]
             for stage in STAGES
-            if stage in stages_of(run) or stage not in ("augment", "rewrite")
+            if stage in stages_of(run) or stage not in _optional(run)
         },
         "asked": stages_of(run),
         "stale": stale,
@@ -98,6 +99,12 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "turned": _turned(done["evaluate"]),
         "pairs": _pairs(folder.stage("evaluate"), done["evaluate"]),
     }
+
+
+def _optional(run: Run) -> tuple[str, ...]:
+    """The stages that are not shown where the config does not ask for them."""
+    others = ("tasks", "generate") if run.traces is not None else ("import",)
+    return ("augment", "rewrite", *others)
 
 
 # --- state of the run -----------------------------------------------------------------------------
@@ -159,6 +166,8 @@ def headline(run: Run, done: Mapping[str, Any]) -> str:
         return (
             f"The teachers gave {generated['rows']['train']:,} traces; they have not been filtered."
         )
+    if imported := done["import"]:
+        return f"{imported['rows']['train']:,} traces were read; they have not been filtered."
     if tasks := done["tasks"]:
         return f"{tasks['rows']['train']:,} questions are ready; no teacher has been asked."
     return "Nothing has been done yet."

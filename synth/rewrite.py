@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from synth.augment import filters_at, identities, unreadable
+from synth.augment import identities, unreadable
 from synth.augment_config import Rewrite
 from synth.config import Run
 from synth.counts import Counts
 from synth.draws import one_in_answer
+from synth.filtering import Say, build_chain_of, check_threads, filters_at
 from synth.folder import Folder
 from synth.io import SplitWriter, read_split, writing
 from synth.prompts import Prompt
 from synth.record import Record, Task, Verdict
 from synth.run_teachers import ask_all, single_ask
-from synth.stages import Say, build_chain_of, check_threads
 
 NAME = "rewrite"  # of this stage's own verdicts
 

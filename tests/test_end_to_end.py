@@ -42,7 +42,7 @@ def config(tiny):
         "tasks": {"train": [{"source": "inline", "tasks": rows}], "holdout": 5},
         "teachers": {"t": {"kind": "fake", "accuracy": 0.8}},
         "generate": {"prompt": {"template": "boxed.en"}, "samples": {"max": 3, "until_verified": 1}},
-        "filters": ["truncated", {"think_format": {"final_answer": "boxed"}}, {"length": {"max": 200}}, "math_answer"],
+        "filters": ["truncated", {"think_format": {"final_answer": "boxed"}}, {"length": {"tokens_max": 200}}, "math_answer"],
         "student": {"model": str(tiny), "prompt": {"template": "boxed.en"}},
         "train": {"epochs": 30, "learning_rate": 3e-3, "batch_size": 4, "save_steps": 5},
         "evaluate": {"sampling": {"temperature": 0, "max_tokens": 40}, "teacher": False},

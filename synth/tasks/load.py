@@ -70,7 +70,8 @@ def load_tasks(config: Tasks, seed: int) -> TaskSets:
     else:
         sets.train = train
     for side, tasks in (("train", sets.train), ("eval", sets.eval)):
-        if not tasks and (side == "train" or config.eval or config.holdout):
+        asked = config.train if side == "train" else config.eval or config.holdout
+        if not tasks and asked:
             why = ""
             if sets.skipped:
                 first = sets.skipped[0]

@@ -1,14 +1,16 @@
 """What tests of filters share: records made from texts, and filters made from options."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from filters.contract import Context
+from filters.contract import Context, Decision, decide
 from synth import plugins
 from synth.record import Generation, Record, Task
 
+sys.path.insert(0, str(Path(__file__).parent))  # for what tests here share
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -22,8 +24,18 @@ def make_record(
 
 
 def make_check(name, context=None, **options):
+    """The check of a filter; where it only measures, its figures are held to the bounds."""
     module = plugins.load("filter", name)
-    return module.build(module.Config(**options), context or Context())
+    config = module.Config(**options)
+    check = module.build(config, context or Context())
+    if not hasattr(module, "MEASURES"):
+        return check
+
+    def held(record):
+        found = check(record)
+        return found if isinstance(found, Decision) else decide(found, config, module.MEASURES)
+
+    return held
 
 
 @pytest.fixture

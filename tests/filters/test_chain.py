@@ -7,22 +7,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filters.chain import FilterSpec, Funnel, build_chain
-from filters.contract import KEEP, Context, Decision
+from filters.chain import FilterSpec, build_chain, load_filters
+from filters.contract import KEEP, Context, Decision, Figures, FilterConfig, cannot_tell
 from synth.errors import UserError
 from synth.plugins import PluginConfig
-from synth.record import Record, Task, Verdict
+from synth.record import Record, Task
 
 
-class Options(PluginConfig):
+class Options(FilterConfig):
     """Options of the filters of these tests."""
 
     word: str = ""
 
 
-def module(name, build, level=None):
+def module(name, build, level=None, **more):
     made = types.ModuleType(name)
+    made.__file__ = __file__
     made.Config, made.build = Options, build
+    vars(made).update(more)
     if level:
         made.LEVEL = level
     sys.modules[name] = made
@@ -34,18 +36,6 @@ def _drops(config, context):
 
 def _odd_questions(config, context):
     return lambda record: Decision(record.task.question != config.word, "bad question")
-
-
-def _once(config, context):
-    seen = set()
-
-    def check(record):
-        if record.answer in seen:
-            return Decision(False, "seen")
-        seen.add(record.answer)
-        return KEEP
-
-    return check
 
 
 def _raises(config, context):
@@ -69,7 +59,6 @@ def _slow(config, context):
 def modules():
     module("chaintest.drops", _drops)
     module("chaintest.question", _odd_questions, "question")
-    module("chaintest.once", _once, "set")
     module("chaintest.raises", _raises)
     module("chaintest.slow", _slow)
     module("chaintest.level", _slow, "galaxy")
@@ -79,8 +68,8 @@ def modules():
         del sys.modules[name]
 
 
-def spec(name, word=""):
-    return FilterSpec(f"chaintest.{name}", {"word": word} if word else {})
+def spec(name, word="", **options):
+    return FilterSpec(f"chaintest.{name}", options | ({"word": word} if word else {}))
 
 
 def records(*answers):
@@ -95,7 +84,7 @@ def chain_of(*specs):
 
 def test_names_and_options():
     chain = build_chain([FilterSpec("think_format"), FilterSpec("think_format")], Context())
-    assert chain.names == ["think_format", "think_format.2"]
+    assert [one.name for one, _ in chain.checks] == ["think_format", "think_format.2"]
     with pytest.raises(UserError, match="did you mean 'truncated'"):
         build_chain([FilterSpec("trunkated")], Context())
     with pytest.raises(UserError, match=r"filter 'truncated': unknwn: Extra inputs"):
@@ -104,17 +93,8 @@ def test_names_and_options():
         chain_of(spec("level"))
 
 
-def test_verdicts_stand_in_the_order_of_the_config():
-    chain = chain_of(spec("once"), spec("drops", "b"), spec("question", "q2"), spec("drops", "c"))
-    done = list(chain.apply(records("a", "b", "c", "a")))
-    names = ["chaintest.once", "chaintest.drops", "chaintest.question", "chaintest.drops.2"]
-    assert [[v.filter for v in r.verdicts] for r in done] == [names, names[1:], names[1:], names]
-    reasons = [r.rejected_by and r.rejected_by.reason for r in done]
-    assert reasons == [None, "has it: b", "bad question", "seen"]
-
-
 def test_all_trace_filters_run_and_question_filters_apart():
-    chain = chain_of(spec("drops", "a"), spec("question", "q0"), spec("drops", "b"), spec("once"))
+    chain = chain_of(spec("drops", "a"), spec("question", "q0"), spec("drops", "b"))
     record = records("ab")[0]
     assert [v.keep for v in chain.check_trace(record)] == [False, False]
     assert [v.reason for v in chain.check_question(record.task)] == ["bad question"]
@@ -122,8 +102,7 @@ def test_all_trace_filters_run_and_question_filters_apart():
 
 
 def test_a_filter_that_raises_costs_that_record():
-    chain = chain_of(spec("raises", "b"), spec("once"))
-    done = list(chain.apply(records("a", "b", "c")))
+    done = list(chain_of(spec("raises", "b")).apply(records("a", "b", "c"), 1))
     assert [r.rejected_by is None for r in done] == [True, False, True]
     failed = done[1].rejected_by
     assert failed.kind == "filter failed"
@@ -133,7 +112,7 @@ def test_a_filter_that_raises_costs_that_record():
 
 def test_what_is_no_decision_costs_that_record():
     module("chaintest.bare", lambda config, context: lambda record: True)
-    (done,) = chain_of(spec("bare")).apply(records("a"))
+    (done,) = chain_of(spec("bare")).apply(records("a"), 1)
     assert done.rejected_by.kind == "filter failed"
 
 
@@ -146,30 +125,17 @@ def test_interrupts_are_not_swallowed():
 
     module("chaintest.stops", build)
     with pytest.raises(KeyboardInterrupt):
-        list(chain_of(spec("stops")).apply(records("a")))
+        list(chain_of(spec("stops")).apply(records("a"), 1))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text("abc", max_size=3), max_size=40), st.integers(1, 4))
 def test_order_is_kept_and_nothing_lost(answers, workers):
-    chain = chain_of(spec("slow"), spec("drops", "b"), spec("raises", "cc"), spec("once"))
-    funnel = Funnel()
-    done = []
-    for record in chain.apply(iter(records(*answers)), workers):
-        funnel.add(record)
-        done.append(record)
+    chain = chain_of(spec("slow"), spec("drops", "b"), spec("raises", "cc"))
+    done = list(chain.apply(iter(records(*answers)), workers))
     assert [r.id for r in done] == [str(i) for i in range(len(answers))]
     good = [a for a in answers if "b" not in a and "cc" not in a]
-    kept = [r.answer for r in done if r.rejected_by is None]
-    assert kept == list(dict.fromkeys(good))
-    assert funnel.total == len(answers)
-    assert funnel.kept + sum(count.dropped for count in funnel.filters) == funnel.total
-    # What a filter hands on is what the next one sees.
-    left = funnel.total
-    for count in funnel.filters:
-        assert count.seen == left
-        left -= count.dropped
-    assert Funnel.from_dict(funnel.to_dict()) == funnel
+    assert [r.answer for r in done if r.rejected_by is None] == good
 
 
 def test_reads_only_a_bounded_way_ahead():
@@ -181,7 +147,7 @@ def test_reads_only_a_bounded_way_ahead():
             read += 1
             yield record
 
-    done = chain_of(spec("drops", "b")).apply(source(), workers=2)
+    done = chain_of(spec("drops", "b")).apply(source(), threads=2)
     next(done)
     assert read < 30
     done.close()
@@ -194,7 +160,7 @@ def test_an_error_of_the_source_passes_through():
         raise UserError("broken shard")
 
     with pytest.raises(UserError, match="broken shard"):
-        list(chain_of(spec("slow")).apply(source()))
+        list(chain_of(spec("slow")).apply(source(), 1))
 
 
 def test_close_reaches_the_filters():
@@ -213,30 +179,94 @@ def test_close_reaches_the_filters():
     assert closed == [True]
 
 
-def verdict(name, keep, reason="", seconds=0.0):
-    return Verdict(name, keep, reason, None, seconds)
+class Bounds(Options):
+    """Options of a filter that measures."""
+
+    words_max: float | None = 3
+    words_min: float | None = None
+    digits_max: float | None = None
 
 
-def test_funnel():
-    funnel = Funnel()
-    rows = [
-        [verdict("a", False, "long: 5"), verdict("c", True, seconds=1)],
-        [verdict("a", False, "long: 6"), verdict("c", False, "wrong")],
-        [verdict("a", True), verdict("b", True), verdict("c", True, seconds=2)],
-        [verdict("a", True), verdict("b", False, "duplicate: of x"), verdict("c", True)],
-        [verdict("a", True), verdict("c", False, "wrong: 1")],
-    ]
-    for row in rows:
-        funnel.add(Record("r", Task("t", "q"), [], None, "", verdicts=row))
-    assert (funnel.total, funnel.kept) == (5, 1)
-    assert [(c.name, c.seen, c.dropped, c.alone, dict(c.reasons)) for c in funnel.filters] == [
-        ("a", 5, 2, 1, {"long": 2}),
-        ("b", 2, 1, 1, {"duplicate": 1}),
-        ("c", 2, 1, 1, {"wrong": 1}),
-    ]
-    assert funnel.filters[2].seconds == 3
+def _counts(config, context):
+    def check(record):
+        digits = sum(c.isdigit() for c in record.answer)
+        return Figures({"words": len(record.answer.split()), "digits": digits}, {"seen": "x"})
+
+    return check
+
+
+def measuring():
+    module("chaintest.counts", _counts, MEASURES={"words": ("short", "long"), "digits": "odd"})
+    sys.modules["chaintest.counts"].Config = Bounds
+
+
+@pytest.mark.parametrize(
+    "bounds, answer, keep, reason, score, threshold",
+    [
+        ({}, "a b", True, "", 2, 3),
+        ({}, "a b c d", False, "long: words 4, over 3", 4, 3),
+        ({"words_min": 2}, "a", False, "short: words 1, under 2", 1, 2),
+        ({"words_max": None}, "a b c d", True, "", None, None),
+        ({"words_max": None, "digits_max": 1}, "12", False, "odd: digits 2, over 1", 2, 1),
+    ],
+)
+def test_figures_are_held_to_the_bounds(bounds, answer, keep, reason, score, threshold):
+    measuring()
+    with build_chain([FilterSpec("chaintest.counts", bounds)], Context()) as chain:
+        (said,) = chain.check_trace(records(answer)[0])
+    assert (said.keep, said.reason, said.score, said.threshold) == (keep, reason, score, threshold)
+    assert said.evidence == '{"seen":"x"}'
+
+
+def test_bounds_and_actions_are_no_part_of_the_fingerprint():
+    measuring()
+
+    def print_of(**options):
+        return load_filters([FilterSpec("chaintest.counts", options)])[0].fingerprint(around=1)
+
+    assert print_of() == print_of(words_max=7, action="tag", cannot_tell="drop")
+    assert print_of() != print_of(word="x")
+    sys.modules["chaintest.counts"].VERSION = 2  # of the user's own module the text counts
+    assert print_of() == print_of(words_max=7)
+
+
+def test_off_tag_and_drop():
+    module("chaintest.unsure", lambda config, context: lambda record: cannot_tell("dark"))
+    assert load_filters([spec("drops", "a", action=False)]) == []
+    chain = chain_of(
+        spec("drops", "a", action="tag"),
+        spec("unsure", cannot_tell="tag"),
+        spec("unsure", action="tag", cannot_tell="drop"),
+        spec("unsure"),
+    )
+    record = records("a")[0]
+    record.verdicts = chain.check_trace(record)
+    assert [(v.keep, v.drops) for v in record.verdicts] == [
+        (False, False), (None, False), (None, True), (None, True),
+    ]  # fmt: skip
+    assert record.rejected_by is record.verdicts[2]
+    assert record.rejected_by.reason == "cannot tell: dark"
+
+
+def test_evidence_that_is_too_long_or_no_json_costs_nothing():
+    said = [{"text": "x" * 30_000}, {"odd": {1, 2}}]
+    module(
+        "chaintest.says",
+        lambda config, context: lambda r: Decision(False, "no", None, None, said[int(r.answer)]),
+    )
+    chain = chain_of(spec("says"))
+    long, odd = (chain.check_trace(record)[0] for record in records("0", "1"))
+    assert long.evidence == '{"too long":30012}'
+    assert odd.evidence == '{"odd":"{1, 2}"}'
+
+
+def test_the_config_of_a_filter_is_a_filter_config():
+    module("chaintest.plain", _slow)
+    sys.modules["chaintest.plain"].Config = PluginConfig
+    with pytest.raises(UserError, match="no FilterConfig"):
+        load_filters([spec("plain")])
 
 
 def test_an_empty_chain_keeps_all():
-    (done,) = chain_of().apply(records("a"))
+    (done,) = chain_of().apply(records("a"), 1)
     assert done.verdicts == []

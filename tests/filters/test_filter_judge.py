@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import filters.judge
 from filters.chain import FilterSpec, build_chain
-from filters.contract import Context
-from filters.judge import Config, parse_judgement, response_format
+from filters.contract import Context, Decision, decide
+from filters.judge import MEASURES, Config, parse_judgement, response_format
 from synth.errors import UserError
 
 
@@ -32,18 +33,27 @@ def says(score=8, reason="sound", **more):
 
 
 @pytest.fixture
-def judge(make):
+def judge():
     def build(*replies, **options):
         bench = Bench(*replies)
-        return make("judge", Context(ask=bench), teacher="big", **{"min": 7, **options}), bench
+        config = Config(**{"teacher": "big", "score_min": 7, **options})
+        check = filters.judge.build(config, Context(ask=bench))
+
+        def decision(record):
+            found = check(record)
+            return found if isinstance(found, Decision) else decide(found, config, MEASURES)
+
+        return decision, bench
 
     return build
 
 
 def test_the_score_and_reason_are_the_judges(judge, record):
     check, bench = judge(says(8, "clear"), says(6, "skips\na step"))
-    assert check(record("\\boxed{2}", "1 + 1")) == (True, "clear", 8.0)
-    assert check(record("\\boxed{3}", "1 + 1")) == (False, "low score: skips a step", 6.0)
+    kept, dropped = (check(record(answer, "1 + 1")) for answer in ("\\boxed{2}", "\\boxed{3}"))
+    assert kept == (True, "", 8.0, 7, {"reason": "clear", "scores": {"score": 8}})
+    assert dropped[:4] == (False, "low score: score 6, under 7", 6.0, 7)
+    assert dropped.evidence == {"reason": "skips a step", "scores": {"score": 6}}
     assert [(who, sample) for who, _, _, sample in bench.asked] == [("big", 0), ("big", 0)]
 
 
@@ -59,11 +69,13 @@ def test_the_judge_sees_question_reasoning_answer_and_the_reference_only_if_want
 def test_several_criteria_are_averaged_or_the_lowest_counts(judge, record):
     rubric = {"sound": "Are the steps right?", "clear": "Is it easy to follow?"}
     reply = json.dumps({"reason": "r", "sound": 9, "clear": 4})
-    check, bench = judge(reply, rubric=rubric, min=6)
+    check, bench = judge(reply, rubric=rubric, score_min=6)
     assert check(record("a")).score == 6.5
     assert "- sound: Are the steps right?" in bench.asked[0][1][-1]["content"]
-    check, _ = judge(reply, rubric=rubric, min=6, overall="lowest")
-    assert check(record("a")) == (False, "low score: r", 4.0)
+    check, _ = judge(reply, rubric=rubric, score_min=6, overall="lowest")
+    decision = check(record("a"))
+    assert decision.keep is False and decision.score == 4.0
+    assert decision.evidence["scores"] == {"sound": 9, "clear": 4}
 
 
 def test_a_malformed_reply_is_asked_for_once_more_as_the_next_sample(judge, record):
@@ -73,19 +85,77 @@ def test_a_malformed_reply_is_asked_for_once_more_as_the_next_sample(judge, reco
     assert [sampling["seed"] for _, _, sampling, _ in bench.asked] == [5, 6]
 
 
-@pytest.mark.parametrize(("unsure", "keep"), [("drop", False), ("keep", True)])
-def test_without_a_judgement_nobody_can_tell(judge, record, unsure, keep):
-    check, bench = judge("no", says(11), unsure=unsure)
-    keeps, reason, score = check(record("a"))
-    assert (keeps, score, len(bench.asked)) == (keep, None, 2)
-    assert reason.startswith("cannot tell: the judgement is malformed: score is no whole number")
-    check, bench = judge(RuntimeError("status 400: no"), unsure=unsure)
-    assert check(record("a")) == (
-        keep,
-        "cannot tell: the judge does not answer: status 400: no",
-        None,
-    )
+def test_without_a_judgement_nobody_can_tell(judge, record):
+    check, bench = judge("no", says(11))
+    decision = check(record("a"))
+    assert (decision.keep, decision.score, len(bench.asked)) == (None, None, 2)
+    why = "cannot tell: the judgement is malformed: score is no whole number"
+    assert decision.reason.startswith(why)
+    check, bench = judge(RuntimeError("status 400: no"))
+    assert check(record("a")).reason == "cannot tell: the judge does not answer: status 400: no"
     assert len(bench.asked) == 1
+
+
+def test_without_a_bound_it_only_measures(judge, record):
+    check, _ = judge(says(1), score_min=None)
+    assert check(record("a")).keep is True
+
+
+def better(which, reason="so it seems"):
+    return json.dumps({"reason": reason, "better": which})
+
+
+@pytest.mark.parametrize(
+    ("replies", "keep", "score"),
+    [
+        (("first", "second"), True, 1.0),
+        (("tie", "tie"), True, 0.5),
+        (("first", "tie"), True, 0.75),
+        (("tie", "first"), False, 0.25),
+        (("second", "first"), False, 0.0),
+        (("first", "first"), None, None),
+        (("second", "second"), None, None),
+    ],
+)
+def test_a_comparison_is_asked_for_in_both_orders(judge, record, replies, keep, score):
+    check, bench = judge(*map(better, replies), compare=True, score_min=0.5)
+    trace = record("our answer", "our steps", reference="42")
+    trace.task.metadata = {"solution": "their steps: 42"}
+    decision = check(trace)
+    assert (decision.keep, decision.score) == (keep, score)
+    if keep is None:
+        assert decision.reason == "cannot tell: the judge favours a place"
+    assert decision.evidence["reasons"] == ["so it seems"] * 2
+    places = [
+        m[-1]["content"].index("our steps") < m[-1]["content"].index("their steps")
+        for _, m, _, _ in bench.asked
+    ]
+    assert places == [True, False]
+
+
+def test_a_comparison_needs_something_to_compare_with(judge, record):
+    check, bench = judge(compare=True, score_min=0.5)
+    assert check(record("a")).reason == "cannot tell: no reference solution"
+    assert bench.asked == []
+    check, _ = judge(better("tie"), better("tie"), compare=True, score_min=0.5)
+    assert check(record("a", reference="42")).keep
+
+
+def test_a_malformed_comparison_is_no_verdict(judge, record):
+    check, bench = judge(better("third"), says(9), compare=True, score_min=0.5)
+    decision = check(record("a", reference="42"))
+    assert decision.keep is None and len(bench.asked) == 2
+    assert "malformed" in decision.reason
+
+
+def test_a_comparison_has_a_form_and_a_chinese_prompt(judge, record):
+    check, bench = judge(
+        better("tie"), better("tie"), compare=True, score_min=0.5, template="judge/compare.zh"
+    )
+    assert check(record("答案", reference="42")).keep
+    schema = bench.asked[0][2]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["better"]["enum"] == ["first", "tie", "second"]
+    assert "解答一" in bench.asked[0][1][-1]["content"]
 
 
 def test_a_trace_that_asks_for_a_grade_stays_between_marks_that_it_cannot_forge(judge, record):
@@ -163,19 +233,19 @@ def test_the_endpoint_is_held_to_the_form_as_far_as_it_can_be(judge, record):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"min": 0}, {"min": 11}, {"rubric": ""}, {"rubric": {}}, {"rubric": {"reason": "x"}},
+        {"score_min": 0}, {"score_min": 11}, {"compare": True, "score_min": 2}, {"rubric": ""}, {"rubric": {}}, {"rubric": {"reason": "x"}},
         {"rubric": {"two words": "x"}}, {"template": "judge/rubrik.en"}, {"scale": 1},
         {"structured": "yaml"},
     ],
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused(wrong):
     with pytest.raises(ValidationError):
-        Config(**{"teacher": "big", "min": 7, **wrong})
+        Config(**{"teacher": "big", "score_min": 7, **wrong})
 
 
 def test_without_teachers_the_judge_says_so(make, record):
     with pytest.raises(UserError, match="no teacher 'big'"):
-        make("judge", teacher="big", min=7)(record("a"))
+        make("judge", teacher="big", score_min=7)(record("a"))
 
 
 def test_the_chinese_prompt_takes_the_same_variables(judge, record):
@@ -187,8 +257,8 @@ def test_the_chinese_prompt_takes_the_same_variables(judge, record):
 def test_what_a_filter_before_it_drops_is_not_judged(record):
     bench = Bench(says(9))
     specs = [
-        FilterSpec("length", {"max": 5}),
-        FilterSpec("judge", {"teacher": "big", "min": 7}),
+        FilterSpec("length", {"tokens_max": 5}),
+        FilterSpec("judge", {"teacher": "big", "score_min": 7}),
     ]
     with build_chain(specs, Context(ask=bench, count_tokens=len)) as chain:
         long, short = chain.check_trace(record("a" * 50)), chain.check_trace(record("a"))
@@ -199,8 +269,8 @@ def test_what_a_filter_before_it_drops_is_not_judged(record):
 def test_the_chain_asks_for_each_trace_from_several_threads(record):
     bench = Bench(*[says(9)] * 20)
     with build_chain(
-        [FilterSpec("judge", {"teacher": "big", "min": 7})], Context(ask=bench)
+        [FilterSpec("judge", {"teacher": "big", "score_min": 7})], Context(ask=bench)
     ) as chain:
-        done = list(chain.apply((record(f"a{i}", id=f"r{i}") for i in range(20)), workers=4))
+        done = list(chain.apply((record(f"a{i}", id=f"r{i}") for i in range(20)), threads=4))
     assert [r.id for r in done] == [f"r{i}" for i in range(20)]
     assert all(r.verdicts[0].score == 9.0 for r in done)

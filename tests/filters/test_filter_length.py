@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from filters import length
 from filters.contract import Context
 from filters.length import Config
 
@@ -10,33 +11,40 @@ def words():
     return Context(count_tokens=lambda text: len(text.split()))
 
 
-def test_counts_the_trace_as_the_student_sees_it(make, record, words):
-    decision = make("length", words, max=6)(record("c d", "a b"))
-    assert decision == (True, "", 6)  # two words, two tags, two words
+def test_counts_the_trace_as_the_student_sees_it(record, words):
+    check = length.build(Config(tokens_max=1), words)
+    figures = check(record("c d", "a b"))  # two words, two tags, two words
+    assert figures.values == {"tokens": 6, "reasoning_tokens": 2, "answer_tokens": 2}
 
 
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
-        ({"min": 6, "max": 6}, ""),
-        ({"min": 7}, "too short"),
-        ({"max": 5}, "too long"),
-        ({"reasoning_max": 2, "answer_max": 2}, ""),
-        ({"reasoning_max": 1}, "reasoning too long"),
-        ({"answer_max": 1}, "answer too long"),
+        ({"tokens_min": 6, "tokens_max": 6}, ""),
+        ({"tokens_min": 7}, "too short"),
+        ({"tokens_max": 5}, "too long"),
+        ({"reasoning_tokens_max": 2, "answer_tokens_max": 2}, ""),
+        ({"reasoning_tokens_max": 1}, "reasoning too long"),
+        ({"reasoning_tokens_min": 3}, "reasoning too short"),
+        ({"answer_tokens_max": 1}, "answer too long"),
+        ({"answer_tokens_min": 3}, "answer too short"),
     ],
 )
 def test_bounds(make, record, words, options, kind):
     decision = make("length", words, **options)(record("c d", "a b"))
     assert decision.reason.split(":")[0] == kind
-    assert decision.score == 6
+    assert decision.keep == (not kind)
 
 
-def test_no_reasoning_has_no_reasoning_tokens(make, record, words):
-    assert make("length", words, reasoning_max=1)(record("a b c")).keep
+def test_a_trace_without_reasoning_has_no_reasoning_tokens(record, words):
+    values = length.build(Config(tokens_max=9), words)(record("a b c")).values
+    assert values == {"tokens": 3, "reasoning_tokens": 0, "answer_tokens": 3}
 
 
-@pytest.mark.parametrize("options", [{}, {"min": 5, "max": 4}, {"max": 0}, {"maximum": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"action": "tag"}, {"tokens_min": 5, "tokens_max": 4}, {"tokens_max": 0}, {"max": 3}],
+)
 def test_senseless_bounds_are_refused(options):
     with pytest.raises(ValidationError):
         Config(**options)

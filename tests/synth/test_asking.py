@@ -161,7 +161,7 @@ def judged(api, write_config, tmp_path):
                 {"question": "1 + 1?", "answer": 2}, {"question": "3 - 1?", "answer": 2}]}]},
             "teachers": {"big": {"kind": "openai", "model": "m", "base_url": api.url}},
             "generate": {"prompt": {"template": "boxed.en"}, "samples": {"max": 2, "until_verified": 1}},
-            "filters": ["math_answer", {"judge": {"teacher": "big", "min": 5, **options}}],
+            "filters": ["math_answer", {"judge": {"teacher": "big", "score_min": 5, **options}}],
         }  # fmt: skip
         run, _ = load_run(str(write_config(config)))
         for stage in ("tasks", "generate", "filter"):
@@ -184,7 +184,7 @@ def test_a_judge_in_a_run_scores_each_trace_and_is_paid_for_once(judged, api):
     judgements = [body for body in api.received if "response_format" in body]
     assert len(api.received) - len(judgements) == 3 and len(judgements) == 2
     bought = len(api.received)
-    judged(judge, min=6)
+    judged(judge, score_min=6)
     assert len(api.received) == bought
 
 

@@ -95,7 +95,7 @@ def test_validate_prints_all_of_them_and_exits_with_2(distill, write_config):
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_config_loads(name):
     run, _ = load_run(name)
-    assert stages_of(run)[0] == "tasks"
+    assert stages_of(run)[0] == ("tasks" if run.traces is None else "import")
 
 
 def test_the_schema_in_configs_is_the_schema():
@@ -129,6 +129,23 @@ def test_overrides_are_yaml_and_reach_into_lists(write_config):
     assert run.generate.sampling.temperature == 0.1
     assert run.tasks.train[0]["limit"] == 1
     assert str(run.folder) == "x/small"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "filters.0.length.tokens_max=9",
+        "filters.length.tokens_max=9",
+        "filters.length={tokens_max: 9}",
+    ],
+)
+def test_an_override_reaches_a_filter_by_its_number_and_by_its_name(write_config, override):
+    for entry in ("length", "length: {action: tag}"):
+        text = f"{SMALL}\nfilters:\n  - {entry}\n  - truncated\n"
+        run, _ = load_run(str(write_config(text)), [override])
+        assert run.filters[0]["length"]["tokens_max"] == 9 and run.filters[1] == "truncated"
+        with pytest.raises(UserError, match="did you mean 'length'"):
+            load_run(str(write_config(text)), ["filters.lenght.tokens_max=9"])
 
 
 @pytest.mark.parametrize(

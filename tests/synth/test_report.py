@@ -133,9 +133,15 @@ def put_filter(run, records):
             splits["rejected" if record.rejected_by else "kept"].write(record)
         kept = sum(record.rejected_by is None for record in records)
         dropped = len(records) - kept
-        count = {"name": "math_answer", "seen": len(records), "dropped": dropped, "alone": dropped}
+        count = {
+            "name": "math_answer",
+            "seen": len(records),
+            "dropped": dropped,
+            "tagged": 0,
+            "alone": dropped,
+        }
         manifest |= {
-            "inputs": {"generate": folder.content("generate"), "filters": [{"math_answer": {}}]},
+            "inputs": {"generate": folder.content("generate"), "filters": {"math_answer": {}}},
             "funnel": {
                 "total": len(records),
                 "kept": kept,

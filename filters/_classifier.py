@@ -1,0 +1,178 @@
+"""A sequence-classification model as filters use it: loaded once, long texts in windows."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from synth.errors import UserError, nearest
+from synth.models import load_tokenizer, locate, require_transformers
+
+# Tokens that one forward pass takes at most; one input longer than that is a pass of its own.
+_BATCH_TOKENS = 8192
+# Where neither the tokenizer nor the model's config says how long an input may be.
+_LONGEST = 512
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Window(NamedTuple):
+    """A stretch of a text: its tokens with the special ones, and its place in characters."""
+
+    ids: list[int]
+    start: int
+    end: int
+
+
+class Classifier:
+    """A model with a classification head, and its tokenizer. Made by `load`.
+
+    Its methods may be called from several threads; they wait for each other.
+
+    Attributes:
+        labels: The names of the model's outputs, in their order.
+        longest: The most tokens that an input may have, special ones included.
+        tokenizer: The model's tokenizer. It is not safe to use from several threads.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self.tokenizer = model, tokenizer
+        config = model.config.get_text_config()
+        names = model.config.id2label
+        self.labels = [str(names[place]) for place in sorted(names)]
+        self._padding = config.pad_token_id
+        positions = getattr(config, "max_position_embeddings", None) or _LONGEST
+        if "roberta" in config.model_type:  # counts its positions from behind the padding's
+            positions -= (self._padding or 0) + 1
+        self.longest = min(int(tokenizer.model_max_length), positions)
+        self._lock = threading.Lock()
+
+    def label(self, name: str) -> int:
+        """The place of a label.
+
+        Raises:
+            UserError: The model has no such label.
+        """
+        if name in self.labels:
+            return self.labels.index(name)
+        raise UserError(f"label {name!r}: the model has none{nearest(name, self.labels)}")
+
+    def windows(self, text: str, tokens: int, overlap: int) -> list[Window]:
+        """A text in windows of at most so many tokens, neighbours sharing `overlap` of them.
+
+        Lone surrogates, which no tokenizer takes, are read as U+FFFD.
+
+        Args:
+            text: Any text; an empty one is one window without words.
+            tokens: Length of a window, special tokens included.
+            overlap: Tokens that stand in a window and in the next one.
+        """
+        with self._lock:
+            cut = self.tokenizer(
+                _SURROGATES.sub("\ufffd", text),
+                truncation=True,
+                max_length=tokens,
+                stride=overlap,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+        found = []
+        for ids, places in zip(cut["input_ids"], cut["offset_mapping"], strict=True):
+            inside = [(start, end) for start, end in places if end > start]
+            start, end = (inside[0][0], inside[-1][1]) if inside else (0, 0)
+            found.append(Window(ids, start, end))
+        return found
+
+    def logits(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The model's outputs for each input, a list of token ids with its special tokens.
+
+        Inputs of one length are passed through together and none is padded, so an input's outputs
+        do not depend on its company but for rounding.
+        """
+        import torch
+
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for place, ids in enumerate(inputs):
+            by_length[len(ids)].append(place)
+        found: list[list[float]] = [[] for _ in inputs]
+        with self._lock, torch.inference_mode():
+            for length, places in by_length.items():
+                # Decoders without a padding token refuse more than one input at once.
+                many = 1 if self._padding is None else max(1, _BATCH_TOKENS // max(1, length))
+                for start in range(0, len(places), many):
+                    some = places[start : start + many]
+                    ids = torch.tensor([list(inputs[i]) for i in some], device=self._model.device)
+                    output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+                    for place, row in zip(some, output.float().tolist(), strict=True):
+                        found[place] = row
+        return found
+
+    def probabilities(self, logits: Sequence[float]) -> list[float]:
+        """The outputs as probabilities of the labels.
+
+        Independent ones (sigmoid) where the model has one label or says that several may hold
+        (`multi_label_classification`), else ones that add up to 1 (softmax).
+        """
+        several = self._model.config.problem_type == "multi_label_classification"
+        if several or len(logits) == 1:
+            return [_sigmoid(value) for value in logits]
+        most = max(logits)
+        shares = [math.exp(value - most) for value in logits]
+        return [share / sum(shares) for share in shares]
+
+
+def load(
+    model: str, dtype: str = "float32", device: str | None = None, trust_remote_code: bool = False
+) -> Classifier:
+    """The classifier that a name stands for, in evaluation mode.
+
+    Args:
+        model: A hub id, a folder, or `package:NAME/FOLDER`, as everywhere in a config.
+        dtype: A torch dtype by name.
+        device: A torch device by name; None takes the GPU where there is one.
+        trust_remote_code: Whether code that lies beside the weights may run.
+
+    Raises:
+        MissingPackage: torch or transformers is not installed.
+        UserError: No such model, or its files have no trained classification head.
+    """
+    require_transformers(f"the model {model}")
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder, gguf = locate(model)
+    if gguf:
+        raise UserError(f"model {model}: a GGUF file has no classification head")
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    if not tokenizer.is_fast:
+        raise UserError(f"model {model}: its tokenizer does not say where its tokens stand")
+    try:
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load the classifier {model!r}: {first}") from error
+    # Of a model without such a head transformers makes one of random numbers, and only warns.
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise UserError(f"model {model}: is no trained classifier; its files lack {lacking}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Classifier(loaded.to(device).eval(), tokenizer)
+
+
+def lacking(needed_for: str) -> list[str]:
+    """What this machine lacks to run a classifier, as a filter's `check` says it."""
+    return [
+        f"{needed_for} needs the package {package}: pip install 'synth-distill[train]'"
+        for package in ("torch", "transformers")
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))

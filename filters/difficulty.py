@@ -1,0 +1,198 @@
+"""Keeps questions by how often a model solves them, or by a rate or level that the data states."""
+
+from __future__ import annotations
+
+import re
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from filters.chain import Filter, FilterSpec, load_filters
+from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from synth.config import split_plugin
+from synth.errors import UserError
+from synth.generate_config import Sampling
+from synth.prompts import load_prompt
+from synth.reasoning import split_trace
+from synth.record import Record, Task
+
+LEVEL = "question"
+ASKS_TEACHER = True
+MEASURES = {"pass_rate": ("too hard", "too easy"), "level": ("too easy", "too hard")}
+
+_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,15})?)(?:\s*/\s*(\d{1,9})|\s*(%))?")
+_CLIP = 120
+
+
+class Config(FilterConfig):
+    """Options of `difficulty`."""
+
+    teacher: str | None = Field(
+        None, description="Who tries the questions: a name under `teachers`, such as the student"
+    )
+    samples: int = Field(4, ge=1, le=1000, description="How many answers of a question")
+    template: str = Field("boxed.en", description="The prompt; its one variable is question")
+    sampling: Sampling = Sampling(temperature=1.0, max_tokens=4096)
+    verifier: str | dict[str, Any] = Field(
+        "math_answer", description="The filter that says whether an answer is right"
+    )
+    pass_rate: str | None = Field(
+        None, description="Key of the task's metadata with a rate, 0.25 or 8/32: nobody is asked"
+    )
+    level: str | None = Field(
+        None, description="Key of the task's metadata with a level, such as 5 or Level 5"
+    )
+    pass_rate_min: float | None = Field(None, ge=0, le=1, description="Harder ones are dropped")
+    pass_rate_max: float | None = Field(None, ge=0, le=1, description="Easier ones are dropped")
+    level_min: float | None = Field(None, description="Lower levels are dropped")
+    level_max: float | None = Field(None, description="Higher levels are dropped")
+
+    @field_validator("template")
+    @classmethod
+    def _known(cls, template: str) -> str:
+        try:
+            if needed := set(load_prompt(template).variables) - {"question"}:
+                raise ValueError(f"the prompt {template} needs {', '.join(sorted(needed))} as well")
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return template
+
+    @model_validator(mode="after")
+    def _sense(self) -> Config:
+        rate = self.pass_rate_min is not None or self.pass_rate_max is not None
+        level = self.level_min is not None or self.level_max is not None
+        if not rate and not level:
+            raise ValueError("give a bound, such as pass_rate_max: 0.9")
+        if rate and self.teacher is None and self.pass_rate is None:
+            raise ValueError("a pass rate comes from a teacher or from pass_rate, a metadata key")
+        if level and self.level is None:
+            raise ValueError("level_min and level_max need level, the metadata key of the level")
+        return self
+
+
+def made_of(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """The verifier, where answers are checked."""
+    return [] if config.teacher is None else [split_plugin("filter", config.verifier)]
+
+
+def build(config: Config, context: Context) -> Check:
+    """The check, which measures a question's pass rate and level.
+
+    A rate in the metadata is taken as it is, and nobody is asked. Else the teacher answers
+    `samples` times and the verifier checks each answer; the rate is that of the right ones among
+    those that are right or wrong. Nobody can tell where no answer came or none could be verified;
+    a question that the verifier cannot check at all is not asked. Each question is asked once,
+    however many traces it has.
+
+    Raises:
+        UserError: The verifier is unknown, or its options are not what it takes.
+    """
+    return _Difficulty(config, context)
+
+
+class _Difficulty:
+    def __init__(self, config: Config, context: Context) -> None:
+        self._config, self._context = config, context
+        self._verifier: Filter | None = None
+        if config.teacher is not None:
+            self._prompt = load_prompt(config.template)
+            name, options = split_plugin("filter", config.verifier)
+            self._verifier = load_filters([FilterSpec(name, {**options, "action": "drop"})])[0]
+            self._verify = self._verifier.module.build(self._verifier.config, context)
+        self._rates: dict[str, Future[Decision | Figures]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, record: Record) -> Decision | Figures:
+        task = record.task
+        values: dict[str, float | None] = {}
+        if self._config.level is not None:
+            values["level"] = _level(task.metadata.get(self._config.level))
+        stated = None
+        if self._config.pass_rate is not None:
+            stated = _rate(task.metadata.get(self._config.pass_rate))
+        if stated is not None:
+            return Figures({"pass_rate": stated, **values})
+        if self._verifier is None:
+            if self._config.pass_rate is not None:
+                return cannot_tell(f"no rate in metadata.{self._config.pass_rate}")
+            if values["level"] is None:
+                return cannot_tell(f"no level in metadata.{self._config.level}")
+            return Figures(values)
+        found = self._once(task)
+        if isinstance(found, Figures):
+            return found._replace(values={**found.values, **values})
+        return found
+
+    def close(self) -> None:
+        """Ends what the verifier holds, and gives back what asks."""
+        for part in (getattr(self, "_verify", None), self._context.ask):
+            if close := getattr(part, "close", None):
+                close()
+
+    def _once(self, task: Task) -> Decision | Figures:
+        """The rate of a question, asked by the first thread that comes; the others wait for it."""
+        with self._lock:
+            future = self._rates.get(task.id)
+            mine = future is None
+            if future is None:
+                future = self._rates[task.id] = Future()
+        if mine:
+            try:
+                future.set_result(self._measure(task))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _measure(self, task: Task) -> Decision | Figures:
+        if self._right(task, "") is None:
+            return cannot_tell("the verifier cannot check this question")
+        messages = self._prompt.messages(task, {})
+        right, verdicts, trouble = 0, [], ""
+        for sample in range(self._config.samples):
+            try:
+                reply = self._context.ask(
+                    str(self._config.teacher),
+                    messages,
+                    self._config.sampling.parameters(sample),
+                    sample,
+                )
+            except RuntimeError as error:
+                trouble = " ".join(str(error).split())[:_CLIP]
+                continue
+            verdicts.append(self._right(task, reply))
+            right += verdicts[-1] is True
+        of = sum(verdict is not None for verdict in verdicts)
+        if not verdicts:
+            return cannot_tell(f"the teacher does not answer: {trouble}")
+        if not of:
+            return cannot_tell("no answer to the question could be verified")
+        evidence = {"right": right, "of": of, "asked": self._config.samples}
+        return Figures({"pass_rate": right / of}, evidence)
+
+    def _right(self, task: Task, reply: str) -> bool | None:
+        assert self._verifier is not None
+        reasoning, answer = split_trace(reply)
+        record = Record(task.id, task, [], reasoning, answer)
+        return self._verifier.verdict(self._verifier.judge(self._verify, record)).keep
+
+
+def _rate(value: Any) -> float | None:
+    """A pass rate as data sets write it: 0.25, "8/32" or "25%"; None where it is no such thing."""
+    if isinstance(value, bool) or value is None:
+        return None
+    found = _RATE.fullmatch(str(value).strip())
+    if found is None:
+        return None
+    rate = float(found[1]) / (int(found[2]) or 1 if found[2] else 100 if found[3] else 1)
+    return rate if 0 <= rate <= 1 else None
+
+
+def _level(value: Any) -> float | None:
+    """The first number of a level: 5, "5" or "Level 5"; None where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    found = _NUMBER.search(str(value)[:1000])
+    return float(found[0]) if found else None

@@ -1,0 +1,125 @@
+"""Keeps traces whose answer is JSON that a schema allows."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+from pydantic import ConfigDict, Field, field_validator
+
+from filters import _json_worker
+from filters._workers import CallFailed, WorkerLost, Workers, longest
+from filters.contract import Context, Decision, FilterConfig, cannot_tell
+from filters.math_answer import shown
+from synth.errors import MissingPackage
+from synth.record import Record
+
+_LONGEST = 2_000_000
+
+_workers = Workers(_json_worker.prepare)
+
+
+class Config(FilterConfig):
+    """Options of `json_schema`."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="The JSON Schema that all answers have to fit"
+    )
+    metadata: str = Field(
+        "schema",
+        description="The metadata that holds a question's own schema, where none is given here",
+    )
+    timeout: float = Field(2.0, gt=0, le=600, description="Seconds that one validation may take")
+
+    @field_validator("schema_")
+    @classmethod
+    def _sound(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None and importlib.util.find_spec("jsonschema") is not None:
+            try:
+                _json_worker.violation(None, schema)
+            except (_json_worker.Unusable, RecursionError) as error:
+                raise ValueError(str(error)) from error
+        return schema
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks for the filter."""
+    if importlib.util.find_spec("jsonschema") is None:
+        return [str(MissingPackage("jsonschema", "the filter json_schema"))]
+    return []
+
+
+def limit(config: Config) -> float:
+    """Seconds that one record may take: a lost worker is replaced once."""
+    return longest(config.timeout)
+
+
+def build(config: Config, context: Context) -> JsonSchema:
+    """The check; see `JsonSchema`."""
+    return JsonSchema(config, context.workers)
+
+
+class JsonSchema:
+    """Whether an answer's JSON fits a schema: the config's, else the one in the task's metadata.
+
+    The JSON is the whole answer, else the last code block, else the last object in the text. A key
+    that stands twice and NaN make it none. All of it runs in worker processes that are killed at
+    the limit, so that a schema that refers to itself, or a pattern in it that blows up, is `cannot
+    tell`; what a schema refers to is looked for in it alone, and nothing is fetched. `format` is
+    not checked.
+    """
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self._config = config
+        self._open = True
+        _workers.open(max(1, workers))
+
+    def __call__(self, record: Record) -> Decision:
+        """The verdict on one record."""
+        schema = self._config.schema_
+        if schema is None:
+            schema = record.task.metadata.get(self._config.metadata)
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except (ValueError, RecursionError):
+                return cannot_tell("the schema in the metadata is no JSON")
+        if schema is None:
+            return cannot_tell("no schema")
+        if not record.answer.strip():
+            return Decision(False, "no JSON: the answer is empty")
+        if len(record.answer) > _LONGEST:
+            return cannot_tell("too long to validate")
+        limit = self._config.timeout
+        try:
+            outcome = _workers.call(_json_worker.validate, record.answer, schema, limit=limit)
+        except TimeoutError:
+            return cannot_tell(f"timed out after {limit:g} s")
+        except WorkerLost as error:
+            return cannot_tell(str(error))
+        except CallFailed as error:
+            return cannot_tell(f"{error.kind} in jsonschema")
+        return _decision(outcome)
+
+    def close(self) -> None:
+        """Ends the workers, unless another check in this process has use for them."""
+        if self._open:
+            self._open = False
+            _workers.close()
+
+
+def _decision(outcome: _json_worker.Outcome) -> Decision:
+    evidence = {"json": outcome.found}
+    if outcome.status == "valid":
+        return Decision(True, "", None, None, evidence)
+    if outcome.status == "invalid":
+        evidence["at"] = shown(outcome.where)
+        return Decision(
+            False, f"breaks the schema: {shown(outcome.why, 160)}", None, None, evidence
+        )
+    if outcome.status == "no JSON":
+        return Decision(False, f"no JSON: {shown(outcome.why, 160)}")
+    return cannot_tell(shown(outcome.status, 160), evidence)

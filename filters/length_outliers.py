@@ -1,0 +1,89 @@
+"""Drops traces that are far longer or shorter than the others of their source."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Literal
+
+from pydantic import Field
+
+from filters.contract import Context, Decision, FilterConfig, SetCheck, cannot_tell
+from synth.record import Record
+
+LEVEL = "set"
+
+# The median absolute deviation of a normal distribution is this share of its standard deviation.
+_MAD_OF_NORMAL = 0.6745
+
+
+class Config(FilterConfig):
+    """Options of `length_outliers`."""
+
+    cannot_tell: Literal["tag", "drop"] | None = Field(
+        "tag", description="What follows for a source of too few records"
+    )
+    z: float = Field(3.5, gt=0, description="Largest distance from the source's median length")
+    least: int = Field(
+        30, ge=3, description="Records of a source from which its lengths are compared"
+    )
+
+
+def memory(config: Config, records: int) -> int:
+    """Bytes that the lengths take: 8 a record, and as many again while they are sorted."""
+    return 16 * records
+
+
+def build(config: Config, context: Context) -> SetCheck:
+    """The check: the modified z-score of the logarithm of a trace's length, within its source.
+
+    0.6745 (x - median) / MAD, where MAD is the median distance from the median, and 3.5 as its
+    bound, are those of Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993); one long
+    trace moves neither median. The length is in characters, reasoning and answer together, and its
+    logarithm is taken since lengths spread by factors. A source is `task.source`.
+
+    A source of fewer than `least` records is `cannot tell`. Where more than half of a source's
+    traces have one length there is no scale, and all of them pass.
+    """
+
+    def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
+        lengths: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        for record in records():
+            lengths[record.task.source].append(_length(record))
+        middle = {source: _middle(values) for source, values in lengths.items()}
+        for record in records():
+            source = record.task.source
+            yield _judged(_length(record), *middle[source], len(lengths[source]), config)
+
+    return check
+
+
+def _length(record: Record) -> float:
+    return math.log(1 + len(record.reasoning or "") + len(record.answer))
+
+
+def _middle(values: array[float]) -> tuple[float, float]:
+    center = median(values)
+    return center, median(abs(value - center) for value in values)
+
+
+def _judged(x: float, center: float, mad: float, count: int, config: Config) -> Decision:
+    evidence = {
+        "length": round(math.exp(x)) - 1,
+        "median": round(math.exp(center)) - 1,
+        "mad": round(mad, 4),
+        "records": count,
+    }
+    if count < config.least:
+        return cannot_tell("few records of this source", evidence)
+    if mad == 0:
+        return Decision(True, "", None, config.z, evidence)
+    z = _MAD_OF_NORMAL * (x - center) / mad
+    if abs(z) <= config.z:
+        return Decision(True, "", z, config.z, evidence)
+    kind = "far longer" if z > 0 else "far shorter"
+    reason = f"{kind} than others: z {z:.3g}, bound {config.z:.3g}"
+    return Decision(False, reason, z, config.z, evidence)

@@ -1,0 +1,129 @@
+"""Keeps traces that the generator's own scorer of reasoning-gym calls right."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Any, Literal
+
+from pydantic import Field
+
+from filters import _gym_worker
+from filters._workers import CallFailed, WorkerLost, Workers, longest
+from filters.contract import Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.math_answer import final_boxes, shown
+from synth.errors import MissingPackage
+from synth.record import Record
+
+VERIFIES = True
+MEASURES = {"score": "wrong answer"}
+
+_LONGEST = 100_000
+_TAGGED = re.compile(r"<answer>")
+
+_workers = Workers(_gym_worker.prepare)
+
+
+class Config(FilterConfig):
+    """Options of `reasoning_gym`."""
+
+    score_min: float | None = Field(
+        1.0, ge=0, le=1, description="Lowest score that is kept; scorers give 0 to 1"
+    )
+    score_max: float | None = Field(None, ge=0, le=1, description="Highest score that is kept")
+    generator: str | None = Field(
+        None, description="Whose scorer; by default what the metadata has as source_dataset"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The generator's own options, as the task source has them"
+    )
+    read: Literal["auto", "all", "tag", "box", "last_line"] = Field(
+        "auto", description="What of the answer counts; auto: an <answer> tag, a box, or all of it"
+    )
+    timeout: float = Field(5.0, gt=0, le=600, description="Seconds that scoring may take")
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks for the filter."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        return [str(MissingPackage("reasoning-gym", "the filter reasoning_gym", "quickstart"))]
+    return []
+
+
+def limit(config: Config) -> float:
+    """Seconds that one record may take: a lost worker is replaced once."""
+    return longest(config.timeout)
+
+
+def build(config: Config, context: Context) -> ReasoningGym:
+    """The check; see `ReasoningGym`."""
+    return ReasoningGym(config, context.workers)
+
+
+class ReasoningGym:
+    """The score of the generator that made a question, from what the task source stored of it.
+
+    A scorer is trusted where it gives the reference answer 1 and nonsense less; else nobody can
+    tell. It runs in a worker process that is killed at the limit, where nothing of an answer is
+    evaluated but literals and arithmetic.
+    """
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self._config = config
+        self._open = True
+        _workers.open(max(1, workers))
+
+    def __call__(self, record: Record) -> Decision | Figures:
+        """The score of one record, or that nobody can tell."""
+        task, config = record.task, self._config
+        generator = config.generator or task.metadata.get("source_dataset")
+        if not isinstance(generator, str):
+            return cannot_tell("the metadata names no generator")
+        answer, by = _read(record.answer, config.read)
+        if not answer:
+            return Decision(False, "no answer found", 0.0, config.score_min)
+        if len(answer) > _LONGEST:
+            return cannot_tell("too long to score")
+        entry = {"question": task.question, "answer": task.answer, "metadata": task.metadata}
+        said = {"generator": generator, "answer": shown(answer), "read": by}
+        limit = config.timeout
+        try:
+            score, why = _workers.call(
+                _gym_worker.score,
+                generator,
+                config.options,
+                answer,
+                task.answer,
+                entry,
+                limit=limit,
+            )
+        except TimeoutError:
+            return cannot_tell(f"timed out after {limit:g} s", said)
+        except WorkerLost as error:
+            return cannot_tell(str(error), said)
+        except CallFailed as error:
+            return cannot_tell(f"{shown(str(error))} in reasoning-gym", said)
+        if score is None:
+            return cannot_tell(shown(why), said)
+        return Figures({"score": score}, {**said, "reference": shown(task.answer or "")})
+
+    def close(self) -> None:
+        """Ends the workers, unless another check in this process has use for them."""
+        if self._open:
+            self._open = False
+            _workers.close()
+
+
+def _read(answer: str, read: str) -> tuple[str, str]:
+    """What counts of an answer, and where it stood."""
+    if read in ("auto", "tag"):
+        places = [match.end() for match in _TAGGED.finditer(answer)]
+        if places and (end := answer.find("</answer>", places[-1])) >= 0:
+            return answer[places[-1] : end].strip(), "tag"
+    if read in ("auto", "box") and (contents := final_boxes(answer)):
+        return ", ".join(contents), "box"
+    if read in ("tag", "box"):
+        return "", read
+    if read == "last_line":
+        return answer.rstrip().rpartition("\n")[2].strip(), read
+    return answer.strip(), "all"

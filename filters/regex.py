@@ -1,0 +1,109 @@
+"""Keeps traces that a pattern matches, or none of that must not."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
+from filters.math_answer import shown
+from synth.errors import MissingPackage
+from synth.record import Record
+
+_EXTRA = 60
+
+
+class Config(FilterConfig):
+    """Options of `regex`."""
+
+    must: list[str] = Field([], description="Patterns that all have to be found")
+    must_not: list[str] = Field([], description="Patterns of which none may be found")
+    on: Literal["answer", "reasoning", "both"] = Field(
+        "answer", description="Which text is searched; both: each of them by itself, either will do"
+    )
+    ignore_case: bool = Field(False, description="Letters match in either case")
+    timeout: float = Field(
+        1.0, gt=0, le=60, description="Seconds that one pattern may search in one trace"
+    )
+
+    @field_validator("must", "must_not", mode="before")
+    @classmethod
+    def _one(cls, patterns: Any) -> Any:
+        return [patterns] if isinstance(patterns, str) else patterns
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Config:
+        if not self.must and not self.must_not:
+            raise ValueError("give a pattern under must or must_not")
+        if importlib.util.find_spec("regex") is not None:
+            for pattern in (*self.must, *self.must_not):
+                _compiled(pattern, self.ignore_case)
+        return self
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks for the filter."""
+    if importlib.util.find_spec("regex") is None:
+        return [str(MissingPackage("regex", "the filter regex"))]
+    return []
+
+
+def limit(config: Config) -> float:
+    """Seconds that one record may take: each pattern in each text."""
+    return 10 + 2 * config.timeout * len(config.must + config.must_not)
+
+
+def build(config: Config, context: Context) -> Check:
+    r"""The check. Patterns are those of Python's `re`, and search anywhere in the text.
+
+    `.` matches no line's end unless the pattern begins with `(?s)`. A pattern that searches longer
+    than its limit is stopped, and the filter cannot tell; the evidence holds what was found.
+    """
+    must = [(text, _compiled(text, config.ignore_case)) for text in config.must]
+    must_not = [(text, _compiled(text, config.ignore_case)) for text in config.must_not]
+
+    def check(record: Record) -> Decision:
+        texts = {"answer": record.answer, "reasoning": record.reasoning or ""}
+        searched = [texts[config.on]] if config.on != "both" else list(texts.values())
+        pattern = ""
+        try:
+            for pattern, compiled in must_not:
+                if found := _found(compiled, searched, config.timeout):
+                    evidence = {"pattern": pattern, "found": found[0], "at": list(found[1])}
+                    return Decision(False, f"matches: {shown(pattern)}", None, None, evidence)
+            for pattern, compiled in must:
+                if not _found(compiled, searched, config.timeout):
+                    evidence = {"pattern": pattern}
+                    return Decision(
+                        False, f"does not match: {shown(pattern)}", None, None, evidence
+                    )
+        except TimeoutError:
+            why = f"a pattern took over {config.timeout:g} s"
+            return cannot_tell(why, {"pattern": pattern})
+        return Decision(True)
+
+    return check
+
+
+def _found(pattern: Any, texts: list[str], limit: float) -> tuple[str, tuple[int, int]] | None:
+    """The first match: its text, cut short, and its place. An empty match is one."""
+    for text in texts:
+        if match := pattern.search(text, timeout=limit):
+            return shown(match[0], _EXTRA), match.span()
+    return None
+
+
+def _compiled(pattern: str, ignore_case: bool) -> Any:
+    """A pattern, compiled.
+
+    Raises:
+        ValueError: It is none, with what is wrong and where.
+    """
+    import regex
+
+    try:
+        return regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is no pattern: {error}") from error

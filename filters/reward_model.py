@@ -1,0 +1,124 @@
+"""Scores traces by a reward model: any sequence classifier that transformers loads."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Literal
+
+from pydantic import Field
+
+from filters import _classifier
+from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from synth.errors import UserError
+from synth.models import locate
+from synth.reasoning import join_trace
+from synth.record import Record
+
+ONE_PROCESS = True
+MEASURES = {"score": ("low reward", "high reward")}
+
+# Longer texts are not even tokenised: no model reads as many tokens.
+_LONGEST = 2_000_000
+
+
+class Config(FilterConfig):
+    """Options of `reward_model`."""
+
+    model: str = Field(description="A sequence classifier: a hub id or a folder")
+    score_min: float | None = Field(None, description="Lowest score that is kept")
+    score_max: float | None = Field(None, description="Highest score that is kept")
+    label: str | None = Field(
+        None,
+        description="The label whose probability is the score, where the model has several; with "
+        "one the score is its output as it is",
+    )
+    text: Literal["both", "answer", "reasoning"] = Field(
+        "both", description="What of a trace the model reads, after the question"
+    )
+    chat_template: bool = Field(
+        True, description="Put the texts into the model's chat template, where it has one"
+    )
+    tokens_max: int = Field(
+        4096, ge=8, description="Longer texts are not scored, nor what is too long for the model"
+    )
+    dtype: str = Field("auto", description="A torch dtype, or auto for what the checkpoint holds")
+    device: str | None = Field(None, description="A torch device; the GPU where there is one")
+    trust_remote_code: bool = Field(
+        False, description="Whether code that lies beside the weights may run"
+    )
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks for the filter."""
+    missing = _classifier.lacking("the filter reward_model")
+    try:
+        locate(config.model)
+    except UserError as error:
+        missing.append(str(error))
+    return missing
+
+
+def build(config: Config, context: Context) -> Check:
+    """The check, which measures the model's score.
+
+    A text that is too long for the model is not cut: the end is what a reward is about, and nobody
+    can tell.
+
+    Raises:
+        UserError: At the first record, where there is no such model or it has no such label.
+    """
+    return _RewardModel(config)
+
+
+class _RewardModel:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._model: _classifier.Classifier | None = None
+        self._label: int | None = None
+
+    def __call__(self, record: Record) -> Decision | Figures:
+        config, question = self._config, record.task.question
+        text = {
+            "both": join_trace(record.reasoning, record.answer),
+            "answer": record.answer,
+            "reasoning": record.reasoning or "",
+        }[config.text]
+        if not text.strip():
+            return cannot_tell(f"no {'text' if config.text == 'both' else config.text}")
+        if len(text) + len(question) > _LONGEST:
+            return cannot_tell("too long for the model")
+        with self._lock:
+            model = self._ready()
+            ids = self._tokens(model, question, text)
+        if len(ids) > min(model.longest, config.tokens_max):
+            return cannot_tell("too long for the model", {"tokens": len(ids)})
+        logits = model.logits([ids])[0]
+        score = logits[0] if self._label is None else model.probabilities(logits)[self._label]
+        if not math.isfinite(score):
+            return cannot_tell("the model gives no finite score")
+        return Figures({"score": score}, {"tokens": len(ids)})
+
+    def _ready(self) -> _classifier.Classifier:
+        if self._model is None:
+            config = self._config
+            model = _classifier.load(
+                config.model, config.dtype, config.device, config.trust_remote_code
+            )
+            if config.label is not None:
+                self._label = model.label(config.label)
+            elif len(model.labels) > 1:
+                labels = ", ".join(model.labels)
+                raise UserError(f"reward_model: {config.model} has several labels ({labels})")
+            self._model = model
+        return self._model
+
+    def _tokens(self, model: _classifier.Classifier, question: str, text: str) -> list[int]:
+        # A lone surrogate has no UTF-8, which tokenizers want.
+        question, text = (t.encode("utf-8", "replace").decode() for t in (question, text))
+        if self._config.chat_template and getattr(model.tokenizer, "chat_template", None):
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+            return list(model.tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
+        whole = f"{question}\n\n{text}" if question else text
+        return list(model.tokenizer(whole)["input_ids"])

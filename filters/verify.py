@@ -1,0 +1,131 @@
+"""Asks one verifier after the other until one of them can tell; says who decided, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from filters.chain import Filter, FilterSpec, load_filters
+from filters.contract import (
+    Check,
+    Context,
+    Decision,
+    Figures,
+    FilterConfig,
+    cannot_tell,
+    decide,
+)
+from synth.config import split_plugin
+from synth.errors import UserError
+from synth.record import Record
+
+VERIFIES = True
+
+_SHOWN = 200
+
+
+class Config(FilterConfig):
+    """Options of `verify`."""
+
+    by: list[str | dict[str, dict[str, Any] | None]] = Field(
+        min_length=1,
+        description="Filters in the order in which they are asked, as under `filters`: a name, or "
+        "a name with its options",
+    )
+    also_wrong: bool = Field(
+        False,
+        description="Also ask the next one where one says no: rules call some right answers wrong",
+    )
+
+    @field_validator("by")
+    @classmethod
+    def _known(cls, by: list[Any]) -> list[Any]:
+        try:
+            _load(by)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return by
+
+
+def made_of(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """The filters that are asked, and their options."""
+    return [split_plugin("filter", entry) for entry in config.by]
+
+
+def check(config: Config) -> list[str]:
+    """What this machine lacks for any of them."""
+    missing: list[str] = []
+    for part in _load(config.by):
+        if lacks := getattr(part.module, "check", None):
+            missing += lacks(part.config)
+    return missing
+
+
+def build(config: Config, context: Context) -> Verify:
+    """The check; see `Verify`."""
+    parts = _load(config.by)
+    checks = [part.module.build(part.config, context) for part in parts]
+    return Verify(parts, checks, config.also_wrong)
+
+
+class Verify:
+    """The verdict of the first verifier that can tell, with its score and threshold.
+
+    With `also_wrong` a no is not the end: the next ones are asked, and one yes is enough. Without a
+    yes the first no stands. The evidence has who decided, its own evidence, and what the others
+    that were asked said.
+    """
+
+    def __init__(self, parts: list[Filter], checks: list[Check], also_wrong: bool) -> None:
+        self._parts, self._checks, self._also_wrong = parts, checks, also_wrong
+
+    def __call__(self, record: Record) -> Decision:
+        """The verdict on one record."""
+        asked: list[tuple[str, Decision]] = []
+        for part, check in zip(self._parts, self._checks, strict=True):
+            found = part.judge(check, record)
+            if isinstance(found, Figures):
+                found = decide(found, part.config, part.measures)
+            asked.append((part.name, found))
+            if found.keep or (found.keep is False and not self._also_wrong):
+                break
+        decided = [at for at, (_, said) in enumerate(asked) if said.keep] or [
+            at for at, (_, said) in enumerate(asked) if said.keep is False
+        ]
+        if not decided:
+            why = (f"{by}: {said.reason.removeprefix('cannot tell: ')}" for by, said in asked)
+            return cannot_tell("; ".join(why)[:_SHOWN], {"asked": _said(asked)})
+        by, decision = asked.pop(decided[0])
+        evidence: dict[str, Any] = {"by": by}
+        if asked:
+            evidence["others"] = _said(asked)
+        if decision.evidence:
+            evidence["evidence"] = dict(decision.evidence)
+        return decision._replace(evidence=evidence)
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for check in self._checks:
+            getattr(check, "close", lambda: None)()
+
+
+def _said(asked: list[tuple[str, Decision]]) -> list[dict[str, str]]:
+    return [{"filter": by, "said": decision.reason[:_SHOWN]} for by, decision in asked]
+
+
+def _load(by: list[Any]) -> list[Filter]:
+    """The filters with their options.
+
+    Raises:
+        UserError: There is no such filter, it takes no such options, or it cannot be one of these.
+    """
+    named = [split_plugin("filter", entry) for entry in by]
+    for name, options in named:
+        if {"action", "cannot_tell"} & set(options):
+            raise UserError(f"{name}: action and cannot_tell are options of verify as a whole")
+    loaded = load_filters([FilterSpec(name, options) for name, options in named])
+    for part in loaded:
+        if part.level != "trace":
+            raise UserError(f"{part.name} does not judge a trace by itself (LEVEL {part.level})")
+    return loaded

@@ -1,0 +1,44 @@
+"""`distill dedup --calibrate`: how well the config's dedup filters do on the user's own traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from synth.config import Run, traces_of
+from synth.errors import UserError
+from synth.filtering import load, workers
+from synth.folder import Folder
+from synth.io import read_split
+
+if TYPE_CHECKING:
+    from filters._calibrate_dedup import Calibration
+
+
+def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
+    """Plants known edits among a run's traces and runs each dedup filter of the config over both.
+
+    Args:
+        run: The checked config; its traces are there already.
+        pairs: How many edits to plant.
+
+    Raises:
+        UserError: The config names no dedup filter, or the traces are not there.
+    """
+    from filters._calibrate_dedup import FILTERS, calibrate
+    from filters.contract import Context
+
+    chosen = [one for one in load(run) if one.module.__name__.rpartition(".")[2] in FILTERS]
+    if not chosen:
+        raise UserError(f"the config names none of the filters {', '.join(FILTERS)}")
+    folder = Folder(run.folder)
+    folder.need(traces_of(run))
+    for one in chosen:
+        yield calibrate(
+            one.module.__name__.rpartition(".")[2],
+            lambda: read_split(folder.stage(traces_of(run)), "train"),
+            one.config.model_dump(exclude_unset=True),
+            Context(workers=workers(), seed=run.seed),
+            pairs,
+            run.seed,
+        )

@@ -1,0 +1,298 @@
+"""The filters of a config: what they are handed, and the stage that runs them over the traces."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synth.config import Run, plugin_config, split_plugin, traces_of
+from synth.errors import UserError
+from synth.folder import Folder
+from synth.io import read_split, writing
+from synth.models import weights_identity
+from synth.progress import duration, shown
+from synth.prompts import load_prompt
+from synth.record import Record, Task
+from synth.run_teachers import asker, build_teacher
+
+if TYPE_CHECKING:
+    from filters.chain import Chain, Filter, FilterSpec
+    from filters.contract import Context
+    from filters.engine import Engine
+    from filters.ledger import Ledger
+
+Say = Callable[[str], None]
+
+LEDGER = "verdicts.sqlite"
+_WAITING = 64  # records that wait for a teacher at a time
+
+
+def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Traces, filters with their options, and the questions that they must not touch."""
+    filters = load(run)
+    return {
+        "generate": folder.content(traces_of(run)),
+        "filters": {one.name: one.config.model_dump(mode="json") for one in filters},
+        "around": _around(run, folder, filters),
+    }
+
+
+def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Gives every trace its verdicts and parts the kept from the rejected."""
+    from filters.funnel import Funnel
+    from filters.ledger import Ledger
+
+    funnel = Funnel()
+    with Ledger(folder.path / LEDGER) as ledger:
+        engine = engine_of(run, folder, ledger, say)
+        now = engine.progress
+
+        def line() -> str:
+            seconds = max(1e-9, time.monotonic() - now.started)
+            rate = now.done / seconds
+            left = f" · {duration((now.total - now.done) / rate)} left" if rate else ""
+            return f"filter: {now.doing} {now.done:,}/{now.total:,} traces · {rate:.0f}/s{left}"
+
+        with shown(line):
+            engine.judge()
+            edits = [one for one in engine.filters if hasattr(one.module, "edit")]
+            with writing(folder.stage("filter"), ("kept", "rejected")) as (splits, manifest):
+                now.begin("writing", folder.need(traces_of(run))["rows"]["train"])
+                for record in engine.records():
+                    funnel.add(record)
+                    if record.rejected_by is None:
+                        _edit(record, edits)
+                        splits["kept"].write(record)
+                    else:
+                        splits["rejected"].write(record)
+                    now.done += 1
+                manifest |= {
+                    "inputs": inputs,
+                    "funnel": funnel.to_dict(),
+                    "notes": engine.notes(),
+                }
+    return manifest
+
+
+def _edit(record: Record, edits: list[Filter]) -> None:
+    """Lets filters change a record that is kept, as their evidence says."""
+    evidence = {v.filter: json.loads(v.evidence) for v in record.verdicts if v.evidence}
+    for one in edits:
+        if one.name in evidence:
+            one.module.edit(one.config, record, evidence[one.name])
+
+
+def engine_of(run: Run, folder: Folder, ledger: Ledger, say: Say) -> Engine:
+    """The filters of the config over the run's traces."""
+    from filters.engine import Engine
+
+    filters = load(run)
+    _refuse_unmet(run, filters)
+    tasks = _eval_tasks(run, folder)
+    stage = folder.stage(traces_of(run))
+    return Engine(
+        stage,
+        "train",
+        folder.content(traces_of(run)),
+        _specs(run),
+        ledger,
+        make_context=functools.partial(
+            _context, _tokenizer_of(run, folder, filters), tasks, run.seed
+        ),
+        context=context_of(run, filters, tasks),
+        around=_around(run, folder, filters),
+        workers=workers(),
+        threads=_WAITING,
+        say=say,
+    )
+
+
+def build_chain_of(run: Run, eval_tasks: list[Task], levels: Iterable[str]) -> Chain:
+    """The filters of some levels, ready to judge one record after the other."""
+    from filters.chain import Chain
+
+    filters = [one for one in load(run) if one.level in levels]
+    _refuse_unmet(run, filters)
+    return Chain(filters, context_of(run, filters, eval_tasks))
+
+
+def load(run: Run) -> list[Filter]:
+    """The filters of the config that are on."""
+    from filters.chain import load_filters
+
+    return load_filters(_specs(run))
+
+
+def _specs(run: Run) -> list[FilterSpec]:
+    from filters.chain import FilterSpec
+
+    return [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
+
+
+def context_of(run: Run, filters: list[Filter], eval_tasks: list[Task]) -> Context:
+    """What filters in this process are handed."""
+    from filters.contract import Context
+
+    context = Context(eval_tasks=eval_tasks, workers=workers(), seed=run.seed, run=run.name)
+    if asked := sorted({teacher for one in filters for teacher, _ in _asked(one)}):
+        context.ask = asker(run, asked)
+    if run.student is not None:
+        name, trust = run.student.model, run.student.trust_remote_code
+        context.count_tokens = lambda text: student_counter(name, trust)(text)
+        context.student = functools.partial(_student, name, run.student.dtype, trust)
+    return context
+
+
+def _context(
+    tokenizer: tuple[str, bool] | Path | None, eval_tasks: list[Task], seed: int
+) -> Context:
+    """What filters in a process of their own are handed; see `_tokenizer_of`."""
+    from filters.contract import Context
+
+    context = Context(eval_tasks=eval_tasks, seed=seed)
+    if isinstance(tokenizer, Path):
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_file(str(tokenizer))
+        context.count_tokens = lambda text: len(fast.encode(text, add_special_tokens=False).ids)
+    elif tokenizer is not None:
+        context.count_tokens = student_counter(*tokenizer)
+    return context
+
+
+def _tokenizer_of(
+    run: Run, folder: Folder, filters: list[Filter]
+) -> tuple[str, bool] | Path | None:
+    """The student's tokenizer for other processes: a file where it is a fast one.
+
+    Such a file loads in a tenth of a second, and without transformers, which takes seconds.
+    """
+    if run.student is None or not any(one.has("USES_STUDENT_TOKENS") for one in filters):
+        return None
+    from synth.models import load_tokenizer
+
+    own = load_tokenizer(run.student.model, run.student.trust_remote_code)
+    fast = getattr(own, "backend_tokenizer", None)
+    if fast is None:
+        return run.student.model, run.student.trust_remote_code
+    fast.no_truncation()
+    fast.no_padding()
+    path = folder.path / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fast.save(str(path))
+    return path
+
+
+@functools.lru_cache(maxsize=2)
+def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
+    """Counts the tokens of a text as the student will see them."""
+    from synth.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@functools.lru_cache(maxsize=1)
+def _student(model: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    from synth.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    return load_model(model, dtype, trust_remote_code=trust_remote_code), tokenizer
+
+
+def counter_of(run: Run) -> Callable[[str], int] | None:
+    """Counts the student's tokens, where a student is named whose tokenizer can be had."""
+    if run.student is None or importlib.util.find_spec("transformers") is None:
+        return None
+    try:
+        return student_counter(run.student.model, run.student.trust_remote_code)
+    except UserError:  # a hub that cannot be reached: no filter has asked for it
+        return None
+
+
+def _asked(one: Filter) -> list[tuple[str, str | None]]:
+    """The teachers that a filter asks, each with the prompt template where it has one."""
+    inside = [asked for part in one.parts() for asked in _asked(part)]
+    if not getattr(one.module, "ASKS_TEACHER", False):
+        return inside
+    teacher = getattr(one.config, "teacher", None)
+    return (
+        inside if teacher is None else [(teacher, getattr(one.config, "template", None)), *inside]
+    )
+
+
+def judges(run: Run) -> list[Any]:
+    """Who the filters ask, and under which prompt: another judge is another verdict."""
+    return [[one.name, *asked] for one in load(run) if (asked := _judges(run, one))]
+
+
+def _judges(run: Run, one: Filter) -> list[Any]:
+    return [
+        [build_teacher(run, teacher).identity, template and load_prompt(template).hash]
+        for teacher, template in _asked(one)
+    ]
+
+
+def _around(run: Run, folder: Folder, filters: list[Filter]) -> dict[str, Any]:
+    """What else than the record and its options the filters' judgements depend on."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in filters:
+        own: dict[str, Any] = {}
+        if asked := _judges(run, one):
+            own["judges"] = asked
+        if run.student and (one.has("USES_STUDENT_TOKENS") or one.has("USES_STUDENT")):
+            own["student"] = run.student.model
+        if isinstance(model := getattr(one.config, "model", None), str):
+            own["weights"] = weights_identity(model)
+        if run.tasks is not None and one.has("USES_EVAL_TASKS"):
+            own["eval"] = folder.content("tasks")
+        if one.level == "set":
+            own["seed"] = run.seed
+        if own:
+            found[one.name] = own
+    return found
+
+
+def _refuse_unmet(run: Run, filters: list[Filter]) -> None:
+    for one in filters:
+        if run.student is None and (one.has("USES_STUDENT_TOKENS") or one.has("USES_STUDENT")):
+            raise UserError(
+                f"the filter {one.name} measures by the student and needs the section student"
+            )
+
+
+def _eval_tasks(run: Run, folder: Folder) -> list[Task]:
+    if run.tasks is None:
+        return []
+    return [record.task for record in read_split(folder.stage("tasks"), "eval")]
+
+
+def filters_at(run: Run, levels: Iterable[str]) -> list[Any]:
+    """The config's filters of some levels with all their options: other filters, other results."""
+    return [
+        [one.name, one.version, one.config.model_dump(mode="json")]
+        for one in load(run)
+        if one.level in levels
+    ]
+
+
+def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
+    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
+    name, _ = split_plugin(kind, entry)
+    return {name: plugin_config(kind, entry).model_dump(mode="json")}
+
+
+def workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(run: Run) -> int:
+    """How many records are checked at a time as they arrive: more where a filter waits."""
+    return _WAITING if any(one.has("ASKS_TEACHER") for one in load(run)) else 2 * workers()

@@ -1,0 +1,73 @@
+"""The stage `import`: traces that other tools made become a data set of this run."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from synth import plugins
+from synth.config import Run, plugin_config, split_plugin
+from synth.errors import UserError
+from synth.filtering import resolved
+from synth.folder import Folder
+from synth.io import writing
+from synth.progress import Clock, shown
+from synth.record import Record
+from synth.traces.load import Tally, read_traces
+
+Say = Callable[[str], None]
+ALONE = "filter-only"  # the shipped config that a bare data set is filtered with
+
+
+def config_for(name: str) -> tuple[str, list[str]]:
+    """The config that `distill filter NAME` runs, and what to override in it.
+
+    A data set (a file that is no YAML, a folder of files, a hub name with a slash) is filtered with
+    the shipped config for that, in a run of its own name.
+    """
+    path = Path(name)
+    here = path.exists() or glob.has_magic(name)
+    if path.suffix in (".yaml", ".yml") or (not here and "/" not in name):
+        return name, []
+    if not here and (name.count("/") != 1 or name[0] in "./~"):
+        raise UserError(f"{name}: no such file or folder, and no name of a data set on a hub")
+    own = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.split(".")[0]).strip("-.") or "data"
+    entry = {"source": "file", "path": name} if here else {"source": "hub", "dataset": name}
+    return ALONE, [f"name=filter-{own}", f"traces={json.dumps([entry])}"]
+
+
+def import_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+    """Sources with their options, and what their local files are like."""
+    files: dict[str, Any] = {}
+    for entry in run.traces or ():
+        module = plugins.load("trace source", split_plugin("trace source", entry)[0])
+        if hasattr(module, "inputs"):
+            files |= module.inputs(plugin_config("trace source", entry))
+    return {
+        "traces": [resolved("trace source", entry) for entry in run.traces or ()],
+        "files": files,
+    }
+
+
+def import_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Reads every source and writes its traces; a row that gives none goes on record."""
+    tally, clock = Tally(), Clock()
+
+    def line() -> str:
+        skipped = tally.skipped.total()
+        return (
+            f"import: {tally.records:,} traces · {skipped:,} rows skipped · "
+            f"{tally.records / clock.seconds:,.0f}/s"
+        )
+
+    with shown(line), writing(folder.stage("import"), ("train",)) as (splits, manifest):
+        for item in read_traces(run.traces or [], say):
+            tally.add(item)
+            if isinstance(item, Record):
+                splits["train"].write(item)
+        manifest |= {"inputs": inputs, **tally.to_dict()}
+    return manifest

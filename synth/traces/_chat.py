@@ -1,0 +1,107 @@
+"""Turns of a chat, in whichever of the usual forms, as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from synth.codec import parse_json
+from synth.record import canonical_json
+from synth.traces._values import Unreadable, json_value, kind_of
+
+# What a turn's speaker is called, and what it is called here.
+_SPEAKERS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response", "ipython"), "tool"),
+}
+_READ = {"role", "from", "content", "value", "tool_calls"}
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+@dataclass(slots=True)
+class Turn:
+    """One turn.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: Its text; of a call of tools without text, the calls as JSON.
+        reasoning: Where it has a field or parts of its own.
+        rest: What else the turn holds.
+    """
+
+    role: str
+    content: str
+    reasoning: str | None
+    rest: dict[str, Any]
+
+
+def read_turns(value: Any) -> list[Turn]:
+    """The turns in a cell: a list of objects, the same as JSON text, or an object of lists.
+
+    Raises:
+        Unreadable: It holds something else, or a turn that is not text.
+    """
+    if isinstance(value, str):
+        try:
+            value = parse_json(value.encode("utf-8", "surrogatepass"))
+        except ValueError as error:
+            raise Unreadable("no messages: text that is not JSON") from error
+    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+        if len({len(items) for items in value.values()}) > 1:
+            raise Unreadable("no messages: lists of different lengths")
+        value = [
+            dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)
+        ]
+    if not isinstance(value, list) or not value:
+        what = "an empty list" if value == [] else kind_of(value)
+        raise Unreadable(f"no messages: {what}, not a list of turns")
+    return [_turn(item) for item in value]
+
+
+def _turn(item: Any) -> Turn:
+    if not isinstance(item, dict):
+        raise Unreadable(f"no messages: a turn is {kind_of(item)}")
+    speaker = item.get("role") or item.get("from")
+    role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+    if role is None:
+        name = speaker if isinstance(speaker, str) else kind_of(speaker)
+        raise Unreadable(f"unknown role: {name[:50]}")
+    content = item.get("content")
+    if content is None:
+        content = item.get("value")
+    if len(item) == 2 and isinstance(content, str):
+        return Turn(role, content, None, {})  # most turns by far
+    reasoning = next((text for name in _REASONING if isinstance(text := item.get(name), str)), None)
+    if isinstance(content, list):
+        content, thought = _parts(content)
+        reasoning = reasoning or thought
+    if not content and item.get("tool_calls"):
+        content = canonical_json(json_value(item["tool_calls"]))
+    if content is None and reasoning is not None:
+        content = ""
+    if not isinstance(content, str):
+        raise Unreadable(f"a turn has no text: it is {kind_of(content)}")
+    read = _READ.union(_REASONING)
+    rest = {name: value for name, value in item.items() if value is not None and name not in read}
+    return Turn(role, content, reasoning, rest)
+
+
+def _parts(parts: list[Any]) -> tuple[str, str | None]:
+    """Text and thinking of content that is a list of parts."""
+    texts, thoughts = [], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type", "text") if isinstance(part, dict) else kind_of(part)
+        if kind in ("thinking", "reasoning", "think"):
+            thought = part.get("thinking") or part.get("text") or part.get("reasoning")
+            if isinstance(thought, str):
+                thoughts.append(thought)
+        elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif part.get("type") if isinstance(part, dict) else True:
+            raise Unreadable(f"a turn is not text: a part is {str(kind)[:50]}")
+    return "".join(texts), "\n".join(thoughts) or None

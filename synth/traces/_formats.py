@@ -1,0 +1,228 @@
+"""Rows of one file: JSON Lines, a JSON array, CSV or Parquet, as they stream from the disk.
+
+What is held at a time has a bound, however long a line is or never ends. Gzip and Zstandard are
+told by their first bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synth.codec import parse_json
+from synth.errors import UserError
+from synth.tasks.contract import Row, Rows
+from synth.traces._values import kind_of
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_CHUNK = 2**20
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_BETWEEN = re.compile(r"[\s,]*")
+# Rows of Parquet are read so many bytes at a time, or one row where that is more.
+_BATCH_BYTES, _BATCH_ROWS = 16 * 2**20, 1_000
+
+
+def read_rows(path: Path, format: str, max_bytes: int) -> Rows:
+    """The rows of a file in a format of `FORMATS`.
+
+    Args:
+        path: The file.
+        format: How it is written.
+        max_bytes: The longest line, array item, CSV row or Parquet text that is taken.
+
+    Raises:
+        UserError: The file cannot be read to its end; the message says from which row on.
+    """
+    if format == "parquet":
+        return _parquet(path, max_bytes)
+    return _text_rows(path, format, max_bytes)
+
+
+def _text_rows(path: Path, format: str, max_bytes: int) -> Rows:
+    with _opened(path) as file:
+        start = file.peek(4)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{path}: written in UTF-16; UTF-8 is expected")
+        if start.startswith(b"\xef\xbb\xbf"):
+            file.read(3)
+        if format in ("csv", "tsv"):
+            yield from _csv(path, file, max_bytes, "\t" if format == "tsv" else ",")
+        elif format == "json" and file.peek(64).lstrip().startswith(b"["):
+            yield from _json_array(path, file, max_bytes)
+        else:
+            yield from _json_lines(path, file, max_bytes)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader[Any]]:
+    """A file's bytes, decompressed; the library notices where a compressed file is cut short."""
+    try:
+        with io.BufferedReader(path.open("rb", buffering=0), _CHUNK) as raw:
+            head = raw.peek(4)
+            packed = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+            if packed is None:
+                yield raw
+                return
+            import pyarrow as pa
+
+            with pa.input_stream(raw, compression=packed) as stream:
+                yield io.BufferedReader(stream, _CHUNK)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _lines(file: io.BufferedReader[Any], max_bytes: int) -> Iterator[bytes | None]:
+    """Lines; None for one that is too long, which is passed over piece by piece."""
+    read = file.readline
+    while line := read(max_bytes + 1):
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while (rest := read(_CHUNK)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+        else:
+            yield line
+
+
+def _too_long(max_bytes: int) -> str:
+    return f"too long: more than max_bytes, {max_bytes:,}"
+
+
+def _json_lines(path: Path, file: io.BufferedReader[Any], max_bytes: int) -> Rows:
+    from pydantic_core import from_json
+
+    name = f"{path}:"
+    for number, line in enumerate(_lines(file, max_bytes), 1):
+        place = f"{name}{number}"
+        if line is None:
+            yield Row(place, None, _too_long(max_bytes))
+            continue
+        try:
+            values = from_json(line)
+        except ValueError:
+            if not line.strip():
+                continue
+            try:
+                values = parse_json(line)
+            except ValueError as error:  # a UnicodeDecodeError is one
+                yield Row(place, None, f"not JSON: {error}")
+                continue
+        yield _row(place, values)
+
+
+def _row(place: str, values: Any) -> Row:
+    if isinstance(values, dict):
+        return Row(place, values)
+    return Row(place, None, f"no object: this is {kind_of(values)}")
+
+
+def _json_array(path: Path, file: io.BufferedReader[Any], max_bytes: int) -> Rows:
+    """The items of an array, read piece by piece: a partial item is tried again with twice more."""
+    text = io.TextIOWrapper(file, "utf-8", errors="replace")
+    decode = json.JSONDecoder().raw_decode
+    buffer, size, count = text.read(_CHUNK).lstrip()[1:], _CHUNK, 0
+    at, whole = 0, False
+    while True:
+        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr] # it matches nothing too
+        if buffer.startswith("]", at):
+            break
+        why = "no end"
+        try:
+            values, end = decode(buffer, at)
+        except RecursionError:
+            raise UserError(f"{path}: item {count + 1} is nested too deeply") from None
+        except ValueError as error:
+            why = str(error.args[0]).split(":")[0]
+        else:
+            if end < len(buffer):  # else a number may go on
+                count, place = count + 1, f"{path}[{count + 1}]"
+                fits = end - at <= max_bytes
+                yield _row(place, values) if fits else Row(place, None, _too_long(max_bytes))
+                at, size = end, _CHUNK
+                continue
+        if whole:
+            raise UserError(f"{path}: item {count + 1} is cut short or not JSON ({why})")
+        if len(buffer) - at > max(max_bytes, _CHUNK):  # where the next one starts is not known
+            raise UserError(
+                f"{path}: item {count + 1} does not end in max_bytes, {max_bytes:,} ({why})"
+            )
+        more = text.read(size)
+        buffer, at, size, whole = buffer[at:] + more, 0, 2 * size, not more
+    if (buffer[at + 1 :] + text.read(_CHUNK)).strip():
+        raise UserError(f"{path}: something follows the end of the array, after item {count}")
+
+
+def _csv(path: Path, file: io.BufferedReader[Any], max_bytes: int, delimiter: str) -> Rows:
+    """Rows under a header. A stray quote makes a row of many lines; that has a bound too."""
+    csv.field_size_limit(max_bytes)  # the standard library has one limit for all readers
+    held, skipped = 0, []
+
+    def lines() -> Iterator[str]:
+        nonlocal held
+        for number, line in enumerate(_lines(file, max_bytes), 1):
+            if line is None:
+                skipped.append(Row(f"{path}:{number}", None, _too_long(max_bytes)))
+                yield ""
+                continue
+            held += len(line)
+            if held > 2 * max_bytes:
+                raise UserError(f"{path}:{number}: a row without end, perhaps by a stray quote")
+            yield line.decode("utf-8", "replace")
+
+    reader = csv.reader(lines(), delimiter=delimiter)
+    header: list[str] | None = None
+    while True:
+        yield from skipped
+        skipped.clear()
+        held = 0
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(f"{path}:{reader.line_num}", None, f"not CSV: {error}")
+            continue
+        place = f"{path}:{reader.line_num}"
+        if header is None:
+            header = cells
+            if len(set(header)) < len(header):
+                raise UserError(f"{place}: two columns of the header have the same name")
+        elif len(cells) == len(header):
+            yield Row(place, dict(zip(header, cells, strict=True)))
+        elif cells:
+            why = f"not CSV: {len(cells)} cells where the header has {len(header)}"
+            yield Row(place, None, why)
+
+
+def _parquet(path: Path, max_bytes: int) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        # Pages are read as they are needed: a row group may hold gigabytes.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_CHUNK) as file:
+            for batch in file.iter_batches(_batch_rows(file.metadata)):
+                for values in batch.to_pylist():
+                    number += 1
+                    place = f"{path}:{number}"
+                    if any(isinstance(v, str) and len(v) > max_bytes for v in values.values()):
+                        yield Row(place, None, _too_long(max_bytes))
+                    else:
+                        yield Row(place, values)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        after = f" after row {number}" if number else ""
+        raise UserError(f"{path}: not a sound Parquet file{after} ({error})") from error
+
+
+def _batch_rows(file: pq.FileMetaData) -> int:
+    groups = [file.row_group(index) for index in range(file.num_row_groups)]
+    largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return int(max(1, min(_BATCH_ROWS, _BATCH_BYTES / max(1, largest))))

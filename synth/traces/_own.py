@@ -1,0 +1,52 @@
+"""Our own records, read back and checked field by field: they may come from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from synth.record import Record, from_row
+from synth.traces._values import Unreadable, json_value, kind_of
+
+_INT64 = range(-(2**63), 2**63)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "dict[str, Any]": (dict,),
+}
+
+
+def own_records(row: dict[str, Any]) -> Iterator[Record | str]:
+    """A record as it was written; its verdicts are left out, for the filters give new ones."""
+    try:
+        record = from_row({**row, "verdicts": []})
+        for part in (record, record.task, record.generation):
+            _check_fields(part)
+        for message in record.messages:
+            if not isinstance(message["role"], str) or not isinstance(message["content"], str):
+                raise TypeError("a message is not text")
+        record.task.metadata = json_value(record.task.metadata)
+    except Unreadable as error:
+        yield str(error)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        yield f"not a record of ours: {type(error).__name__} {error}"
+    else:
+        yield record
+
+
+def _check_fields(part: Any) -> None:
+    """Raises TypeError where a field is of another type than the record's own."""
+    for name, spec in getattr(part, "__dataclass_fields__", {}).items():
+        value, kinds = getattr(part, name), _KINDS.get(spec.type)
+        if kinds is not None and (type(value) not in kinds):
+            raise TypeError(f"{name} is {kind_of(value)}")
+        if type(value) is int and value not in _INT64:
+            raise TypeError(f"{name} is too large")
+        if name == "earlier_keys" and not (
+            type(value) is list and all(isinstance(v, str) for v in value)
+        ):
+            raise TypeError("earlier_keys are not texts")

@@ -1,0 +1,211 @@
+"""From the config's trace sources to records, streamed.
+
+Nothing is passed over in silence: a row that gives no record comes as `Skipped`, with its place and
+its reason, and a `Tally` says at the end how many there were of each kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synth import plugins
+from synth.errors import UserError, nearest
+from synth.record import Record
+from synth.traces._convert import Convert, converter
+from synth.traces.contract import Row, Rows, Skipped, TraceConfig, printable, skip
+from synth.traces.layouts import LAYOUTS, chosen
+
+Say = Callable[[str], None]
+
+FIRST_ROWS = 10  # rows by which a layout is found
+_LOOKED_AT = 1_000  # rows among which those have to be
+_EXAMPLES = 5  # skipped rows of each kind that a tally shows
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the rows, in a memory that does not grow with them.
+
+    Attributes:
+        records: How many records there were.
+        skipped: How many rows or samples gave none, by kind of reason.
+        examples: The first few of each kind.
+    """
+
+    records: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Skipped]] = field(default_factory=dict)
+
+    def add(self, item: Record | Skipped) -> None:
+        """Counts one."""
+        if isinstance(item, Record):
+            self.records += 1
+            return
+        kind = item.reason.split(":", 1)[0]
+        self.skipped[kind] += 1
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < _EXAMPLES:
+            shown.append(item)
+
+    def __str__(self) -> str:
+        """One line: `90 traces; skipped 3: not JSON 2 (first a.jsonl:7), no response 1 (...)`."""
+        text = f"{self.records:,} traces"
+        if self.skipped:
+            kinds = (
+                f"{kind} {n:,} (first {self.examples[kind][0].place})"
+                for kind, n in self.skipped.most_common()
+            )
+            text += f"; skipped {self.skipped.total():,}: {', '.join(kinds)}"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {
+            "records": self.records,
+            "skipped": dict(self.skipped.most_common()),
+            "examples": {
+                kind: [{"place": s.place, "reason": s.reason} for s in shown]
+                for kind, shown in self.examples.items()
+            },
+        }
+
+
+class Unique:
+    """Makes ids unique: one that was there before gets the record's number.
+
+    Which were there is kept in a table of bits, of one size whatever the number of records: now and
+    then an id gets its number without need, and none is there twice.
+    """
+
+    _BITS = 2**27  # 16 MB; of a million ids some 3,700 get a number without need
+
+    def __init__(self) -> None:
+        self._table = bytearray(self._BITS // 8)
+        self._number = 0
+
+    def name(self, id: str) -> str:
+        """The id, or where it was there the id with a number."""
+        self._number += 1
+        while self._was_there(id):
+            id = f"{id}-{self._number}"
+        return id
+
+    def _was_there(self, id: str) -> bool:
+        at = zlib.crc32(id.encode("utf-8", "surrogatepass")) % self._BITS
+        byte, bit = at >> 3, 1 << (at & 7)
+        there = self._table[byte] & bit
+        self._table[byte] |= bit
+        return bool(there)
+
+
+def read_traces(entries: list[dict[str, Any]], say: Say) -> Iterator[Record | Skipped]:
+    """The traces of all sources of a config, one after the other.
+
+    Args:
+        entries: Sources as the config has them, `{source: NAME, ...}`.
+        say: Is told each source's layout, and at its end what became of its rows.
+
+    Raises:
+        UserError: A source cannot be read, its layout is not known, or it gives no trace at all.
+    """
+    unique = Unique()
+    for entry in entries:
+        name = str(entry["source"])
+        module = plugins.load("trace source", name)
+        config: TraceConfig = module.Config(**{k: v for k, v in entry.items() if k != "source"})
+        label = config.name or _label(name, entry)
+        tally = Tally()
+        found = records(module.build(config), config, label, say, unique)
+        for item in _limited(found, config.limit):
+            tally.add(item)
+            yield item
+        say(f"  {printable(label)}: {tally}")
+        if not tally.records:
+            raise UserError(f"{printable(label)}: no trace in it; {tally}{_why(tally)}")
+
+
+def records(
+    rows: Rows, config: TraceConfig, label: str, say: Say, unique: Unique
+) -> Iterator[Record | Skipped]:
+    """Records of the rows of one source. The first rows show the layout.
+
+    Raises:
+        UserError: No layout fits, or the config names a column that is not there.
+    """
+    rows, first = _first_rows(rows)
+    convert = _converter(first, config, label, say)
+    for row in rows:
+        if row.values is None:
+            yield skip(row.place, row.error)
+            continue
+        for item in convert(row.values):
+            if isinstance(item, Record):
+                item.id = unique.name(item.id)
+                yield item
+            else:
+                yield skip(row.place, item)
+
+
+def _first_rows(rows: Rows) -> tuple[Rows, list[Row]]:
+    """The rows, whole, and the first of them that could be read."""
+    looked_at: list[Row] = []
+    readable: list[Row] = []
+    for row in itertools.islice(rows, _LOOKED_AT):
+        looked_at.append(row)
+        if row.values is not None:
+            readable.append(row)
+            if len(readable) == FIRST_ROWS:
+                break
+    return itertools.chain(looked_at, rows), readable
+
+
+def _converter(first: list[Row], config: TraceConfig, label: str, say: Say) -> Convert:
+    values = [row.values for row in first if row.values is not None]
+    if not values:  # nothing that can be read: each row says why
+        return converter(LAYOUTS[-1], [], label)
+    columns = list(dict.fromkeys(str(column) for row in values for column in row))
+    for role, column in config.columns.items():
+        if column not in columns:
+            raise UserError(
+                printable(f"{first[0].place}: columns.{role}: no column {column!r}", 300)
+                + printable(nearest(column, columns))
+            )
+    try:
+        layout = chosen(config.layout, config.columns, values)
+    except LookupError as error:
+        which = f"the layout {error} does not fit" if str(error) else "no known layout fits"
+        raise UserError(
+            f"{printable(first[0].place)}: {which} these columns: {printable(', '.join(columns))}\n"
+            f"say what they are under `columns:` (question, response, answer, ...), "
+            f"or name one of the layouts: {', '.join(known.name for known in LAYOUTS)}"
+        ) from error
+    said = f"  {printable(label)}: layout {layout.name}: {', '.join(columns)}"
+    say(printable(said, 300))
+    return converter(layout, values, label, config.per_sample)
+
+
+def _limited(items: Iterator[Record | Skipped], limit: int | None) -> Iterator[Record | Skipped]:
+    left = limit
+    for item in items:
+        yield item
+        if left is not None and isinstance(item, Record):
+            left -= 1
+            if not left:
+                return
+
+
+def _label(name: str, entry: dict[str, Any]) -> str:
+    """The last part of the source's path or name, without what says its format."""
+    place = str(entry.get("dataset") or entry.get("path") or name).rstrip("/")
+    return Path(place).name.split(".")[0].replace("*", "") or name
+
+
+def _why(tally: Tally) -> str:
+    first = next((shown[0] for shown in tally.examples.values()), None)
+    return f"\nthe first: {first.place}: {first.reason}" if first else ""
