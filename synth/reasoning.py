@@ -57,7 +57,7 @@ DIALECTS = (
 _BY_TAG = {tag: dialect for dialect in DIALECTS for tag in (dialect.open, dialect.close)}
 _AROUND = [mark for dialect in DIALECTS for mark in dialect.around]
 _MARK = re.compile("|".join(re.escape(mark) for mark in (*_BY_TAG, *_AROUND)))
-_HEADS = {mark[:2] for mark in (*_BY_TAG, *_AROUND)}  # most texts have none of them
+_FIRST = {mark[0] for mark in (*_BY_TAG, *_AROUND)}  # a scan for one character costs nothing
 # The prompts for rewriting ask for these two, and read them from the answer: no think block.
 _ASKED_FOR = re.compile(r"</reasoning>\s*<answer>")
 # What endpoints write when the limit on tokens ended a response: OpenAI and vLLM, Anthropic,
@@ -129,7 +129,7 @@ def split_trace(text: str) -> tuple[str | None, str]:
 
 
 def _dialect(text: str) -> Dialect | None:
-    if not any(head in text for head in _HEADS):
+    if not any(first in text for first in _FIRST):
         return None
     asked_for = _ASKED_FOR.search(text) is not None
     first: Dialect | None = None
