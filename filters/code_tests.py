@@ -56,6 +56,11 @@ def check(config: Config) -> list[str]:
     return []
 
 
+def limit(config: Config) -> float:
+    """Seconds that one record may take: all cases, and those that failed once more."""
+    return 2 * config.total_timeout + 60
+
+
 class Outcome(NamedTuple):
     """What running the tests came to."""
 

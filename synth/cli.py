@@ -31,10 +31,11 @@ def say(text: str) -> None:
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     from synth.config import load_run
-    from synth.pipeline import do_stage, refuse_if_lacking
+    from synth.pipeline import do_stage, refuse_if_lacking, refuse_unasked
     from synth.summary import stage_summary
 
     run, _ = load_run(config, overrides or [])
+    refuse_unasked(name, run)
     refuse_if_lacking(run, name)
     whole = True
     if name == "generate":
@@ -161,9 +162,11 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 def report(config: Config, overrides: Overrides = None) -> None:
     """Writes report.html for what is done so far."""
     from synth.config import load_run
+    from synth.importing import config_for
     from synth.report import write_report
 
-    checked, _ = load_run(config, overrides or [])
+    name, more = config_for(config)
+    checked, _ = load_run(name, [*more, *(overrides or [])])
     say(str(write_report(checked)))
 
 

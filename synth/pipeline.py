@@ -57,9 +57,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     Returns:
         Whether all of it was done; False where some requests failed for good.
     """
-    if name not in stages_of(run):
-        section = {"filter": "generate or traces", "import": "traces"}.get(name, name)
-        raise UserError(f"the config has no section {section}: there is nothing to {name}")
+    refuse_unasked(name, run)
     inputs_of, work = _stage(name)
     folder = Folder(run.folder)
     inputs = inputs_of(run, folder)
@@ -77,6 +75,13 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
     say(f"{name}: {duration(seconds)}")
     return bool(manifest.get("complete", True))
+
+
+def refuse_unasked(name: str, run: Run) -> None:
+    """Raises UserError where the config does not ask for a stage."""
+    if name not in stages_of(run):
+        section = {"filter": "generate or traces", "import": "traces"}.get(name, name)
+        raise UserError(f"the config has no section {section}: there is nothing to {name}")
 
 
 def refuse_if_lacking(run: Run, stage: str | None = None) -> None:
