@@ -25,10 +25,25 @@ from synth.record import Message
 
 FOLDER = Path(__file__).parent / "templates"
 # What a tokenizer must know for a template, the most telling family first: a tokenizer made from
-# another family's keeps tokens of that one.
+# another family's keeps tokens of that one (R1-Distill-Llama, Llama 3 taught ChatML).
 KNOWN = {
     "r1": ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+    "phi4": ("<|im_start|>", "<|im_sep|>", "<|im_end|>"),
     "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "gemma3": ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+    "phi4_mini": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>"),
+    "phi3": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+}
+# The same told from a model's name, where its files cannot be had.
+_NAMES = {
+    "r1": r"r1[-_]distill",
+    "phi4_mini": r"phi[-_]?4[-_]mini",
+    "phi4": r"phi[-_]?4",
+    "phi3": r"phi[-_]?3",
+    "llama3": r"llama[-_]?3",
+    "gemma3": r"gemma",
+    "chatml": r"",
 }
 # Noncharacters of Unicode stand for the marks while a template renders.
 _LOSS_START, _LOSS_END, _DATA = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -79,7 +94,7 @@ def choose(tokenizer: Any, name: str = "auto") -> str:
 def guess(model: str, name: str = "auto") -> str:
     """The template that `choose` most likely takes, told from the model's name alone."""
     if name == "auto":
-        name = "r1" if re.search(r"r1[-_]distill", model, re.IGNORECASE) else "chatml"
+        name = next(n for n, sign in _NAMES.items() if re.search(sign, model, re.IGNORECASE))
     return template_text(name)
 
 
@@ -98,7 +113,9 @@ def template_text(name: str) -> str:
     if not re.search(r"\{%-?\s*generation\s*-?%\}", text):
         raise UserError(
             f"student.chat_template: {name} has no {{% generation %}} marks, so nothing would "
-            "carry loss; put the assistant's content and the token that ends the turn in them"
+            "carry loss. Write {% generation %} before the assistant's content and "
+            "{% endgeneration %} after the token that ends its turn, or name one that ships with "
+            f"the package ({', '.join(sorted(KNOWN))})"
         )
     return text
 
@@ -188,12 +205,15 @@ def pieces(
         UserError: The template is not sound, refuses the conversation, or changes its texts.
     """
     opening = f"{OPEN}\n"
-    contents, held = [], []
+    contents, held, places = [], [], []
     for turn, message in enumerate(messages):
+        if not message["role"].isidentifier():  # it is written as a part of the template
+            raise UserError(f"message {turn + 1}: {message['role'][:40]!r} is no name of a role")
         # A template may treat an opened reasoning apart (R1 does), so it gets to see the tag.
         opened = message["role"] == "assistant" and message["content"].startswith(opening)
         held.append(message["content"].removeprefix(opening) if opened else message["content"])
-        contents.append(f"{opening if opened else ''}{_DATA}{turn}{_DATA}")
+        places.append(f"{_DATA}{turn}{_DATA}")
+        contents.append(opening + places[-1] if opened else places[-1])
     placed = [Message(role=m["role"], content=c) for m, c in zip(messages, contents, strict=True)]
     text = _render(template, placed, variables, add_generation_prompt)
     result: list[Piece] = []
@@ -218,6 +238,13 @@ def pieces(
             "student.chat_template: the template changes the texts of the conversation (strips, "
             "cuts or rewrites them); one for training must render every content as it is"
         )
+    found = set(parts)
+    for turn, message in enumerate(messages):
+        if places[turn] not in found:
+            raise UserError(
+                f"student.chat_template: the template leaves out message {turn + 1}, of the role "
+                f"{message['role']!r}; one for training must render every message or refuse it"
+            )
     return [piece for piece in result if piece.text]
 
 
@@ -232,7 +259,7 @@ def _render(
         return _compile(template, marks).render(
             {**(variables or {})}, messages=messages, add_generation_prompt=add_generation_prompt
         )
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"student.chat_template: {error}") from error
 
 

@@ -14,9 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-from sft.chat import choose, end_token, guess, pieces, render_spans
+from sft.chat import KNOWN, choose, end_token, guess, pieces, render_spans
 from synth.errors import MissingPackage, UserError
 from synth.reasoning import CLOSE, OPEN, join_trace
 from synth.record import Message, Record, Task
@@ -24,6 +25,11 @@ from synth.training_config import Student
 
 IGNORED = -100
 _OPENING = f"{OPEN}\n"
+# What a tokenizer takes for blanks beside a token that strips them (Unicode's White_Space).
+_BLANKS = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 _NAMED = 3  # records that a refusal names for each kind of problem
 
 
@@ -54,12 +60,18 @@ def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -
         prompt_turns: How many messages at its head are the prompt and carry no loss.
 
     Raises:
-        UserError: The template refuses the conversation or changes its texts.
+        UserError: The template refuses the conversation or changes its texts, or one of these has a
+            lone surrogate, which no tokenizer reads.
     """
-    stretches: list[tuple[list[int | str], bool]] = []
+    for turn, message in enumerate(messages):
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"message {turn + 1} has a lone surrogate at {error.start}") from error
+    stretches: list[tuple[list[_Marker | str], bool]] = []
     for piece in pieces(tokenizer.chat_template, messages, tokenizer.special_tokens_map):
         has_loss = piece.has_loss and (piece.turn or 0) >= prompt_turns
-        parts = [piece.text] if piece.is_data else _split_special(tokenizer, piece.text)
+        parts = [piece.text] if piece.is_data else _split_markers(tokenizer, piece.text)
         if not stretches or stretches[-1][1] != has_loss:
             stretches.append(([], has_loss))
         stretch = stretches[-1][0]
@@ -70,11 +82,16 @@ def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -
             else:
                 stretch.append(part)
     encoded = Encoded([], [])
+    before: _Marker | str | None = None
     for stretch, has_loss in stretches:
-        for part in stretch:
-            ids = [part] if isinstance(part, int) else _plain_ids(tokenizer, part)
+        for part, after in zip(stretch, [*stretch[1:], None], strict=True):
+            if isinstance(part, _Marker):
+                ids = [part.id]
+            else:  # what the student writes is learned as it is
+                ids = _plain_ids(tokenizer, part if has_loss else _stripped(before, part, after))
             encoded.input_ids += ids
             encoded.labels += ids if has_loss else [IGNORED] * len(ids)
+            before = part
     return encoded
 
 
@@ -164,9 +181,12 @@ def verify(
     theirs: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     if ours != theirs:
         before, wanted = _decode(tokenizer, ours), _decode(tokenizer, theirs)
+        if _holds_marker(tokenizer, messages):
+            # The tokenizer takes a marker in a text for the token, and may strip beside it.
+            before, wanted = "".join(before.split()), "".join(wanted.split())
         if before != wanted:
             problems.append(_prompt_problem(record, before, wanted))
-        elif not _holds_special(tokenizer, messages):
+        elif not _holds_marker(tokenizer, messages):
             problems.append("the prompt's tokens differ from those that the student will be given")
     return problems + _loss_problems(tokenizer, record, prompt, ids)
 
@@ -233,7 +253,7 @@ def check_dataset(
         try:
             encoded = encode(tokenizer, messages, prompt_turns=len(prompt))
         except UserError as error:
-            problems = [f"the template refuses it: {error}"]
+            problems = [f"it cannot be rendered: {error}"]
         else:
             problems = verify(tokenizer, record, prompt, encoded, max_length)
         for problem in problems:
@@ -252,35 +272,70 @@ def check_dataset(
         raise UserError("\n".join(lines))
 
 
+class _Marker(NamedTuple):
+    """A token that only the template may write."""
+
+    id: int
+    strips_before: bool
+    strips_after: bool
+
+
+class _Markers(NamedTuple):
+    """The markers of a tokenizer.
+
+    They are its special tokens and the families' marks of turns, which not every family counts as
+    special (R1-Distill's `<｜User｜>` is none).
+    """
+
+    known: dict[str, _Marker]
+    pattern: re.Pattern[str]
+    plain: re.Pattern[str]  # those that are not special: the tokenizer sees them in any text
+
+
 @lru_cache(maxsize=4)
-def _special_tokens(tokenizer: Any) -> tuple[dict[str, int], re.Pattern[str]]:
-    """The special tokens with their ids, and a pattern that splits a text at them."""
-    special = {
-        token.content: index
-        for index, token in tokenizer.added_tokens_decoder.items()
-        if token.special
-    }
-    longest_first = sorted(special, key=len, reverse=True)
-    return special, re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+def _markers(tokenizer: Any) -> _Markers:
+    families = {token for tokens in KNOWN.values() for token in tokens}
+    known, plain = {}, []
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if token.special or token.content in families:
+            known[token.content] = _Marker(index, token.lstrip, token.rstrip)
+        if not token.special and token.content in families:
+            plain.append(token.content)
+    return _Markers(known, _any_of(known), _any_of(plain))
 
 
-def _split_special(tokenizer: Any, text: str) -> list[int | str]:
-    """A template's text with the ids of its special tokens in their places."""
-    special, pattern = _special_tokens(tokenizer)
-    return [special.get(part, part) for part in pattern.split(text) if part]
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
 
-def _holds_special(tokenizer: Any, messages: Sequence[Message]) -> bool:
-    _, pattern = _special_tokens(tokenizer)
+def _split_markers(tokenizer: Any, text: str) -> list[_Marker | str]:
+    """A template's text with the markers in their places."""
+    markers = _markers(tokenizer)
+    return [markers.known.get(part, part) for part in markers.pattern.split(text) if part]
+
+
+def _holds_marker(tokenizer: Any, messages: Sequence[Message]) -> bool:
+    pattern = _markers(tokenizer).pattern
     return any(pattern.search(message["content"]) for message in messages)
 
 
+def _stripped(before: _Marker | str | None, text: str, after: _Marker | str | None) -> str:
+    """A text between two markers, which may take the blanks beside them (those of Phi do)."""
+    if isinstance(before, _Marker) and before.strips_after:
+        text = text.lstrip(_BLANKS)
+    if isinstance(after, _Marker) and after.strips_before:
+        text = text.rstrip(_BLANKS)
+    return text
+
+
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a text in which no special token is seen."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
-    return ids
+    """Tokens of a text in which no marker is seen, only its characters."""
+    # The tokenizer looks away from the special ones; the others are cut behind their first letter.
+    cuts = [found.start() + 1 for found in _markers(tokenizer).plain.finditer(text)]
+    parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+    rows = tokenizer(parts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [token for row in rows for token in row]
 
 
 def _unwritable(tokenizer: Any, text: str) -> str | None:
@@ -297,7 +352,17 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 
 
 def _normal(tokenizer: Any, text: str) -> str:
-    """A text as the tokenizer normalises it (Qwen's composes accents, for one)."""
+    """A text as the tokenizer reads it (Qwen's composes accents, for one).
+
+    SentencePiece's spaces, written `▁` and one of them put at the head, are spaces again.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     normalizer = getattr(backend, "normalizer", None)
-    return normalizer.normalize_str(text) if normalizer else text
+    if normalizer is None:
+        return text
+    result: str = normalizer.normalize_str(text)
+    if "▁" in normalizer.normalize_str(" "):
+        result = result.replace("▁", " ")
+        if normalizer.normalize_str("a") != "a":
+            result = result.removeprefix(" ")
+    return result

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a chat: `role` is system, user or assistant."""
+    """One turn of a chat: `role` is system, user, assistant or tool."""
 
     role: str
     content: str

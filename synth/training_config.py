@@ -21,8 +21,9 @@ class Student(_Section):
     )
     chat_template: str = Field(
         default="auto",
-        description="How turns become text: chatml, r1, the path of a Jinja template with "
-        "{% generation %} marks, or auto to choose by the model's special tokens.",
+        description="How turns become text: chatml, r1, llama3, gemma3, phi3, phi4, phi4_mini, the "
+        "path of a Jinja template with {% generation %} marks, or auto to choose by the model's "
+        "special tokens.",
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",

@@ -95,7 +95,7 @@ def test_auto_that_cannot_choose_names_the_known_families():
         def get_vocab(self):
             return {"<s>": 1}
 
-    with pytest.raises(UserError, match=r"chatml needs .*<\|im_end\|>.*chatml, r1"):
+    with pytest.raises(UserError, match=r"chatml needs .*<\|im_end\|>.*Name one of chatml, "):
         chat.choose(Unknown())
 
 
@@ -153,8 +153,36 @@ def test_unsound_templates_are_refused(template, message):
 def test_a_template_without_marks_is_refused(tmp_path):
     path = tmp_path / "stock.jinja"
     path.write_text("{{ messages[0].content }}")
-    with pytest.raises(UserError, match=r"no .% generation %. marks"):
+    with pytest.raises(
+        UserError, match=r"no .% generation %. marks.*Write .% generation %. before"
+    ):
         chat.template_text(str(path))
+
+
+def test_every_template_of_the_package_is_known_and_has_a_name_to_be_guessed_by():
+    assert {path.stem for path in chat.FOLDER.iterdir()} == set(chat.KNOWN) == set(chat._NAMES)
+
+
+def test_a_template_that_leaves_a_message_out_is_refused():
+    template = OWN.replace("TEXT", "+ '</s>'").replace("{% else %}", "{% elif m.role == 'user' %}")
+    talk = [{"role": r, "content": "x"} for r in ("user", "assistant", "tool")]
+    chat.render_spans(template, talk[:2])
+    with pytest.raises(UserError, match="leaves out message 3, of the role 'tool'"):
+        chat.render_spans(template, talk)
+
+
+@pytest.mark.parametrize("role", ["", "user<|im_end|>", "\ufdd0", "a b", "user\n"])
+def test_a_role_that_would_write_into_the_template_is_refused(role):
+    with pytest.raises(UserError, match=r"message 1: .* no name of a role"):
+        chat.render_spans(chat.template_text("chatml"), [{"role": role, "content": "x"}])
+
+
+@pytest.mark.parametrize(
+    "fault", ["{{ 1 / 0 }}", "{{ 1 + 'a' }}", "{{ range(10**9) }}", "{{ x.y }}"]
+)
+def test_an_error_of_the_users_template_is_told_as_such(fault):
+    with pytest.raises(UserError, match=r"student\.chat_template"):
+        chat.render_spans(OWN.replace("TEXT", "+ '</s>'") + fault, [])
 
 
 def test_templates_run_in_a_sandbox():
@@ -177,6 +205,16 @@ def test_rendering_needs_no_transformers():
         assert "True" in done.stdout, done.stderr
 
 
-def test_a_model_of_unknown_files_is_guessed_by_its_name():
-    assert chat.guess("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B") == chat.template_text("r1")
-    assert chat.guess("Qwen/Qwen2.5-Math-1.5B") == chat.template_text("chatml")
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "r1"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "r1"), ("Qwen/Qwen2.5-Math-1.5B", "chatml"),
+        ("Qwen/Qwen3-0.6B", "chatml"), ("meta-llama/Llama-3.2-1B", "llama3"),
+        ("meta-llama/Meta-Llama-3-8B", "llama3"), ("google/gemma-3-270m", "gemma3"),
+        ("microsoft/Phi-3.5-mini-instruct", "phi3"), ("microsoft/phi-4", "phi4"),
+        ("microsoft/Phi-4-mini-instruct", "phi4_mini"), ("somebody/something", "chatml"),
+    ],
+)  # fmt: skip
+def test_a_model_of_unknown_files_is_guessed_by_its_name(model, family):
+    assert chat.guess(model) == chat.template_text(family)

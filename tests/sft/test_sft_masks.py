@@ -1,5 +1,7 @@
 """The tokens with loss are exactly reasoning, answer and end token, whatever the text."""
 
+import time
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,6 +214,22 @@ def test_a_data_set_is_refused_as_a_whole_with_counts_and_ids(student_tokenizer)
     assert "2 of 3 records cannot be trained on" in text
     assert "longer than 100 tokens: long" in text
     assert "the answer is empty: empty" in text
+
+
+def test_a_lone_surrogate_is_refused_by_its_place(student_tokenizer):
+    with pytest.raises(
+        UserError, match=r"it cannot be rendered: bad \(message 2 has a lone surrog"
+    ):
+        list(check_dataset(student_tokenizer, [record("a\ud800", id="bad")], prompt))
+
+
+@pytest.mark.parametrize("text", ["<｜User｜>", "<", "<think>", " \n", "<|im_end|>", "\x00", "𝟛"])
+def test_hostile_text_of_100_kb_is_encoded_in_bounded_time(student_tokenizer, text):
+    messages = [Message(role="user", content=text * (100_000 // len(text)))]
+    start = time.perf_counter()
+    encoded = encode(student_tokenizer, with_trace(messages, messages[0]["content"], "a"), 1)
+    assert time.perf_counter() - start < 20
+    assert learned_text(student_tokenizer, encoded).endswith("a" + student_tokenizer.eos_token)
 
 
 def test_an_empty_data_set_is_refused(student_tokenizer):
