@@ -1,4 +1,4 @@
-"""Intervals for what an evaluation measured. All are two-sided, at 95%.
+"""Estimates, intervals and tests for what an evaluation measured. All are two-sided, at 95%.
 
 Sources:
     Wilson (1927), Probable inference, the law of succession, and statistical inference,
@@ -8,6 +8,13 @@ Sources:
     Miller (2024), Adding error bars to evals, arXiv:2411.00640: questions, not samples, are what
         was drawn, so several samples of a question are one cluster, and models are compared by
         the differences on the same questions.
+    Chen et al. (2021), Evaluating large language models trained on code, arXiv:2107.03374: pass@k.
+    Wang et al. (2022), Self-consistency improves chain of thought reasoning in language models,
+        arXiv:2203.11171: the answer of the majority.
+    McNemar (1947), Note on the sampling error of the difference between correlated proportions or
+        percentages, Psychometrika 12:153-157; here its exact form, the sign test.
+    Phipson & Smyth (2010), Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol.
+        9:39; Efron & Tibshirani (1993), An introduction to the bootstrap, chapter 13: percentiles.
 """
 
 from __future__ import annotations
@@ -15,7 +22,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
+RESAMPLES = 9999  # of a permutation test or a bootstrap: a p-value of 0.05 is off by 0.002
+_DRAWS = 4000  # of subsets in a majority@k that is too large to count
+_EXACT_WORK = 100_000  # steps that one exact majority@k may take
 _Z = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -98,6 +109,261 @@ def paired_difference(
     differences = [b - a for a, b in zip(before, after, strict=True)]
     low, high = _t_interval(differences, 1.0)
     return statistics.fmean(differences), max(-1.0, low), min(1.0, high)
+
+
+class Comparison(NamedTuple):
+    """How two results on the same questions differ.
+
+    Attributes:
+        difference: Mean of the second minus the first.
+        low: Lower limit of its 95% interval, and `high` the upper one.
+        p: Two-sided p-value of no difference.
+        test: Which test gave it.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    test: str
+
+
+def compare(before: Sequence[float], after: Sequence[float]) -> Comparison:
+    """The paired difference of two results, its interval, and a test of whether there is one.
+
+    One answer a question (all scores 0 or 1): McNemar's exact test. Means over several answers: a
+    permutation test that flips the signs of the differences question by question, over all
+    patterns where `RESAMPLES` hold them and else over as many at random, always the same ones.
+
+    Args:
+        before: One score in [0, 1] a question.
+        after: The scores of the same questions in the same order.
+
+    Raises:
+        ValueError: The lists are empty or differ in length.
+    """
+    difference, low, high = paired_difference(before, after)
+    if _binary(before) and _binary(after):
+        return Comparison(difference, low, high, mcnemar(before, after), "McNemar's exact test")
+    return Comparison(difference, low, high, sign_flip(before, after), "paired permutation test")
+
+
+def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided p-value of McNemar's exact test: a fair coin over the questions that turned.
+
+    Args:
+        before: 0 or 1 for each question.
+        after: The same of the same questions.
+
+    >>> mcnemar([0] * 10 + [1, 1], [1] * 10 + [0, 1])  # 10 became right, 1 wrong
+    0.01171875
+    """
+    from scipy.stats import binomtest
+
+    better = sum(b > a for a, b in zip(before, after, strict=True))
+    turned = sum(b != a for a, b in zip(before, after, strict=True))
+    return float(binomtest(better, turned).pvalue) if turned else 1.0
+
+
+def sign_flip(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided p-value of the paired permutation test on the mean difference.
+
+    Args:
+        before: One score a question.
+        after: The scores of the same questions.
+
+    >>> sign_flip([0, 0.25, 0.5], [0.5, 0.5, 0.75])  # 2 of the 8 sign patterns are as extreme
+    0.25
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    # A difference of 0 is the same with either sign.
+    moved = [b - a for a, b in zip(before, after, strict=True) if a != b]
+    if len(moved) < 2:  # the test needs two; one sign or none says nothing
+        return 1.0
+    found = permutation_test(
+        (np.array(moved),),
+        lambda values, axis: np.mean(values, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=1 + 2_000_000 // len(moved),
+        random_state=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+class Closed(NamedTuple):
+    """Which share of the gap between student and teacher was closed.
+
+    Attributes:
+        share: (after - before) / (teacher - before); None where it is undefined.
+        low: Lower limit of its 95% interval, and `high` the upper one.
+        gap: Mean of teacher minus before, with `gap_low` and `gap_high`.
+        why: Why it is undefined, or "".
+    """
+
+    share: float | None
+    low: float | None
+    high: float | None
+    gap: float
+    gap_low: float
+    gap_high: float
+    why: str = ""
+
+
+def gap_closed(before: Sequence[float], after: Sequence[float], teacher: Sequence[float]) -> Closed:
+    """The share of the teacher-student gap that training closed, by a bootstrap over questions.
+
+    A question is drawn with all three of its scores, so what makes it hard for everyone cancels.
+    A gap that may be 0 gives no share: a ratio by it can be anything.
+
+    Args:
+        before: One score in [0, 1] a question, of the student before.
+        after: Of the student after, same questions, same order.
+        teacher: Of the teacher.
+
+    Raises:
+        ValueError: The lists are empty or differ in length.
+    """
+    import numpy as np
+
+    if len(after) != len(before):
+        raise ValueError(f"{len(before)} scores before and {len(after)} after")
+    gap, low, high = paired_difference(before, teacher)
+    if low <= 0:
+        why = (
+            "the teacher is not measurably better than the student was"
+            if high >= 0
+            else "the teacher is worse than the student was"
+        )
+        return Closed(None, None, None, gap, low, high, why)
+    scores = np.array([before, after, teacher], dtype=float)
+    # Questions with the same three scores are alike: draw how many of each kind are in a sample.
+    kinds, counts = np.unique(scores, axis=1, return_counts=True)
+    n, chance = len(before), np.random.default_rng(0)
+    rows = 1 + 2_000_000 // len(counts)
+    sums = np.concatenate(
+        [
+            chance.multinomial(n, counts / n, size=min(rows, RESAMPLES - at)) @ kinds.T
+            for at in range(0, RESAMPLES, rows)
+        ]
+    )
+    gaps = sums[:, 2] - sums[:, 0]
+    # Where the gap vanishes or turns in a sample, the share has no bound on either side.
+    if np.mean(gaps <= 1e-9) > 0.025:
+        why = "the gap is too uncertain"
+        return Closed(None, None, None, gap, low, high, why)
+    held = gaps > 1e-9
+    shares = (sums[held, 1] - sums[held, 0]) / gaps[held]
+    ends = np.quantile(shares, [0.025, 0.975])
+    share = (statistics.fmean(after) - statistics.fmean(before)) / gap
+    return Closed(share, float(ends[0]), float(ends[1]), gap, low, high)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that at least one of k answers is right, without bias (Chen et al. 2021, eq. 1).
+
+    1 - C(n - right, k) / C(n, k), as a product of the smaller number of factors, so that neither
+    thousands of answers overflow nor small chances vanish in rounding.
+
+    Args:
+        n: Answers to the question.
+        right: How many of them are right.
+        k: How many are drawn, without putting back.
+
+    Raises:
+        ValueError: Not 0 <= right <= n, or not 1 <= k <= n.
+
+    >>> round(pass_at_k(5, 2, 2), 10)  # 1 - 3/10
+    0.7
+    """
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"{right} right of {n}, {k} drawn")
+    if n - right < k:
+        return 1.0
+    few, many = sorted((right, k))
+    return -math.expm1(math.fsum(math.log1p(-many / (n - i)) for i in range(few)))
+
+
+def majority_at_k(groups: Sequence[tuple[int, float]], silent: int, k: int) -> tuple[float, float]:
+    """Chance that the answer which most of k answers give is right (Wang et al. 2022).
+
+    The mean over all subsets of k. Groups with equally many votes are chosen among by lot; a
+    subset in which nobody votes is wrong. It is counted exactly where that takes few steps, and
+    else drawn, always with the same numbers.
+
+    Args:
+        groups: For each different answer, how many give it and which share of those is right.
+        silent: Answers without a final answer: they do not vote.
+        k: Answers in a subset.
+
+    Returns:
+        The chance, and its standard error where it was drawn (0 where it was counted).
+
+    Raises:
+        ValueError: k is not within 1 and the number of answers.
+
+    >>> majority_at_k([(3, 1.0), (2, 0.0)], 0, 3)  # 7 of the 10 subsets hold two of the three
+    (0.7, 0.0)
+    """
+    n = sum(votes for votes, _ in groups) + silent
+    if not 1 <= k <= n:
+        raise ValueError(f"{k} drawn of {n}")
+    right = [place for place, (_, share) in enumerate(groups) if share > 0]
+    if not right:
+        return 0.0, 0.0
+    if k == n:
+        most = max(votes for votes, _ in groups)
+        return statistics.fmean(share for votes, share in groups if votes == most), 0.0
+    if len(right) * len(groups) * k**3 > _EXACT_WORK:
+        return _majority_drawn(groups, silent, k)
+    # Each group's part once, not once a winner: groups of one size do the same.
+    won: dict[int, float] = {}
+    total = 0.0
+    for place in right:
+        votes, share = groups[place]
+        if votes not in won:
+            others = [other for at, (other, _) in enumerate(groups) if at != place]
+            won[votes] = _wins(votes, others, silent, k) / math.comb(n, k)
+        total += share * won[votes]
+    return total, 0.0
+
+
+def _wins(votes: int, others: Sequence[int], silent: int, k: int) -> float:
+    """Subsets of k in which the group leads, one where it ties counted as its share of the lot."""
+    ways = 0.0
+    for top in range(1, min(votes, k) + 1):
+        # Ways to draw so many from the others, none of which gets more than `top`, by (drawn, tied)
+        table = {(0, 0): 1}
+        for other in others:
+            longer: dict[tuple[int, int], int] = {}
+            for (drawn, tied), count in table.items():
+                for extra in range(min(other, top, k - top - drawn) + 1):
+                    state = (drawn + extra, tied + (extra == top))
+                    longer[state] = longer.get(state, 0) + count * math.comb(other, extra)
+            table = longer
+        for (drawn, tied), count in table.items():
+            rest = math.comb(silent, k - top - drawn)
+            ways += count * rest * math.comb(votes, top) / (tied + 1)
+    return ways
+
+
+def _majority_drawn(
+    groups: Sequence[tuple[int, float]], silent: int, k: int
+) -> tuple[float, float]:
+    """The same by random subsets, with the standard error."""
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    colours = [*(votes for votes, _ in groups), silent]
+    drawn = chance.multivariate_hypergeometric(colours, k, size=_DRAWS, method="marginals")
+    votes = drawn[:, :-1]
+    most = votes.max(axis=1, keepdims=True)
+    leads = (votes == most) & (most > 0)
+    shares = leads @ np.array([share for _, share in groups]) / np.maximum(1, leads.sum(axis=1))
+    return float(shares.mean()), float(shares.std(ddof=1) / math.sqrt(_DRAWS))
 
 
 def _newcombe_10(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:

@@ -53,12 +53,23 @@ class Evaluate(Section):
 
     sampling: Sampling = Sampling(temperature=0.0)
     samples: int = Field(1, ge=1, description="Answers a question")
+    k: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="The k of pass@k and majority@k; powers of two up to samples by default",
+    )
+    majority: bool = Field(True, description="Also the accuracy of the majority answer")
     limit: int | None = Field(None, ge=1, description="Ask only the first so many questions")
     verifier: str | dict[str, Any] = Field(
         "math_answer", description="The filter that says whether an answer is right"
     )
     teacher: bool = Field(True, description="Also ask the teachers, under their own prompt")
     batch_size: int = Field(32, ge=1, description="Student answers made at a time")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Evaluate:
+        if too_many := [k for k in self.k or () if k > self.samples]:
+            raise ValueError(f"k: {too_many[0]} is more than samples ({self.samples})")
+        return self
 
 
 class Run(Section):

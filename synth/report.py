@@ -96,6 +96,8 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "all": sum(piles.values(), Pile()),
         "log": list(_log(folder.stage("train") / "log.jsonl")) if done["train"] else [],
         "accuracy": _accuracy(done["evaluate"]),
+        "subsets": _subsets(done["evaluate"]),
+        "parts": _parts(done["evaluate"]),
         "turned": _turned(done["evaluate"]),
         "pairs": _pairs(folder.stage("evaluate"), done["evaluate"]),
     }
@@ -269,6 +271,60 @@ def _accuracy(evaluated: Mapping[str, Any] | None) -> list[tuple[str, str, float
         (visible(one["title"]), who, one["accuracy"], one["low"], one["high"])
         for who, one in results.items()
     ]
+
+
+def _subsets(evaluated: Mapping[str, Any] | None) -> dict[str, list[Any]]:
+    """pass@k and majority@k as the names and rows of a table, and pass@k as bars of a chart."""
+    results = (evaluated or {}).get("results", {})
+    cells = {
+        who: {
+            f"{name}@{row['k']}": row
+            for name in ("pass", "majority")
+            for row in one.get(f"{name}_at_k", [])
+            if row["k"] > 1
+        }
+        for who, one in results.items()
+    }
+    names = list(dict.fromkeys(name for row in cells.values() for name in row))
+    return {
+        "names": names,
+        "rows": [
+            (results[who]["title"], [row.get(name) for name in names]) for who, row in cells.items()
+        ],
+        "bars": [
+            (
+                f"{visible(results[who]['title'])}, {name}",
+                who,
+                cell["share"],
+                cell["low"],
+                cell["high"],
+            )
+            for who, row in cells.items()
+            for name, cell in row.items()
+            if name.startswith("pass")
+        ],
+    }
+
+
+def _parts(evaluated: Mapping[str, Any] | None) -> dict[str, list[tuple[str, int, list[Any]]]]:
+    """Accuracy by difficulty and by source, where there are several.
+
+    Returns:
+        For each way to sort the questions its rows: the group, its number of questions, and for
+        each who was evaluated the share right with its interval.
+    """
+    results = list((evaluated or {}).get("results", {}).values())
+    found = {}
+    for sort in ("difficulty", "source"):
+        columns = [one.get("by", {}).get(sort, []) for one in results]
+        # All were asked the same questions, so their groups are the same.
+        rows = [
+            (cells[0]["group"], cells[0]["questions"], list(cells))
+            for cells in zip(*columns, strict=True)
+        ]
+        if rows:
+            found[sort] = rows
+    return found
 
 
 def _turned(evaluated: Mapping[str, Any] | None) -> dict[str, int] | None:

@@ -226,30 +226,72 @@ def _training(manifest: dict[str, Any]) -> None:
 
 def _evaluation(manifest: dict[str, Any]) -> None:
     sampling = ", ".join(f"{key} {value}" for key, value in manifest["sampling"].items())
+    results = list(manifest["results"].values())
     console = _console()
     console.print(
         f"{manifest['questions']} questions, {manifest['samples']} answer(s) each; {sampling}; "
         f"right as {manifest['verifier']} says"
     )
-    table = _table("", "right", "95% interval", "cut off", "tokens", "prompt")
-    for one in manifest["results"].values():
+    table = _table("", "right", "95% interval", "cut off", "in form", "tokens", "prompt")
+    for one in results:
         tokens = "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:.0f}"
+        form = one.get("format")
         table.add_row(
             one["title"],
             _percent(one["accuracy"]),
             f"{_percent(one['low'])} to {_percent(one['high'])}",
             str(one["truncated"]),
+            _percent(form["share"]) if form else "-",
             tokens,
             one["prompt"],
         )
     console.print(table)
+    columns = {
+        (name, row["k"]): ""
+        for one in results
+        for name in ("pass", "majority")
+        for row in one.get(f"{name}_at_k", [])
+        if row["k"] > 1
+    }
+    if columns:
+        table = _table("", *(f"{name}@{k}" for name, k in columns), "")
+        for one in results:
+            cells = {
+                (name, row["k"]): _interval(row)
+                for name in ("pass", "majority")
+                for row in one.get(f"{name}_at_k", [])
+            }
+            table.add_row(one["title"], *(cells.get(column, "-") for column in columns), "")
+        console.print(table)
+    for sort in ("difficulty", "source"):
+        groups = zip(*(one.get("by", {}).get(sort, []) for one in results), strict=True)
+        if rows := list(groups):
+            table = _table(sort, "questions", *(one["title"] for one in results), "")
+            for row in rows:
+                title = Text(row[0]["group"] or "(none)")
+                table.add_row(title, f"{row[0]['questions']:,}", *map(_interval, row), "")
+            console.print(table)
     if difference := manifest["difference"]:
         low, high = 100 * difference["low"], 100 * difference["high"]
         clear = low > 0 or high < 0
+        p = difference.get("p")
+        test = f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}" if p is not None else ""
         console.print(
             f"after - before, paired: {100 * difference['difference']:+.1f} points, 95% interval "
-            f"{low:+.1f} to {high:+.1f}" + ("" if clear else ": no measurable change")
+            f"{low:+.1f} to {high:+.1f}{test}" + ("" if clear else ": no measurable change")
         )
+    if closed := manifest.get("gap_closed"):
+        gap = f"teacher - before: {100 * closed['gap']:+.1f} points"
+        share = f"{closed['why']}, so no share of the gap is given"
+        if closed["share"] is not None:
+            share = f"{_interval(closed)} of it was closed"
+        console.print(f"{gap}; {share}")
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """A share with its 95% interval."""
+    low, high = 100 * row["low"], 100 * row["high"]
+    return f"{_percent(row['share'])} ({low:.1f} to {high:.1f})"
 
 
 def _percent(share: float) -> str:

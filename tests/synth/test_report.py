@@ -185,6 +185,37 @@ def evaluated(**difference):
     }
 
 
+def row(share, low, high, **more):
+    return more | {"share": share, "low": low, "high": high}
+
+
+def evaluated_often():
+    """As `evaluated`, with several answers a question, groups, rates and a teacher."""
+    one = evaluated(p=0.0004, test="paired permutation test") | {"samples": 4}
+    one["results"]["teacher"] = result("teacher", 0.7, 0.63, 0.76, [1.0, 1.0])
+    for place, values in enumerate(one["results"].values()):
+        more = 0.2 * place
+        values |= {
+            "truncation": row(0.1, 0.06, 0.15),
+            "format": row(0.5 + more, 0.4 + more, 0.6 + more),
+            "pass_at_k": [
+                row(0.1 + more + k / 20, 0.05 + more, 0.4 + more, k=k) for k in (1, 2, 4)
+            ],
+            "majority_at_k": [row(0.2 + more, 0.1, 0.7, k=4, drawing_error=0.001)],
+            "by": {
+                "difficulty": [
+                    row(0.3 + more, 0.2, 0.9, group=group, questions=100)
+                    for group in ("1", HOSTILE)
+                ],
+                "source": [],
+            },
+        }
+    one["gap_closed"] = row(
+        0.576, 0.5, 0.65, gap=0.66, gap_low=0.6, gap_high=0.72, why=""
+    )  # fmt: skip
+    return one
+
+
 def put_evaluate(run):
     with writing(run.folder / "evaluate", ("before", "after")) as (splits, manifest):
         splits["before"].write(trace(1, "wrong answer: 7", answer="before it said 7"))
@@ -243,6 +274,44 @@ def test_student_that_was_not_trained():
     one["difference"] = None
     said = headline(None, {"evaluate": one})
     assert said.startswith("The student answers 4.0% of 200") and said.endswith("was not trained.")
+
+
+def test_several_answers_groups_and_the_gap_are_shown(finished):
+    path = finished.folder / "evaluate" / "manifest.json"
+    write_json(path, json.loads(path.read_text()) | evaluated_often())
+    words = page_of(finished).words
+    assert "+31.0 to +45.0, p < 0.001 (paired permutation test)." in words
+    assert "pass@2 pass@4 majority@4" in words
+    assert "student after 40.0% 25.0% to 60.0% 50.0% 25.0% to 60.0% 40.0% 10.0% to 70.0%" in words
+    assert "drawn, ± 0.2%" in words
+    assert "By difficulty" in words
+    assert "By source" not in words
+    assert "1 100 30.0% 20.0% to 90.0%" in words
+    assert "+66.0 points, 95% interval +60.0 to +72.0. Training closed 57.6% of it" in words
+
+
+def test_a_gap_that_may_be_none_has_no_share(finished):
+    path = finished.folder / "evaluate" / "manifest.json"
+    closed = row(None, None, None, gap=0.1, gap_low=-0.1, gap_high=0.3, why="so it is")
+    write_json(path, json.loads(path.read_text()) | evaluated_often() | {"gap_closed": closed})
+    assert "No share of it can be said to be closed: so it is." in page_of(finished).words
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_the_terminal_shows_what_the_page_shows(finished, capsys, often):
+    from synth.summary import stage_summary
+
+    path = finished.folder / "evaluate" / "manifest.json"
+    manifest = evaluated_often() if often else evaluated()
+    write_json(path, json.loads(path.read_text()) | manifest)
+    stage_summary("evaluate", finished)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "after - before, paired: +38.0 points, 95% interval +31.0 to +45.0" in said
+    for words in (
+        "in form", "pass@2 pass@4 majority@4", "50.0% (25.0 to 60.0)", "p < 0.001",
+        "teacher - before: +66.0 points; 57.6% (50.0 to 65.0) of it was closed", HOSTILE[:40],
+    ):  # fmt: skip
+        assert (words in said) is (often or words == "in form")
 
 
 def test_empty_folder_gives_a_page_that_says_so(run):

@@ -1,0 +1,153 @@
+"""Standard benchmarks on a student, by the library lm-eval (EleutherAI's evaluation harness)."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from synth.errors import MissingPackage, UserError, nearest
+
+
+def run_tasks(
+    student: str | Path,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch_size: int = 8,
+    dtype: str = "float32",
+    device: str | None = None,
+    chat: bool = True,
+    own_tasks: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Runs tasks of lm-eval on a student.
+
+    Args:
+        student: Folder of a Hugging Face causal language model with its tokenizer.
+        tasks: Names of tasks, groups or tags of lm-eval, or of the user's own.
+        limit: Ask only the first so many questions of each task.
+        shots: Worked examples before each question; as the task has it by default.
+        batch_size: Questions at a time.
+        dtype: What the weights are loaded as.
+        device: As torch names it; a GPU where there is one by default.
+        chat: Ask through the student's chat template, as it was trained.
+        own_tasks: A folder with the user's own tasks as YAML files.
+        trust_remote_code: Whether the model's own code may run. That of tasks never may.
+
+    Returns:
+        `version` of lm-eval, and under `tasks` for each one (each one of a group, and the group
+        where it has a mean): `questions`, `shots`, the `task_version`, and `metrics`, each with
+        `metric`, `filter`, `value`, `stderr` and the limits `low` and `high` of its 95% interval
+        (value ± 1.96 stderr; lm-eval's standard error is over questions). What is not known is
+        None.
+
+    Raises:
+        MissingPackage: lm-eval is not installed.
+        UserError: No such task or student, or a task's data or code cannot be had.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingPackage("lm-eval", "evaluate.lm_eval", extra="eval")
+    if not (Path(student) / "config.json").is_file():
+        raise UserError(f"evaluate.lm_eval: no model lies in {student}")
+    if own_tasks is not None and not Path(own_tasks).is_dir():
+        raise UserError(f"evaluate.lm_eval: no folder of tasks at {own_tasks}")
+    import torch
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if own_tasks is None else str(own_tasks))
+    _check(tasks, manager.all_tasks)
+    # The data come before the model: they are what is missing where there is no network.
+    for task in tasks:
+        try:
+            manager.load(task)
+        except Exception as error:
+            # Data sets, downloads and the tasks' own code raise errors of every kind.
+            raise UserError(
+                f"evaluate.lm_eval: the task {task!r} cannot be loaded (is its data set to be had "
+                f"from here?): {_line(error)}"
+            ) from error
+    model = HFLM(
+        pretrained=str(student),
+        backend="causal",
+        dtype=dtype,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=batch_size,
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        found = simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            num_fewshot=shots,
+            limit=limit,
+            apply_chat_template=chat and bool(getattr(model.tokenizer, "chat_template", None)),
+            task_manager=manager,
+            log_samples=False,
+            bootstrap_iters=1000,
+            confirm_run_unsafe_code=False,
+        )
+    except ValueError as error:  # also how lm-eval refuses tasks that run a model's code
+        raise UserError(f"evaluate.lm_eval: {_line(error)}") from error
+    return reduced(found or {})
+
+
+def _check(tasks: Sequence[str], known: Iterable[str]) -> None:
+    names = set(known)
+    if not tasks:
+        raise UserError("evaluate.lm_eval: names no task")
+    for task in tasks:
+        if task not in names:
+            hint = nearest(task, sorted(names))
+            raise UserError(f"evaluate.lm_eval: lm-eval has no task {task!r}{hint}")
+
+
+def reduced(found: dict[str, Any]) -> dict[str, Any]:
+    """What `simple_evaluate` gives, as plain JSON values without configs and samples."""
+    tasks = {}
+    for name, values in found.get("results", {}).items():
+        tasks[name] = {
+            "questions": found.get("n-samples", {}).get(name, {}).get("effective"),
+            "shots": found.get("n-shot", {}).get(name),
+            "task_version": found.get("versions", {}).get(name),
+            "metrics": [
+                _metric(key, value, values)
+                for key, value in values.items()
+                if "," in key and "_stderr," not in key
+            ],
+        }
+    return {"version": found.get("lm_eval_version"), "tasks": tasks}
+
+
+def _metric(key: str, value: Any, values: dict[str, Any]) -> dict[str, Any]:
+    metric, _, chosen = key.partition(",")
+    mean, error = _number(value), _number(values.get(f"{metric}_stderr,{chosen}"))
+    low = high = None
+    if mean is not None and error is not None:
+        low, high = mean - 1.96 * error, mean + 1.96 * error
+    return {
+        "metric": metric,
+        "filter": chosen,
+        "value": mean,
+        "stderr": error,
+        "low": low,
+        "high": high,
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: lm-eval writes "N/A" where there is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

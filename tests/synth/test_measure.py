@@ -1,0 +1,237 @@
+"""The figures of an evaluation, from the answers that were given."""
+
+import json
+import time
+
+import pytest
+
+from synth.config import Run
+from synth.errors import UserError
+from synth.io import writing
+from synth.measure import (
+    _difference,
+    _gap_closed,
+    _Scores,
+    _subset_sizes,
+    compare_checkpoints,
+)
+from synth.prompts import load_prompt
+from synth.record import Generation, Record, Task, Verdict
+
+HOSTILE = [
+    "",
+    "\x00",
+    "\ud800",
+    "\u202e\\boxed{1}",
+    "\\boxed{" * 1000,
+    "\\boxed{}",
+    "<think>" * 500,
+]
+
+
+class Nowhere:
+    def write(self, record):
+        self.last = record
+
+
+def task(number, **metadata):
+    return Task(
+        f"q{number}", f"What is {number}?", str(number), metadata.pop("source", "s"), metadata
+    )
+
+
+def answer(task, text, right, sample=0, reasoning="so", finish="stop"):
+    made = Generation("t", "m", "p", "h", {}, sample, finish, 1, 10, None, 0.1, "key")
+    verdicts = [Verdict("math_answer", right, "" if right else "wrong answer")]
+    return Record(f"{task.id}-{sample}", task, [], reasoning, text, made, verdicts)
+
+
+def scores(tasks, answers, prompt="boxed.en", values=None):
+    counted = _Scores(tasks, load_prompt(prompt), values or {})
+    for records in answers:
+        counted.take(records, Nowhere())
+    return counted
+
+
+def several(one, texts, right):
+    return [answer(one, text, text in right, place) for place, text in enumerate(texts)]
+
+
+def test_pass_and_majority_over_several_answers():
+    tasks = [task(1), task(2)]
+    half, same = "\\boxed{0.5}", "\\boxed{\\frac{1}{2}}"
+    # Two of four are right, in two ways of writing; the others differ.
+    first = several(tasks[0], [half, same, "\\boxed{7}", "none"], {half, same})
+    second = several(tasks[1], ["\\boxed{9}"] * 4, set())
+    figures = scores(tasks, [first, second]).figures([1, 2, 3, 4])
+    assert figures["accuracy"] == 0.25
+    passes = {row["k"]: row["share"] for row in figures["pass_at_k"]}
+    assert passes == pytest.approx({1: 0.25, 2: (1 - 1 / 6) / 2, 3: 0.5, 4: 0.5})
+    majorities = {row["k"]: row["share"] for row in figures["majority_at_k"]}
+    # Of the four triples two hold both right ones; in the others three, or one with one silent, tie.
+    assert majorities == pytest.approx({3: (1 + 1 + 0.5 + 0.5) / 4 / 2, 4: 0.5})
+    assert all(row["low"] <= row["share"] <= row["high"] for row in figures["pass_at_k"])
+
+
+def test_one_answer_a_question_keeps_the_interval_of_wilson():
+    from sft.stats import wilson
+
+    tasks = [task(n) for n in range(10)]
+    answers = [[answer(one, "\\boxed{1}", n < 3)] for n, one in enumerate(tasks)]
+    figures = scores(tasks, answers).figures([1])
+    assert (figures["low"], figures["high"]) == wilson(3, 10)
+    assert figures["pass_at_k"] == [
+        {"k": 1, "share": 0.3, "low": figures["low"], "high": figures["high"]}
+    ]
+    assert figures["majority_at_k"] == []
+
+
+def test_questions_without_an_answer_count_as_wrong():
+    tasks = [task(1), task(2)]
+    figures = scores(tasks, [[answer(tasks[0], "\\boxed{1}", True)], []]).figures([1, 4])
+    assert [row["share"] for row in figures["pass_at_k"]] == [0.5, 0.5]
+    assert [row["share"] for row in figures["majority_at_k"]] == [0.5]
+    assert figures["truncation"]["share"] == 0
+    empty = scores(tasks, [[], []]).figures([1, 4])
+    assert (empty["accuracy"], empty["format"], empty["truncation"]) == (0, None, None)
+
+
+def test_answers_without_boxes_have_no_majority():
+    tasks = [task(1)]
+    figures = scores(tasks, [several(tasks[0], ["yes", "yes", "no"], {"yes"})]).figures([1, 3])
+    assert figures["majority_at_k"] == []
+    assert [row["share"] for row in figures["pass_at_k"]] == pytest.approx([2 / 3, 1])
+
+
+def test_comparing_has_an_end_and_says_what_was_left(monkeypatch):
+    monkeypatch.setattr("synth.measure._COMPARING_S", -1.0)
+    tasks = [task(1)]
+    texts = ["\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", "\\boxed{7}", "\\boxed{7}", "\\boxed{7}"]
+    figures = scores(tasks, [several(tasks[0], texts, set(texts[:2]))]).figures([5])
+    assert figures["majority_at_k"][0]["as_text"] == 1
+    assert figures["majority_at_k"][0]["share"] == 0
+
+
+def test_ten_thousand_boxes_take_no_time():
+    one = task(1)
+    texts = ["\\boxed{1}" * 10_000 + f"\\boxed{{{n}}}" * 9 for n in range(16)]
+    started = time.monotonic()
+    scores([one], [several(one, texts, {texts[0]})]).figures([1, 4, 16])
+    assert time.monotonic() - started < 20
+
+
+def test_accuracy_by_difficulty_and_source():
+    tasks = [task(n, level=n % 3 + 9, source="ab"[n % 2]) for n in range(12)]
+    answers = [[answer(one, "\\boxed{1}", n % 3 == 0)] for n, one in enumerate(tasks)]
+    by = scores(tasks, answers).figures()["by"]
+    assert [(row["group"], row["questions"], row["share"]) for row in by["difficulty"]] == [
+        ("9", 4, 1.0), ("10", 4, 0.0), ("11", 4, 0.0),
+    ]  # fmt: skip
+    assert [row["group"] for row in by["source"]] == ["a", "b"]
+    assert all(row["low"] <= row["share"] <= row["high"] for row in by["difficulty"])
+
+
+@pytest.mark.parametrize("groups", [1, 13])
+def test_one_group_or_many_are_not_shown(groups):
+    tasks = [task(n, grade=n % groups) for n in range(26)]
+    by = scores(tasks, [[] for _ in tasks]).figures()["by"]
+    assert by == {"difficulty": [], "source": []}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "reasoning", "share"),
+    [
+        ("boxed.en", "\\boxed{1}", "so", 1),
+        ("boxed.en", "\\boxed{1}", None, 0),
+        ("boxed.en", "It is 1.", "so", 0),
+        ("boxed.en", "<think>\\boxed{1}", "so", 0),
+        ("boxed.zh", "\\boxed{1}", "so", 1),
+        ("plain", "It is 1.", None, 1),
+        ("plain", " ", None, 0),
+    ],
+)
+def test_the_form_is_what_the_prompt_asks_for(prompt, text, reasoning, share):
+    one = task(1)
+    figures = scores([one], [[answer(one, text, True, reasoning=reasoning)]], prompt).figures()
+    assert figures["format"]["share"] == share
+
+
+def test_truncated_answers_are_a_share_with_an_interval():
+    tasks = [task(n) for n in range(4)]
+    answers = [
+        [answer(one, "x", False, finish="length" if n == 0 else "stop")]
+        for n, one in enumerate(tasks)
+    ]
+    figures = scores(tasks, answers).figures()
+    assert figures["truncated"] == 1
+    assert figures["truncation"]["share"] == 0.25
+    assert figures["truncation"]["low"] < 0.25 < figures["truncation"]["high"]
+
+
+def test_hostile_answers_and_groups_give_figures():
+    tasks = [task(n, level=text) for n, text in enumerate([*HOSTILE, "nan", "inf", "x" * 10**6])]
+    answers = [several(one, HOSTILE, set()) for one in tasks]
+    figures = scores(tasks, answers).figures([1, 4])
+    assert figures["accuracy"] == 0
+    json.dumps(figures, allow_nan=False)
+
+
+def test_difference_and_gap_are_made_of_the_same_questions():
+    results = {
+        "before": {"per_question": [0.0] * 30},
+        "after": {"per_question": [1.0] * 15 + [0.0] * 15},
+        "teacher": {"per_question": [1.0] * 30},
+    }
+    difference, closed = _difference(results), _gap_closed(results)
+    assert difference["difference"] == 0.5
+    assert difference["p"] == pytest.approx(2 / 2**15)
+    assert closed["share"] == pytest.approx(0.5)
+    json.dumps([difference, closed], allow_nan=False)
+    del results["teacher"]
+    assert _gap_closed(results) is None
+    del results["after"]
+    assert _difference(results) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"),
+    [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])],
+)
+def test_subset_sizes_grow_by_powers_of_two(samples, sizes):
+    run = Run.model_validate(
+        {
+            "name": "r",
+            "tasks": {"train": [{"source": "inline", "tasks": []}], "holdout": 2},
+            "student": {"model": "small", "prompt": {"template": "boxed.en"}},
+            "evaluate": {"samples": samples, "teacher": False},
+        }
+    )
+    assert _subset_sizes(run) == sizes
+
+
+def put_evaluate(folder, right):
+    with writing(folder / "evaluate", ("after",)) as (splits, manifest):
+        for number, good in right.items():
+            splits["after"].write(answer(task(number), "\\boxed{1}", good))
+        manifest |= {"inputs": {}, "results": {"after": {}}}
+    return folder
+
+
+def test_two_runs_are_compared_over_the_questions_that_both_were_asked(tmp_path):
+    one = put_evaluate(tmp_path / "one", {n: False for n in range(12)})
+    other = put_evaluate(tmp_path / "other", {n: True for n in range(2, 20)})
+    found = compare_checkpoints(one, other)
+    assert (found["questions"], found["difference"]) == (10, 1.0)
+    assert found["p"] == pytest.approx(2 / 2**10)
+    assert found["low"] > 0
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    one = put_evaluate(tmp_path / "one", {1: True})
+    other = put_evaluate(tmp_path / "other", {2: True})
+    with pytest.raises(UserError, match="share no question"):
+        compare_checkpoints(one, other)
+    with pytest.raises(UserError, match=r"evaluated as afte.*after"):
+        compare_checkpoints(one, other, "afte")
+    with pytest.raises(UserError, match="not done"):
+        compare_checkpoints(one, tmp_path / "absent")
