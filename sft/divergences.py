@@ -1,0 +1,294 @@
+"""How far a student's next-token distribution is from its teacher's, token by token.
+
+The teacher comes as log-probabilities at the temperature T of the loss: of the whole vocabulary,
+or of its likeliest tokens (`TopK`). The student comes as logits. Formulas, what T^2 does and what
+each treatment of the tail biases: docs/losses.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from synth.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "skewed_reverse_kl", "tvd"]
+Tail = Literal["bucket", "renormalise", "both"]
+
+# No finite divergence comes near this: above it, one side has no mass where the other has some.
+_INFINITE = 1e20
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Which divergence, and at which settings.
+
+    Attributes:
+        kind: `forward_kl` KL(p, q) of teacher p and student q; `reverse_kl` KL(q, p); `jsd`
+            beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q (Agarwal et al. 2023,
+            arXiv 2306.13649, section 2); `skewed_kl` KL(p, skew p + (1 - skew) q) and
+            `skewed_reverse_kl` KL(q, (1 - skew) p + skew q) (Ko et al. 2024, arXiv 2402.03898,
+            section 3.1); `tvd`, half the sum of |p - q|.
+        temperature: T of both softmaxes. All but `tvd` are times T^2, so that gradients stay of
+            one size (Hinton et al. 2015, arXiv 1503.02531, section 2); the gradient of `tvd` falls
+            with 1/T alone, and T^2 would over-weight it.
+        beta: Weight of the teacher's side in `jsd`.
+        skew: How much of the first distribution goes into the second in the skewed ones.
+        tail: What a teacher's top-k leaves out: `bucket` makes it one outcome more;
+            `renormalise` takes it for nothing; `both` looks at the student's top-k share alone.
+
+    Raises:
+        UserError: A setting out of its range, or a tail under which the divergence is infinite.
+    """
+
+    kind: Kind = "forward_kl"
+    temperature: float = 1.0
+    beta: float = 0.5
+    skew: float = 0.1
+    tail: Tail = "bucket"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UserError(
+                f"divergence {self.kind!r} is not known{nearest(self.kind, get_args(Kind))}"
+            )
+        if self.tail not in get_args(Tail):
+            raise UserError(
+                f"tail {self.tail!r} is not known{nearest(self.tail, get_args(Tail))} (without any "
+                "treatment the sum ends at k, which is no divergence)"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}; expected a number above 0")
+        if not 0 < self.beta < 1:
+            raise UserError(
+                f"beta is {self.beta}; expected a number between 0 and 1. At the ends jsd is 0; "
+                "its limits, divided by beta and by 1 - beta, are forward_kl and reverse_kl"
+            )
+        if not 0 <= self.skew < 1:
+            raise UserError(f"skew is {self.skew}; expected a number from 0 to below 1")
+        infinite = self.kind == "reverse_kl" or (
+            self.kind == "skewed_reverse_kl" and self.skew == 0
+        )
+        if infinite and self.tail == "renormalise":
+            raise UserError(
+                f"tail: renormalise says that the teacher never leaves its top-k, where "
+                f"{self.kind} is infinite; use bucket, or a skewed_reverse_kl with a skew above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's likeliest tokens.
+
+    Attributes:
+        ids: (..., k), each at most once, in any order; -1 where a place is not filled.
+        log_probs: (..., k), over the whole vocabulary at the temperature of the loss; whatever
+            stands at places that are not filled is ignored.
+        log_rest: (...), of the probability of all other tokens together.
+    """
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    log_rest: torch.Tensor
+
+
+def top_k(
+    ids: torch.Tensor, logits: torch.Tensor, logsumexp: torch.Tensor, temperature: float
+) -> TopK:
+    """The teacher of stored labels.
+
+    Args:
+        ids: (..., k); -1 where not filled.
+        logits: (..., k), raw, not divided by T.
+        logsumexp: (...), of all logits / T. It cannot be had from labels stored for another T.
+        temperature: T.
+
+    Returns:
+        The rest as 1 minus the sum, at least the epsilon of the type of `logsumexp` (2^-23 for
+        float32), for less cannot be told from nothing.
+    """
+    import torch
+
+    wide = _k_wide(logits)
+    log_probs = wide / temperature - logsumexp.to(wide.dtype).unsqueeze(-1)
+    log_probs = torch.where(ids >= 0, log_probs, -torch.inf)
+    most = 1 - torch.finfo(logsumexp.dtype).eps
+    return TopK(ids, log_probs, (-log_probs.exp().sum(-1).clamp(max=most)).log1p())
+
+
+def dense(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The teacher of logits over the whole vocabulary: log-probabilities at T, float32 at least."""
+    return at_least_float32(logits).div(temperature).log_softmax(-1)
+
+
+def divergence(
+    teacher: torch.Tensor | TopK, student: torch.Tensor, how: Divergence
+) -> torch.Tensor:
+    """The divergence of each token's distributions.
+
+    Args:
+        teacher: Log-probabilities at the temperature of the loss: (..., vocabulary), or a TopK.
+        student: Logits, (..., vocabulary).
+        how: Which divergence.
+
+    Returns:
+        (...), in nats (`tvd`: 0 to 1) and times T^2 but for `tvd`; float32 or wider. Infinite
+        where it is so: a -inf on one side alone may make it so, one on both sides is left out.
+    """
+    import torch
+
+    student = at_least_float32(student)
+    if how.temperature != 1:
+        student = student / how.temperature
+    if isinstance(teacher, TopK):
+        log_p, log_q = _outcomes(teacher, student, how.tail)
+    else:
+        log_p, log_q = teacher, student.log_softmax(-1)
+    # The lowest number in place of -inf: 0 times it is 0, and gradients stay numbers.
+    log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
+    log_q = log_q.clamp(min=torch.finfo(log_q.dtype).min)
+    found = _between(log_p, log_q, how)
+    found = torch.where(found > _INFINITE, torch.inf, found)
+    return found if how.kind == "tvd" else found * how.temperature**2
+
+
+def _between(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+    if how.kind == "tvd":
+        return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+    if how.kind == "jsd":
+        middle = _mean(log_p, log_q, how.beta)
+        return how.beta * _kl(log_p, middle) + (1 - how.beta) * _kl(log_q, middle)
+    reverse = how.kind in ("reverse_kl", "skewed_reverse_kl")
+    first, second = (log_q, log_p) if reverse else (log_p, log_q)
+    if how.kind.startswith("skewed") and how.skew > 0:
+        second = _mean(first, second, how.skew)
+    return _kl(first, second)
+
+
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _mean(log_p: torch.Tensor, log_q: torch.Tensor, weight: float) -> torch.Tensor:
+    """The logarithm of weight p + (1 - weight) q."""
+    import torch
+
+    return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
+
+
+def _outcomes(
+    teacher: TopK, student: torch.Tensor, tail: Tail
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of both over the teacher's k tokens and, but for `both`, the rest.
+
+    Args:
+        teacher: Its top-k.
+        student: Logits divided by T.
+        tail: The treatment of the rest.
+    """
+    import torch
+
+    filled = teacher.ids >= 0
+    # An unfilled place points to one that is filled, if any is; there its mass is taken off once.
+    spare = teacher.ids.amax(-1, keepdim=True)
+    index = torch.where(filled, teacher.ids, spare).clamp(min=0).long()
+    inside = torch.where(filled, _k_wide(student.gather(-1, index)), -torch.inf)
+    log_p = torch.where(filled, teacher.log_probs, -torch.inf).to(inside.dtype)
+    if tail == "both":
+        return _normalised(log_p), _normalised(inside)
+    # The student's tail is summed over its logits: 1 minus the rest would lose its digits.
+    # (Of a token without labels all is tail, for both, whatever the sum.)
+    left = student.scatter(-1, index, -torch.inf)
+    outside = left.logsumexp(-1, keepdim=True).to(inside.dtype)
+    log_q = _normalised(torch.cat([inside, outside], -1))
+    if tail == "renormalise":
+        missing = torch.where(spare < 0, 0.0, torch.full_like(outside, -torch.inf))
+        return torch.cat([_normalised(log_p), missing], -1), log_q
+    # Where no token is left outside, what the teacher's sum lacks to 1 is rounding.
+    rest = teacher.log_rest.unsqueeze(-1).to(inside.dtype)
+    missing = torch.where(outside == -torch.inf, outside, rest)
+    return torch.cat([log_p, missing], -1), log_q
+
+
+def _normalised(log: torch.Tensor) -> torch.Tensor:
+    """log_softmax that leaves rows of nothing but -inf as they are."""
+    import torch
+
+    empty = (log == -torch.inf).all(-1, keepdim=True)
+    return torch.where(empty, -torch.inf, torch.where(empty, 0.0, log).log_softmax(-1))
+
+
+def mix_dense(teachers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of the probabilities of several teachers.
+
+    Args:
+        teachers: Log-probabilities of each, (..., vocabulary).
+        weights: (..., teachers) or (teachers,), summing to 1.
+
+    Returns:
+        Log-probabilities, (..., vocabulary).
+    """
+    import torch
+
+    mixed = teachers[0] + weights[..., :1].log().to(teachers[0].dtype)
+    for number, log_probs in enumerate(teachers[1:], 1):
+        weight = weights[..., number : number + 1].log().to(log_probs.dtype)
+        mixed = torch.logaddexp(mixed, log_probs + weight)
+    return mixed
+
+
+def mix_top_k(teachers: Sequence[TopK], weights: torch.Tensor) -> TopK:
+    """Weighted mean of the probabilities of several teachers over the union of their top-k.
+
+    What a teacher says of a token outside its own top-k is not known; it stays in the tail. So a
+    token of the union gets too little by at most the weighted tails of those that lack it, and the
+    tail too much by as much.
+
+    Args:
+        teachers: Their top-k at one temperature; k may differ.
+        weights: (..., teachers) or (teachers,), summing to 1.
+
+    Returns:
+        TopK with as many places as all teachers have together, likeliest tokens in any order.
+    """
+    import torch
+
+    ids = torch.cat([teacher.ids for teacher in teachers], -1)
+    probs = torch.cat(
+        [
+            _k_wide(teacher.log_probs).exp() * weights[..., i : i + 1]
+            for i, teacher in enumerate(teachers)
+        ],
+        -1,
+    )
+    probs = torch.where(ids >= 0, probs, 0.0)
+    ids, order = ids.sort(-1)
+    probs = probs.gather(-1, order)
+    starts = torch.ones_like(ids, dtype=torch.bool)
+    starts[..., 1:] = ids[..., 1:] != ids[..., :-1]
+    place = starts.cumsum(-1) - 1
+    merged = torch.zeros_like(probs).scatter_add(-1, place, probs)
+    # All entries of a place have one id, so it does not matter which is written last.
+    union = torch.full_like(ids, -1).scatter(-1, place, ids)
+    union = torch.where(merged > 0, union, -1)
+    rests = torch.stack([_k_wide(teacher.log_rest).exp() for teacher in teachers], -1)
+    rest = (rests * weights.to(rests.dtype)).sum(-1)
+    return TopK(union, torch.where(union >= 0, merged.log(), -torch.inf), rest.log())
+
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """The same values in float32, or as they are where that would lose digits."""
+    import torch
+
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _k_wide(values: torch.Tensor) -> torch.Tensor:
+    """A few values a token in float64, which costs nothing beside the vocabulary."""
+    # Apple's GPUs have no float64.
+    return values.float() if values.device.type == "mps" else values.double()

@@ -1,0 +1,238 @@
+"""Hard and soft labels in one loss: alpha CE + (1 - alpha) T^2 D(teacher, student).
+
+After Hinton, Vinyals and Dean 2015 (arXiv 1503.02531, section 2), with the cross-entropy at T = 1.
+As in `sft.loss`, logits are computed only where there is a loss, and in chunks; the student's serve
+both terms, and an online teacher's are computed beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sft.divergences import (
+    Divergence,
+    TopK,
+    at_least_float32,
+    dense,
+    divergence,
+    mix_dense,
+    mix_top_k,
+    top_k,
+)
+from synth.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# As in sft.loss. Where a divergence is computed, a chunk has fewer tokens by these factors, for it
+# takes that many times the memory of the cross-entropy alone.
+_CHUNK_BYTES = 256 * 2**20
+_TOP_K_SHARE, _DENSE_SHARE = 2, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """A teacher in memory.
+
+    Attributes:
+        hidden: Its last hidden states of the same tokens, (batch, length, its width).
+        head: From hidden states to logits; on whatever device `hidden` is.
+    """
+
+    hidden: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A teacher's stored top-k, a row for each token that carries loss, in the batch's order.
+
+    Attributes:
+        ids: (tokens, k); -1 where not filled.
+        logits: (tokens, k), raw.
+        logsumexp: (tokens,), of all logits / T at the T of the loss.
+    """
+
+    ids: torch.Tensor
+    logits: torch.Tensor
+    logsumexp: torch.Tensor
+
+
+class SoftLoss(NamedTuple):
+    """Sums over the tokens that carry loss, float32 or wider.
+
+    Attributes:
+        total: What is trained on, a scalar with gradients.
+        cross_entropy: The hard part before its weight, detached; 0 where alpha is 0.
+        divergence: The soft part with its T^2 before its weight, detached; 0 where alpha is 1.
+    """
+
+    total: torch.Tensor
+    cross_entropy: torch.Tensor
+    divergence: torch.Tensor
+
+
+def summed_soft_loss(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    head: Any,
+    teachers: Sequence[Online | Stored],
+    how: Divergence,
+    alpha: float = 0.5,
+    weights: torch.Tensor | Sequence[float] | None = None,
+    vocabulary: int | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> SoftLoss:
+    """Hard and soft loss, alpha CE + (1 - alpha) T^2 D, summed over all labelled tokens.
+
+    Args:
+        hidden: The student's last hidden states, (batch, length, width).
+        labels: The tokens, -100 where there is no loss, (batch, length). Position t of `hidden`
+            predicts position t + 1 of these.
+        head: The student's output layer, from hidden states to logits.
+        teachers: All `Online` or all `Stored`. Not looked at where alpha is 1.
+        how: Which divergence. Several teachers count as the weighted mean of their probabilities.
+        alpha: Weight of the cross-entropy, 0 to 1.
+        weights: Of the teachers, (teachers,), or for each example, (batch, teachers); any scale.
+            None: all alike.
+        vocabulary: How many logits the tokenizers of student and teachers share; those above are
+            left out of the divergence. None: all.
+        chunk_bytes: About how much memory the student's logits may take at a time in plain
+            cross-entropy; here as much is taken in all.
+
+    Raises:
+        UserError: The teachers do not fit each other, the labels or the vocabulary, or a weight is
+            out of its range.
+    """
+    import torch
+    from torch.nn import functional
+    from torch.utils.checkpoint import checkpoint
+
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha is {alpha}; expected a number from 0 to 1")
+    targets = labels[:, 1:]
+    where = targets != -100
+    kept, wanted = hidden[:, :-1][where], targets[where]
+    read: Callable[[int, int], torch.Tensor | TopK] | None = None
+    share = 1
+    if alpha < 1:
+        _refuse_foreign(teachers, len(kept), vocabulary or head.weight.shape[0])
+        read = _reader(teachers, weights, where, how.temperature, vocabulary, hidden.device)
+        share = _DENSE_SHARE if isinstance(teachers[0], Online) else _TOP_K_SHARE
+
+    def one(states: torch.Tensor, tokens: torch.Tensor, start: int) -> torch.Tensor:
+        logits = at_least_float32(head(states))
+        hard = soft = logits.new_zeros(())
+        if alpha > 0:
+            hard = functional.cross_entropy(logits, tokens, reduction="sum")
+        if read is not None:
+            with torch.no_grad():
+                teacher = read(start, start + len(states))
+            student = logits[:, :vocabulary]
+            _refuse_unlike(teacher, student)
+            soft = divergence(teacher, student, how).sum()
+        return torch.stack([hard, soft.to(logits.dtype)])
+
+    rows = max(1, chunk_bytes // (4 * share * head.weight.shape[0]))
+    starts = range(0, len(kept), rows)
+    if len(starts) <= 1:
+        sums = one(kept, wanted, 0)
+    else:
+        sums = torch.zeros(2, device=hidden.device)
+        for start in starts:
+            part = slice(start, start + rows)
+            # The logits of a chunk are computed again on the way back, not kept for all chunks.
+            sums = sums + checkpoint(one, kept[part], wanted[part], start, use_reentrant=False)
+    hard, soft = sums.unbind()
+    total = hard if alpha == 1 else soft if alpha == 0 else alpha * hard + (1 - alpha) * soft
+    return SoftLoss(total, hard.detach(), soft.detach())
+
+
+def _reader(
+    teachers: Sequence[Online | Stored],
+    weights: torch.Tensor | Sequence[float] | None,
+    where: torch.Tensor,
+    temperature: float,
+    vocabulary: int | None,
+    device: torch.device,
+) -> Callable[[int, int], torch.Tensor | TopK]:
+    """From a range of labelled tokens to what the teachers together say of them."""
+    states = [
+        teacher.hidden[:, :-1][where.to(teacher.hidden.device)]
+        for teacher in teachers
+        if isinstance(teacher, Online)
+    ]
+    shares = _shares(weights, len(teachers), where)
+
+    def read(start: int, end: int) -> torch.Tensor | TopK:
+        every: list[torch.Tensor] = []
+        tops: list[TopK] = []
+        for number, teacher in enumerate(teachers):
+            if isinstance(teacher, Online):
+                logits = teacher.head(states[number][start:end])[:, :vocabulary]
+                every.append(dense(logits.to(device), temperature))
+            else:
+                parts = (teacher.ids, teacher.logits, teacher.logsumexp)
+                ids, raw, total = (part[start:end].to(device) for part in parts)
+                tops.append(top_k(ids, raw, total, temperature))
+        if len(teachers) == 1:
+            return every[0] if every else tops[0]
+        part = shares[start:end] if shares.dim() == 2 else shares
+        return mix_dense(every, part) if every else mix_top_k(tops, part)
+
+    return read
+
+
+def _shares(
+    weights: torch.Tensor | Sequence[float] | None, teachers: int, where: torch.Tensor
+) -> torch.Tensor:
+    """Weights that sum to 1, (teachers,) or a row for each labelled token."""
+    import torch
+
+    given = [1.0] * teachers if weights is None else weights
+    shares = torch.as_tensor(given, dtype=torch.float32, device=where.device)
+    if shares.shape not in ((teachers,), (len(where), teachers)):
+        raise UserError(
+            f"weights of teachers: shape {tuple(shares.shape)}; expected ({teachers},), or "
+            f"({len(where)}, {teachers}) for each example of the batch"
+        )
+    sums = shares.sum(-1, keepdim=True)
+    if not bool((shares >= 0).all() & (sums > 0).all() & sums.isfinite().all()):
+        raise UserError(
+            "weights of teachers: expected numbers of at least 0, not all of an example 0"
+        )
+    shares = shares / sums
+    return shares[where.nonzero()[:, 0]] if shares.dim() == 2 else shares
+
+
+def _refuse_foreign(teachers: Sequence[Online | Stored], tokens: int, ids: int) -> None:
+    """Raises UserError where teachers do not fit each other or the data."""
+    if len({type(teacher) for teacher in teachers}) != 1:
+        raise UserError(
+            "soft labels: expected one teacher or more, all in memory or all with stored labels; "
+            "to mix the two, store labels of the ones in memory first"
+        )
+    for teacher in teachers:
+        if isinstance(teacher, Online):
+            continue
+        if len(teacher.ids) != tokens:
+            raise UserError(
+                f"soft labels: {len(teacher.ids)} rows for {tokens} tokens that carry loss; these "
+                "labels belong to other data"
+            )
+        if bool((teacher.ids >= ids).any()):
+            raise UserError(
+                f"soft labels: the token id {int(teacher.ids.max())}, but student and teacher "
+                f"share {ids} ids; these labels were made for another vocabulary"
+            )
+
+
+def _refuse_unlike(teacher: torch.Tensor | TopK, student: torch.Tensor) -> None:
+    if isinstance(teacher, TopK) or teacher.shape == student.shape:
+        return
+    raise UserError(
+        f"soft labels: the teacher has {teacher.shape[-1]} logits and the student "
+        f"{student.shape[-1]}; give the number of ids that their tokenizers share"
+    )

@@ -1,0 +1,70 @@
+"""Proof that a token id means the same to two models.
+
+The rows of a model's output say nothing: Qwen2.5 has 151,936 up to 3B and 152,064 from 7B with one
+tokenizer, and the rows above its tokens are padding. So the tokenizers are compared, id by id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synth.errors import UserError
+
+# Cut alike by two tokenizers, these say that merges, normalisation and handling of spaces agree.
+_PROBES = (
+    "Then the other theory whether it holds, or rather: therefore we have shown nothing yet.",
+    "The sum of 1234567 and 89.5 is 1,234,656.5; so x^2 + y^2 = \\frac{1}{2}.",
+    "  def f(a):\n\treturn [a_i for a_i in a]  # don't\r\n\n\n    end   ",
+    "naïve café Ελληνικά русский 中文推理 日本語 عربي हिन्दी \U0001f600",
+)
+_SHOWN = 40
+
+
+def shared_vocabulary(student: Any, teacher: Any) -> int:
+    """How many ids two tokenizers share, from 0 on; what is above is not compared in a loss.
+
+    One of them may know more tokens, all above those of the other.
+
+    Args:
+        student: The tokenizer of the student, as transformers gives it.
+        teacher: The tokenizer of the teacher.
+
+    Returns:
+        The number to which the logits of both are sliced.
+
+    Raises:
+        UserError: An id stands for another token, or text is cut in another way.
+    """
+    tokens = [_tokens(tokenizer) for tokenizer in (student, teacher)]
+    shared = min(max(known, default=-1) + 1 for known in tokens)
+    for id in range(shared):
+        mine, theirs = tokens[0].get(id), tokens[1].get(id)
+        if mine != theirs:
+            raise _differ(f"token {id} is {_shown(mine)} to the student and {_shown(theirs)} to it")
+    if not shared:
+        raise _differ("one of the two knows no token")
+    for probe in _PROBES:
+        cut, other = _cut(student, probe), _cut(teacher, probe)
+        if cut != other:
+            raise _differ(f"they cut {probe[:_SHOWN]!r} into {len(cut)} and {len(other)} tokens")
+    return shared
+
+
+def _tokens(tokenizer: Any) -> dict[int, str]:
+    return {id: token for token, id in tokenizer.get_vocab().items()}
+
+
+def _cut(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _shown(token: str | None) -> str:
+    return "nothing" if token is None else ascii(token[:_SHOWN])
+
+
+def _differ(how: str) -> UserError:
+    return UserError(
+        f"the teacher has another tokenizer than the student: {how}. Soft labels need one "
+        "vocabulary; across tokenizers use train.method: on_policy, which compares the text of "
+        "tokens (ULD), or train on the teacher's traces alone (sft)"
+    )
