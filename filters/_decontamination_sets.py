@@ -114,8 +114,8 @@ def read_set(chosen: EvalSet) -> tuple[list[Item], list[str]]:
 
 def listed(rows: list[Any]) -> str:
     """The first of some names, and how many more there are."""
-    more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-    return ", ".join(map(str, rows[:10])) + more
+    more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+    return ", ".join(map(str, rows[:3])) + more
 
 
 def _column(
