@@ -1,4 +1,4 @@
-"""What tests of filters share: records made from texts, and filters made from options."""
+"""What tests of filters share."""
 
 import json
 import sys
@@ -6,36 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from filters.contract import Context, Decision, decide
-from synth import plugins
-from synth.record import Generation, Record, Task
-
 sys.path.insert(0, str(Path(__file__).parent))  # for what tests here share
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-
-
-def make_record(
-    answer="", reasoning=None, *, id="r", task="t", question="q", reference=None, finish=None
-):
-    generation = None
-    if finish is not None:
-        generation = Generation("t", "m", "p", "", {}, 0, finish, None, None, None, 0.0, "")
-    return Record(id, Task(task, question, reference), [], reasoning, answer, generation)
-
-
-def make_check(name, context=None, **options):
-    """The check of a filter; where it only measures, its figures are held to the bounds."""
-    module = plugins.load("filter", name)
-    config = module.Config(**options)
-    check = module.build(config, context or Context())
-    if not hasattr(module, "MEASURES"):
-        return check
-
-    def held(record):
-        found = check(record)
-        return found if isinstance(found, Decision) else decide(found, config, module.MEASURES)
-
-    return held
+from making import DATA, make_check, make_record
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 import contextlib
 import gzip
 import json
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import DATA, make_check, make_record
 
 from filters import _code_jobs, sandbox
 from filters._code_blocks import blocks, choose
@@ -18,9 +17,6 @@ from filters._code_compare import same_text, same_value
 from filters._code_layouts import Either, find
 from filters._code_wire import Unreadable, decode, encode
 from synth.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import DATA
 
 try:
     sandbox.require()
@@ -47,7 +43,6 @@ def python(code):
 @pytest.fixture(scope="module")
 def judge():
     """The decision on an answer, given what the data set says of its question."""
-    from conftest import make_check, make_record
 
     def decide(metadata, answer, **options):
         record = make_record(answer)
