@@ -38,7 +38,7 @@ def files(first: int) -> int:
         first: The first process of the sandbox.
     """
     try:
-        tmp = os.statvfs(f"/proc/{first}/root/tmp")
+        tmp = os.statvfs(os.path.join("/proc", str(first), "root", "tmp"))
     except OSError:
         return 0  # it has just ended, or begun
     return tmp.f_files - tmp.f_ffree
