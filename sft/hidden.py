@@ -11,11 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sft.layers import Pairs, attention_inputs, bare, decoder_layers, layer_pairs, watch
+from synth.distil_config import HiddenStates
 from synth.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,57 +26,6 @@ FILE = "hidden_projections.safetensors"
 Seen: TypeAlias = "dict[tuple[str, str, int], torch.Tensor]"
 # Relations of one chunk; they grow with the square of the length.
 _CHUNK_BYTES = 64 * 2**20
-
-
-class HiddenStates(BaseModel):
-    """What the student learns from its teacher's intermediate layers."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    layers: Literal["uniform", "skip", "last"] | list[tuple[int, int]] = Field(
-        default="uniform",
-        description="Which layer of the student learns from which of the teacher's: by relative "
-        "depth (uniform), the same without the last (skip), from those below the teacher's last "
-        "(last), or pairs [student, teacher], counted from 1.",
-    )
-    embeddings: bool = Field(
-        default=False, description="Whether the embeddings (layer 0) learn from the teacher's too."
-    )
-    positions: Literal["labelled", "all"] = Field(
-        default="labelled",
-        description="Tokens whose states are learned: those that predict a token with loss, or "
-        "all but padding.",
-    )
-    mse: float = Field(
-        default=1.0, ge=0, description="Weight of the squared distance between states."
-    )
-    relative: bool = Field(
-        default=True,
-        description="Divides the squared distance by the teacher's own mean square at that token, "
-        "so that layers with large states do not drown the others.",
-    )
-    cosine: float = Field(default=0.0, ge=0, description="Weight of 1 - cosine between states.")
-    relations: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of MiniLMv2's relations among queries, keys and values.",
-    )
-    relation_layers: tuple[int, int] | None = Field(
-        default=None,
-        description="The layers [student, teacher] whose relations are compared; null: the last "
-        "of both.",
-    )
-    relation_heads: int | None = Field(
-        default=None,
-        ge=1,
-        description="Heads into which queries, keys and values are cut for their relations. null: "
-        "as many as the teacher has attention heads, or the nearest smaller number that divides "
-        "all widths.",
-    )
-    projection: Literal["orthogonal", "identity"] = Field(
-        default="orthogonal",
-        description="How the map from student to teacher states starts where widths differ.",
-    )
 
 
 # --- losses: pure functions -----------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from synth import plugins
 from synth.augment_config import Augment, Rewrite
 from synth.configfile import Path_, Source, problems_of, raise_if_any, read_config
+from synth.distil_config import Label
 from synth.errors import MissingPackage, Problem, UserError, nearest
 from synth.generate_config import Budget, Generate, PromptChoice, Sampling, Section
 from synth.prompts import load_prompt
@@ -46,6 +47,13 @@ class RunStudent(Student):
     """The model that is trained, and the prompt under which it is trained and asked."""
 
     prompt: PromptChoice
+
+
+class ChainStep(Section):
+    """A model that is trained before the student."""
+
+    student: RunStudent
+    train: Train
 
 
 class Evaluate(Section):
@@ -100,6 +108,14 @@ class Run(Section):
         None, min_length=1, description="New traces from those that passed the trace filters"
     )
     filters: list[str | dict[str, Any]] = Field(default_factory=list)
+    label: Label | None = Field(
+        None, description="Soft labels of train.teachers, stored before training"
+    )
+    chain: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], ChainStep] = Field(
+        default_factory=dict,
+        description="Models that are trained before the student, in this order (the teacher "
+        "itself, an assistant); trained:NAME names one where a model is named",
+    )
     student: RunStudent | None = None
     train: Train | None = None
     evaluate: Evaluate | None = None
@@ -122,10 +138,13 @@ class Run(Section):
             ("augment", "teachers"),
             ("generate", "teachers"),
             ("rewrite", "generate"),
+            ("chain", "train"),
+            ("label", "train"),
         ):
-            if getattr(self, stage) is not None and not getattr(self, needs):
+            if getattr(self, stage) and not getattr(self, needs):
                 raise ValueError(f"{stage} needs the section {needs}")
         self._sources()
+        self._learning()
         tasks = self.tasks
         if self.evaluate is not None and (
             tasks is None or (tasks.eval is None and tasks.holdout is None)
@@ -146,6 +165,26 @@ class Run(Section):
                         )
         return self
 
+    def _learning(self) -> None:
+        """Raises ValueError where labels serve nobody, or a model is trained after its use."""
+        if self.label is not None and (self.train is None or self.train.method != "soft_labels"):
+            raise ValueError("label stores what train.method: soft_labels learns; set that method")
+        known: list[str] = []
+        steps = [(f"chain.{name}", step.student, step.train) for name, step in self.chain.items()]
+        if self.student is not None and self.train is not None:
+            steps.append(("", self.student, self.train))
+        for place, student, train in steps:
+            named = {"student.model": student.model}
+            named |= {f"train.teachers.{n}.model": t.model for n, t in train.teachers.items()}
+            for key, model in named.items():
+                name = trained(model)
+                if name is not None and name not in known:
+                    where = f"{place}.{key}".lstrip(".")
+                    raise ValueError(
+                        f"{where}: nothing called {name!r} is trained before{nearest(name, known)}"
+                    )
+            known.append(place.removeprefix("chain."))
+
     def _sources(self) -> None:
         """Raises ValueError unless questions or traces come from somewhere, and in one way."""
         if self.traces is None:
@@ -157,6 +196,11 @@ class Run(Section):
                 raise ValueError(f"traces and {name} are two ways to the same end: give one")
         if self.tasks is not None and (self.tasks.train or self.tasks.eval is None):
             raise ValueError("beside traces, tasks has eval alone: what the traces must not touch")
+
+
+def trained(model: str) -> str | None:
+    """The name in `trained:NAME`, or None for any other model."""
+    return model.removeprefix("trained:") if model.startswith("trained:") else None
 
 
 def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -282,6 +326,7 @@ _USED_BY = {
     "generate": {"task source", "teacher", "filter"},
     "rewrite": {"teacher", "filter"},
     "filter": {"filter"},
+    "label": set(),
     "train": set(),
     "evaluate": {"teacher", "filter"},
 }
@@ -297,7 +342,7 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         stages: All of the config's stages by default.
     """
     stages = stages_of(run) if stages is None else stages
-    kinds = set[str]().union(*(_USED_BY[stage] for stage in stages))
+    kinds = set[str]().union(*(_USED_BY[stage.partition(":")[0]] for stage in stages))
     if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
         kinds.discard("teacher")
     lacks: list[str] = []
@@ -396,6 +441,8 @@ def stages_of(run: Run) -> list[str]:
         "generate": run.generate is not None,
         "rewrite": run.rewrite is not None,
         "filter": run.generate is not None or run.traces is not None,
+        **{f"train:{name}": True for name in run.chain},
+        "label": run.label is not None,
         "train": run.train is not None,
         "evaluate": run.evaluate is not None,
     }

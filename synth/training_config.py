@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from synth.distil_config import (
+    Dtype,
+    HiddenStates,
+    OnPolicy,
+    Part,
+    SoftLabels,
+    TeacherModel,
+)
+from synth.errors import nearest
 
 
-class _Section(BaseModel):
-    """A section of the config: an unknown key is an error, not silence."""
+class Rope(Part):
+    """Rotary position embeddings other than those of the checkpoint, for longer traces."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    theta: float | None = Field(
+        default=None, gt=0, description="Base of the rotation; OpenR1 sets 300000."
+    )
+    window: int | None = Field(
+        default=None, ge=8, description="Positions that the student then has."
+    )
+    scaling: dict[str, Any] | None = Field(
+        default=None,
+        description="rope_type (linear, dynamic, yarn, llama3 ...) and what it takes, such as "
+        "factor, in transformers' words.",
+    )
 
 
-class Student(_Section):
+class Student(Part):
     """The model that is trained."""
 
     model: str = Field(
-        description="Hub id, folder, .gguf file, or package:NAME/FILE of the weights to start from."
+        description="Hub id, folder, .gguf file, package:NAME/FILE of the weights to start from, "
+        "or trained:NAME for a model that this config trains before (see chain)."
+    )
+    layers: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        description="Makes the student of these layers of the model alone: how many, evenly "
+        "spread, or which, counted from 1. null: all.",
+    )
+    rope: Rope | None = Field(default=None, description="Position embeddings, to widen the window.")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = Field(
+        default=None, description="How attention is computed; null: as transformers chooses."
     )
     chat_template: str = Field(
         default="auto",
@@ -25,7 +55,7 @@ class Student(_Section):
         "path of a Jinja template with {% generation %} marks, or auto to choose by the model's "
         "special tokens.",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+    dtype: Dtype = Field(
         default="float32",
         description="Type in which the weights are loaded, trained and saved. Updates at usual "
         "learning rates are lost in 16-bit weights; keep float32 and use bf16 for speed.",
@@ -35,7 +65,7 @@ class Student(_Section):
     )
 
 
-class Lora(_Section):
+class Lora(Part):
     """Low-rank adapters in place of training all weights."""
 
     r: int = Field(default=32, ge=1, description="Rank of the adapters.")
@@ -48,12 +78,34 @@ class Lora(_Section):
         description="Names of the layers that get an adapter; all-linear is all but the output "
         "layer.",
     )
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        default=None,
+        description="QLoRA: the frozen weights in 4 (NF4) or 8 bits, by bitsandbytes.",
+    )
 
 
-class Train(_Section):
-    """Supervised fine-tuning on the kept traces."""
+class Train(Part):
+    """How the student learns: from the kept traces, and from models that are its teachers."""
 
-    method: Literal["sft"] = Field(default="sft", description="How the student is trained.")
+    method: Literal["sft", "soft_labels", "hidden_states", "on_policy"] = Field(
+        default="sft",
+        description="sft: the text of the traces. soft_labels: also what teachers gave every "
+        "token. hidden_states: also a teacher's intermediate layers. on_policy: the student's own "
+        "answers, token by token, under a teacher's eyes.",
+    )
+    teachers: dict[str, TeacherModel] = Field(
+        default_factory=dict,
+        description="Models that the student learns from beyond their text, by name.",
+    )
+    soft_labels: SoftLabels | None = Field(
+        default=None, description="Settings of soft labels; with hidden_states, adds them to it."
+    )
+    hidden_states: HiddenStates | None = Field(
+        default=None, description="Settings of the method hidden_states."
+    )
+    on_policy: OnPolicy | None = Field(
+        default=None, description="Settings of the method on_policy."
+    )
     epochs: float = Field(default=2, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps, in place of epochs."
@@ -89,6 +141,32 @@ class Train(_Section):
         description="Most tokens an example may have, prompt included. A longer one is refused, "
         "never cut. null: the model's own window.",
     )
+    layout: Literal["padded", "padding_free", "packed"] = Field(
+        default="padded",
+        description="How examples lie in a batch: a row each with padding, one after the other "
+        "without any, or packed into rows of pack_length. Examples never see each other; on a GPU, "
+        "flash_attention keeps the last two fast.",
+    )
+    pack_length: int | None = Field(
+        default=None,
+        ge=8,
+        description="Tokens of a packed row; batch_size counts rows. null: max_length, or the "
+        "longest example.",
+    )
+    mix: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="How often an epoch meets each example of a source: 2 twice, 0.5 every "
+        "second one, another half each epoch. Sources that are not named: once.",
+    )
+    curriculum: Literal["none", "short_first", "easy_first"] = Field(
+        default="none",
+        description="Order of the examples: random, by length, or by the share of the teacher's "
+        "samples that were right, most first.",
+    )
+    fresh_samples: bool = Field(
+        default=False,
+        description="Each epoch takes another one of a question's traces in place of all of them.",
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's beta1.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's beta2.")
@@ -106,6 +184,13 @@ class Train(_Section):
     )
     lora: Lora | None = Field(
         default=None, description="Adapters in place of all weights; null trains all weights."
+    )
+    liger: bool = Field(
+        default=False, description="Liger's kernels, on a GPU and with method: sft."
+    )
+    report_to: list[Literal["trackio", "wandb", "tensorboard"]] = Field(
+        default_factory=list,
+        description="Trackers that get what log.jsonl gets; each a package of its own.",
     )
     logging_steps: int = Field(
         default=1, ge=1, description="Optimizer steps between two lines of log.jsonl."
@@ -126,7 +211,36 @@ class Train(_Section):
     )
 
     @model_validator(mode="after")
-    def _minimum_only_for_cosine(self) -> Train:
+    def _fits(self) -> Train:
         if self.min_lr_ratio and self.scheduler != "cosine":
             raise ValueError("min_lr_ratio works with scheduler: cosine only")
+        if self.pack_length is not None and self.layout != "packed":
+            raise ValueError("pack_length works with layout: packed only")
+        if self.liger and self.method != "sft":
+            raise ValueError("liger works with method: sft only")
+        for section in ("soft_labels", "hidden_states", "on_policy"):
+            both = section == "soft_labels" and self.method == "hidden_states"
+            if getattr(self, section) is not None and self.method != section and not both:
+                raise ValueError(f"{section} is set, but method is {self.method}")
+        if self.method == "sft":
+            if self.teachers:
+                raise ValueError("teachers: method sft learns from text alone; set another method")
+        elif not self.teachers:
+            raise ValueError(f"method {self.method} needs a model to learn from: give teachers")
+        self._one_teacher()
         return self
+
+    def _one_teacher(self) -> None:
+        """Raises ValueError where a method that has one teacher is given several."""
+        if self.method == "on_policy" and len(self.teachers) > 1:
+            raise ValueError("teachers: on_policy learns from one")
+        if self.method == "hidden_states":
+            named = self.hidden_states.teacher if self.hidden_states else None
+            if named is not None and named not in self.teachers:
+                raise ValueError(
+                    f"hidden_states.teacher: no teacher {named!r}{nearest(named, self.teachers)}"
+                )
+            if named is None and len(self.teachers) > 1:
+                raise ValueError(
+                    "hidden_states.teacher: say which of the teachers gives its layers"
+                )
