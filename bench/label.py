@@ -31,8 +31,9 @@ def examples():
 def main():
     import torch
 
-    from sft.label import Reader, Wanted, batches
+    from sft.label import Wanted, batches
     from sft.label_store import tokens_hash, write_shard
+    from sft.label_transformers import Reader
     from synth.models import load_model
 
     model, data = load_model(GGUF, device="cpu"), examples()

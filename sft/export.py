@@ -6,20 +6,36 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft.hidden import NAME, strip
+from sft.objective import remove
+from sft.student import load_student, merged
+from synth.training_config import Student
 
-def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
+
+def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -> None:
     """Writes weights, tokenizer, chat template and generation config beside the place, then moves.
 
-    Adapters are merged into the weights; they themselves are kept in `adapter` beside the folder.
+    Adapters are kept in `adapter` beside the folder, and merged into the weights as they were
+    before quantisation. Of several processes all must call it; the first one writes.
 
     Args:
-        model: The trained student.
-        tokenizer: Its tokenizer with the template that it was trained with.
+        trainer: The trainer of the student, when it is done.
+        tokenizer: The student's tokenizer with the template that it was trained with.
         folder: Where the student goes; an older one there is replaced.
+        student: What it was loaded from.
     """
+    model = bare_of_wrappers(trainer)
+    state = _gathered(trainer)
+    if not trainer.accelerator.is_main_process:
+        return
     if hasattr(model, "merge_and_unload"):
-        _place(folder.with_name("adapter"), lambda partial: model.save_pretrained(partial))
-        model = model.merge_and_unload()
+        adapter = folder.with_name("adapter")
+        _place(adapter, lambda partial: model.save_pretrained(partial, state_dict=state))
+        model = merged(student, adapter)
+    elif state is not None:
+        # What is sharded over processes cannot be saved as it is; the same model, whole, can.
+        model = load_student(student, device="cpu")
+        model.load_state_dict(state)
     set_end(model, tokenizer)
 
     def write(partial: Path) -> None:
@@ -27,6 +43,26 @@ def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(partial)
 
     _place(folder, write)
+
+
+def bare_of_wrappers(trainer: Any) -> Any:
+    """The trainer's student with its adapters, without loss, projections or parallel wrappers."""
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    remove(model)
+    return strip(model)
+
+
+def _gathered(trainer: Any) -> dict[str, Any] | None:
+    """All weights on one device where they are sharded over processes, else None."""
+    from accelerate.utils import DistributedType
+
+    if trainer.accelerator.distributed_type not in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+    ):
+        return None
+    state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return {name: weight for name, weight in (state or {}).items() if NAME not in name}
 
 
 def set_end(model: Any, tokenizer: Any) -> None:

@@ -1,16 +1,17 @@
 """Soft labels of finished traces: a white-box teacher reads each once, and what it thinks is kept.
 
-Position t of the logits predicts token t + 1, so the labels of a completion come from the
-positions before its tokens. Logits are computed at those positions alone, a chunk at a time.
+Whatever the teacher reads with (`label_transformers`, `label_vllm`), the order of the work is the
+same and depends on the data alone, so that a killed run goes on where it was.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from sft.label_codec import SoftLabels
 from sft.label_store import (
@@ -22,19 +23,12 @@ from sft.label_store import (
     tokens_hash,
     write_shard,
 )
-from sft.loss import has_plain_head
 from sft.masks import IGNORED
 from synth.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
+    from sft.examples import Examples
     from sft.masks import Encoded
-
-# Logits of one chunk in float32.
-_CHUNK_BYTES = 64 * 2**20
-_CACHED_ROWS, _BLOCK = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,199 +87,114 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return made
 
 
-class Reader:
-    """A teacher that reads batches of examples.
+class Engine(Protocol):
+    """What a teacher reads examples with.
 
-    Args:
-        model: A causal language model in evaluation mode.
+    Attributes:
+        name: As `label.engine` names it.
         wanted: What is kept.
-        chunk_bytes: About how much memory the logits of a chunk may take.
-
-    Raises:
-        UserError: `wanted` does not fit the model.
+        vocabulary: How many logits count.
+        dtype: Of the teacher's weights.
     """
 
-    def __init__(self, model: Any, wanted: Wanted, chunk_bytes: int = _CHUNK_BYTES) -> None:
-        self.model, self.wanted, self.chunk_bytes = model, wanted, chunk_bytes
-        self.plain_head = has_plain_head(model)
-        rows = int(model.get_output_embeddings().weight.shape[0])
-        self.vocabulary = wanted.vocabulary or rows
-        if self.vocabulary > rows:
-            raise UserError(
-                f"label: a vocabulary of {self.vocabulary}, but the teacher has {rows} logits"
-            )
-        if not 1 <= wanted.k <= self.vocabulary:
-            raise UserError(f"label: k is {wanted.k}; expected 1 to {self.vocabulary}")
-        if not wanted.temperatures or min(wanted.temperatures) <= 0:
-            raise UserError("label: temperatures: expected one or more above 0")
-
-    def states(self, examples: Sequence[Encoded]) -> torch.Tensor:
-        """What the logits of all labelled tokens are made from, example after example.
-
-        Last hidden states where the head is a plain layer over them, else the logits themselves.
-        """
-        import torch
-
-        device = self.model.device
-        width = max(len(e.input_ids) for e in examples)
-        ids = torch.zeros((len(examples), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        where = torch.zeros((len(examples), width), dtype=torch.bool)
-        for row, example in enumerate(examples):
-            n = len(example.input_ids)
-            ids[row, :n] = torch.tensor(example.input_ids)
-            mask[row, :n] = 1
-            # The token at t + 1 is what position t predicts.
-            where[row, : n - 1] = torch.tensor(example.labels[1:]) != IGNORED
-        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        if self.plain_head:
-            out = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        else:
-            out = self.model(**inputs, use_cache=False).logits
-        kept: torch.Tensor = out[where.to(device)]
-        return kept
+    name: str
+    wanted: Wanted
+    vocabulary: int
+    dtype: str
 
     def read(
         self, examples: Sequence[Encoded], ids: Sequence[str] | None = None
     ) -> list[SoftLabels]:
-        """The soft labels of a batch; `ids` are for the message alone.
+        """The soft labels of a batch; `ids` are for messages alone."""
 
-        Raises:
-            UserError: A logit is not a number.
-        """
-        import numpy as np
-        import torch
-
-        with torch.inference_mode():
-            states = self.states(examples)
-            rows = max(1, self.chunk_bytes // (4 * self.vocabulary))
-            parts = [self._kept(chunk) for chunk in states.split(rows)]
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        ends = np.cumsum([_labelled(example) for example in examples])[:-1]
-        split = zip(*(np.split(column, ends) for column in columns), strict=True)
-        made = [SoftLabels(*column) for column in split]
-        for place, labels in enumerate(made):
-            if not (np.isfinite(labels.lse).all() and np.isfinite(labels.top_logits).all()):
-                raise UserError(
-                    f"label: the teacher's logits are nan or infinite (record "
-                    f"{ids[place] if ids else place!r}); try another dtype"
-                )
-        return made
-
-    def _kept(self, states: torch.Tensor) -> tuple[NDArray[Any], ...]:
-        """Top-k ids, their logits, and logsumexp at each temperature, of some positions."""
-        import torch
-
-        head = self.model.get_output_embeddings()
-        logits = (head(states) if self.plain_head else states)[:, : self.vocabulary]
-        # On a CPU a few rows at a time stay in its cache through all that is done with them.
-        rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
-        columns: list[list[torch.Tensor]] = [[], [], []]
-        for part in logits.split(max(1, rows)):
-            part = part.float()
-            top, ids = _topk(part, self.wanted.k)
-            for column, value in zip(
-                columns,
-                (ids.int(), top, _lse(part, top[:, :1], self.wanted.temperatures)),
-                strict=True,
-            ):
-                column.append(value)
-        return tuple(torch.cat(column).cpu().numpy() for column in columns)
+    def close(self) -> None:
+        """Gives the teacher's memory back."""
 
 
-def _topk(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`logits.topk(k)`, searched in the k blocks whose largest are largest: no other can hold one.
-
-    Several times as fast over a large vocabulary.
-    """
-    rows, size = logits.shape
-    if size % _BLOCK or size < 2 * k * _BLOCK:
-        top, ids = logits.topk(k)
-        return top, ids
-    blocks = logits.view(rows, -1, _BLOCK)
-    best = blocks.amax(-1).topk(k).indices
-    inside = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    top, place = inside.topk(k)
-    return top, best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+def refuse_unfit(wanted: Wanted, vocabulary: int) -> None:
+    """Raises UserError where no teacher with so many logits can give what is wanted."""
+    if not 1 <= wanted.k <= vocabulary:
+        raise UserError(f"label: k is {wanted.k}; expected 1 to {vocabulary}")
+    if not wanted.temperatures or min(wanted.temperatures) <= 0:
+        raise UserError("label: temperatures: expected one or more above 0")
 
 
-def _lse(logits: torch.Tensor, top: torch.Tensor, temperatures: Sequence[float]) -> torch.Tensor:
-    """logsumexp(z / T) at each temperature, (rows, T); `top` is the largest of each row.
+def refuse_broken(made: Sequence[SoftLabels], ids: Sequence[str] | None) -> None:
+    """Raises UserError where a logit is not a number, with the record's id."""
+    import numpy as np
 
-    From a temperature to half of it, exponentials are squared in place of being made anew.
-    """
-    import torch
-
-    found: dict[float, torch.Tensor] = {}
-    before, powers = 0.0, logits
-    for t in sorted(set(temperatures), reverse=True):
-        powers = powers.square_() if before == 2 * t else ((logits - top) / t).exp_()
-        found[t] = top[:, 0] / t + powers.sum(1).log()
-        before = t
-    return torch.stack([found[t] for t in temperatures], 1)
+    for place, labels in enumerate(made):
+        if not (np.isfinite(labels.lse).all() and np.isfinite(labels.top_logits).all()):
+            raise UserError(
+                f"label: the teacher's logits are nan or infinite (record "
+                f"{ids[place] if ids else place!r}); try another dtype"
+            )
 
 
 def label(
-    model: Any,
-    ids: Sequence[str],
-    examples: Sequence[Encoded],
+    engine: Engine,
+    examples: Examples,
     folder: Path,
     identity: str,
-    wanted: Wanted | None = None,
+    only: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> None:
     """Writes the label set of a data set; what a killed run wrote whole is not made again.
 
     Args:
-        model: The teacher, in evaluation mode, in the dtype and on the device where it is to run.
-        ids: The records' ids.
-        examples: Their tokens as the student is trained on them; anything that can be indexed.
+        engine: The teacher.
+        examples: The data as the student is trained on it.
         folder: Where the label set goes.
         identity: Names the teacher's weights (`synth.models.weights_identity`).
-        wanted: What is kept.
-        on_progress: Gets labelled tokens done and in all, after each batch.
+        only: Which of the examples; None: all.
+        on_progress: Gets labelled tokens done and in all: once for what a run before wrote, then
+            after each batch.
         shard_tokens: About how many labelled tokens a shard has.
 
     Raises:
         UserError: Ids are not unique, an example has no labelled token, a logit is not a number,
             or the folder holds labels of other data or another teacher.
     """
-    wanted = wanted or Wanted()
-    reader = Reader(model, wanted)
-    lengths, labelled, hashes = _survey(ids, examples)
+    chosen = range(len(examples)) if only is None else only
+    wanted = engine.wanted
     plan = {
+        "engine": engine.name,
         "teacher": identity,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": engine.dtype,
         "k": wanted.k,
         "temperatures": list(wanted.temperatures),
-        "vocabulary": reader.vocabulary,
-        "batch_tokens": wanted.batch_tokens,
+        "vocabulary": engine.vocabulary,
         "shard_tokens": shard_tokens,
-        "data": content_of(zip(ids, hashes, strict=True)),
+        "data": _content(examples, chosen),
     }
     if begin(folder, plan):
         return
-    done, total, number = 0, sum(labelled), -1
-    for number, shard in enumerate(
-        _shards(batches(lengths, wanted.batch_tokens), labelled, shard_tokens)
-    ):
-        there = shard_path(folder, number).exists()
+    labelled = array("q", (examples.labelled[i] for i in chosen))
+    order = array("q", sorted(range(len(chosen)), key=lambda at: -examples.lengths[chosen[at]]))
+    total, done, number = sum(labelled), 0, 0
+    for number, shard in enumerate(_shards(order, labelled, shard_tokens)):
+        if shard_path(folder, number).exists():
+            done += sum(labelled[at] for at in shard)
+            continue
+        if on_progress:
+            on_progress(done, total)
         records: list[tuple[str, str, SoftLabels]] = []
-        for batch in shard:
-            if not there:
-                made = reader.read([examples[i] for i in batch], [ids[i] for i in batch])
-                records += ((ids[i], hashes[i], made[at]) for at, i in enumerate(batch))
-            done += sum(labelled[i] for i in batch)
+        mine = [chosen[at] for at in shard]
+        for batch in batches([examples.lengths[i] for i in mine], wanted.batch_tokens):
+            read = [examples[mine[at]] for at in batch]
+            ids = [examples.ids[mine[at]] for at in batch]
+            made = engine.read(read, ids)
+            records += zip(ids, map(tokens_hash, read), made, strict=True)
+            done += sum(map(len, made))
             if on_progress:
                 on_progress(done, total)
-        if not there:
-            write_shard(folder, number, records, wanted.temperatures)
+        write_shard(folder, number, records, wanted.temperatures)
     finish(folder, number + 1)
 
 
 def estimate(
-    model: Any, examples: Sequence[Encoded], wanted: Wanted | None = None, samples: int = 8
+    engine: Engine, examples: Examples, only: Sequence[int] | None = None, samples: int = 8
 ) -> Estimate:
     """What labelling a data set will come to, by labelling a few examples of all lengths.
 
@@ -296,66 +205,65 @@ def estimate(
     """
     import tempfile
 
-    wanted = wanted or Wanted()
-    reader = Reader(model, wanted)
-    lengths, labelled, _ = _survey([str(i) for i in range(len(examples))], examples)
-    order = sorted(range(len(examples)), key=lengths.__getitem__)
-    some = [order[(2 * i + 1) * len(order) // (2 * samples)] for i in range(samples)]
-    some = sorted(set(some))
-    reader.read([examples[some[0]]])  # what is done once only is not counted
+    chosen = range(len(examples)) if only is None else only
+    wanted, lengths = engine.wanted, examples.lengths
+    order = sorted(chosen, key=lengths.__getitem__)
+    places = {(2 * i + 1) * len(order) // (2 * samples) for i in range(samples)}
+    some = [order[place] for place in sorted(places)]
+    engine.read([examples[some[0]]])  # what is done once only is not counted
     seconds = 0.0
     records = []
     for batch in batches([lengths[i] for i in some], wanted.batch_tokens):
         began = time.perf_counter()
-        made = reader.read([examples[some[i]] for i in batch])
+        made = engine.read([examples[some[at]] for at in batch])
         seconds += time.perf_counter() - began
         records += [("", "", labels) for labels in made]
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder), 0, records, wanted.temperatures)
         size = shard_path(Path(folder), 0).stat().st_size
-    read = sum(lengths[i] for i in some)
+    tokens = sum(lengths[i] for i in chosen)
+    labelled = sum(examples.labelled[i] for i in chosen)
     return Estimate(
-        len(examples),
-        sum(lengths),
-        sum(labelled),
-        round(size * sum(labelled) / sum(labelled[i] for i in some)),
-        seconds * sum(lengths) / read,
+        len(chosen),
+        tokens,
+        labelled,
+        round(size * labelled / sum(map(len, (one for _, _, one in records)))),
+        seconds * tokens / sum(lengths[i] for i in some),
     )
 
 
-def _survey(
-    ids: Sequence[str], examples: Sequence[Encoded]
-) -> tuple[list[int], list[int], list[str]]:
-    """Tokens, labelled tokens and hash of each example."""
-    lengths, labelled, hashes = [], [], []
-    if len(set(ids)) != len(ids) or len(ids) != len(examples) or not ids:
+def _content(examples: Examples, chosen: Sequence[int]) -> str:
+    """Names the data by ids and tokens.
+
+    Raises:
+        UserError: There is none, an id comes twice, or an example has no token with loss.
+    """
+    ids = [examples.ids[i] for i in chosen]
+    if len(set(ids)) != len(ids) or not ids:
         raise UserError("label: expected one or more records, each with an id of its own")
-    for id, example in zip(ids, examples, strict=True):
-        count = _labelled(example)
-        if not count:
-            raise UserError(f"label: record {id!r} has no token with loss")
-        lengths.append(len(example.input_ids))
-        labelled.append(count)
-        hashes.append(tokens_hash(example))
-    return lengths, labelled, hashes
+
+    def hashes() -> Iterator[tuple[str, str]]:
+        for i in chosen:
+            example = examples[i]
+            if not labelled_tokens(example):
+                raise UserError(f"label: record {examples.ids[i]!r} has no token with loss")
+            yield examples.ids[i], tokens_hash(example)
+
+    return content_of(hashes())
 
 
-def _labelled(example: Encoded) -> int:
+def labelled_tokens(example: Encoded) -> int:
     """Tokens with loss; the first token has nothing before it that could predict it."""
     return sum(label != IGNORED for label in example.labels[1:])
 
 
 def _shards(
-    made: list[list[int]], labelled: Sequence[int], shard_tokens: int
-) -> Iterator[list[list[int]]]:
-    """Batches in groups of about so many labelled tokens."""
-    group: list[list[int]] = []
-    held = 0
-    for batch in made:
-        group.append(batch)
-        held += sum(labelled[i] for i in batch)
-        if held >= shard_tokens:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
+    order: Sequence[int], labelled: Sequence[int], shard_tokens: int
+) -> Iterator[Sequence[int]]:
+    """Stretches of the order with about so many labelled tokens each."""
+    start = held = 0
+    for end, at in enumerate(order, 1):
+        held += labelled[at]
+        if held >= shard_tokens or end == len(order):
+            yield order[start:end]
+            start, held = end, 0

@@ -11,32 +11,60 @@ from typing import Any
 from synth.errors import MissingPackage, UserError, nearest
 
 
+def load_tasks(tasks: Sequence[str], own_tasks: str | Path | None = None) -> Any:
+    """Finds tasks and loads their data, so that what is missing shows before a model is asked.
+
+    Args:
+        tasks: Names of tasks, groups or tags of lm-eval, or of the user's own.
+        own_tasks: A folder with the user's own tasks as YAML files.
+
+    Returns:
+        lm-eval's `TaskManager`.
+
+    Raises:
+        MissingPackage: lm-eval is not installed.
+        UserError: No such task, or its data or code cannot be had.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingPackage("lm-eval", "evaluate.lm_eval", extra="eval")
+    if own_tasks is not None and not Path(own_tasks).is_dir():
+        raise UserError(f"evaluate.lm_eval_path: no folder {own_tasks}")
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if own_tasks is None else str(own_tasks))
+    _check(tasks, manager.all_tasks)
+    for task in tasks:
+        try:
+            manager.load(task)
+        except Exception as error:
+            # Data sets, downloads and the tasks' own code raise errors of every kind.
+            raise UserError(
+                f"evaluate.lm_eval: the task {task!r} cannot be loaded (is its data set to be had "
+                f"from here?): {_line(error)}"
+            ) from error
+    return manager
+
+
 def run_tasks(
-    student: str | Path,
+    model: Any,
+    tokenizer: Any,
     tasks: Sequence[str],
     *,
+    manager: Any = None,
     limit: int | None = None,
-    shots: int | None = None,
     batch_size: int = 8,
-    dtype: str = "float32",
-    device: str | None = None,
     chat: bool = True,
-    own_tasks: str | Path | None = None,
-    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Runs tasks of lm-eval on a student.
 
     Args:
-        student: Folder of a Hugging Face causal language model with its tokenizer.
-        tasks: Names of tasks, groups or tags of lm-eval, or of the user's own.
+        model: A causal language model of transformers, on the device where it is to run.
+        tokenizer: Its tokenizer.
+        tasks: Names of tasks, groups or tags that `manager` knows.
+        manager: What `load_tasks` gives; lm-eval's own tasks by default.
         limit: Ask only the first so many questions of each task.
-        shots: Worked examples before each question; as the task has it by default.
         batch_size: Questions at a time.
-        dtype: What the weights are loaded as.
-        device: As torch names it; a GPU where there is one by default.
-        chat: Ask through the student's chat template, as it was trained.
-        own_tasks: A folder with the user's own tasks as YAML files.
-        trust_remote_code: Whether the model's own code may run. That of tasks never may.
+        chat: Ask through the tokenizer's chat template, as the student was trained.
 
     Returns:
         `version` of lm-eval, and under `tasks` for each one (each one of a group, and the group
@@ -47,46 +75,19 @@ def run_tasks(
 
     Raises:
         MissingPackage: lm-eval is not installed.
-        UserError: No such task or student, or a task's data or code cannot be had.
+        UserError: No such task, or one that would run code which the model wrote.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise MissingPackage("lm-eval", "evaluate.lm_eval", extra="eval")
-    if not (Path(student) / "config.json").is_file():
-        raise UserError(f"evaluate.lm_eval: no model lies in {student}")
-    if own_tasks is not None and not Path(own_tasks).is_dir():
-        raise UserError(f"evaluate.lm_eval: no folder of tasks at {own_tasks}")
-    import torch
+    manager = manager or load_tasks(tasks)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if own_tasks is None else str(own_tasks))
-    _check(tasks, manager.all_tasks)
-    # The data come before the model: they are what is missing where there is no network.
-    for task in tasks:
-        try:
-            manager.load(task)
-        except Exception as error:
-            # Data sets, downloads and the tasks' own code raise errors of every kind.
-            raise UserError(
-                f"evaluate.lm_eval: the task {task!r} cannot be loaded (is its data set to be had "
-                f"from here?): {_line(error)}"
-            ) from error
-    model = HFLM(
-        pretrained=str(student),
-        backend="causal",
-        dtype=dtype,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        batch_size=batch_size,
-        trust_remote_code=trust_remote_code,
-    )
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     try:
         found = simple_evaluate(
-            model=model,
+            model=harness,
             tasks=list(tasks),
-            num_fewshot=shots,
             limit=limit,
-            apply_chat_template=chat and bool(getattr(model.tokenizer, "chat_template", None)),
+            apply_chat_template=chat and bool(getattr(tokenizer, "chat_template", None)),
             task_manager=manager,
             log_samples=False,
             bootstrap_iters=1000,

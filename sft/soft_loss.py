@@ -95,8 +95,8 @@ def summed_soft_loss(
         teachers: All `Online` or all `Stored`. Not looked at where alpha is 1.
         how: Which divergence. Several teachers count as the weighted mean of their probabilities.
         alpha: Weight of the cross-entropy, 0 to 1.
-        weights: Of the teachers, (teachers,), or for each example, (batch, teachers); any scale.
-            None: all alike.
+        weights: Of the teachers, (teachers,), or for each labelled token in the batch's order,
+            (tokens, teachers); any scale. None: all alike.
         vocabulary: How many logits the tokenizers of student and teachers share; those above are
             left out of the divergence. None: all.
         chunk_bytes: About how much memory the student's logits may take at a time in plain
@@ -193,18 +193,18 @@ def _shares(
 
     given = [1.0] * teachers if weights is None else weights
     shares = torch.as_tensor(given, dtype=torch.float32, device=where.device)
-    if shares.shape not in ((teachers,), (len(where), teachers)):
+    tokens = int(where.sum())
+    if shares.shape not in ((teachers,), (tokens, teachers)):
         raise UserError(
             f"weights of teachers: shape {tuple(shares.shape)}; expected ({teachers},), or "
-            f"({len(where)}, {teachers}) for each example of the batch"
+            f"({tokens}, {teachers}) for each labelled token"
         )
     sums = shares.sum(-1, keepdim=True)
     if not bool((shares >= 0).all() & (sums > 0).all() & sums.isfinite().all()):
         raise UserError(
-            "weights of teachers: expected numbers of at least 0, not all of an example 0"
+            "weights of teachers: expected numbers of at least 0, not all of a token 0"
         )
-    shares = shares / sums
-    return shares[where.nonzero()[:, 0]] if shares.dim() == 2 else shares
+    return shares / sums
 
 
 def _refuse_foreign(teachers: Sequence[Online | Stored], tokens: int, ids: int) -> None:

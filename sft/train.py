@@ -1,6 +1,6 @@
 """Training a student on traces, from records to a folder with a finished model.
 
-folder/tokens.arrow    the training data as tokens and labels
+folder/tokens.arrow    the training data as tokens and labels, with tokens.json
 folder/training.json   what the checkpoints were made from
 folder/log.jsonl       one line a logged step
 folder/checkpoints/    where a killed run goes on
@@ -12,7 +12,6 @@ folder/result.json     written last
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
@@ -22,20 +21,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sft.batches import Groups, refuse_leaks
 from sft.chat import apply, choose
 from sft.checkpoints import StepLog, drop_halves, keep_last, last_whole
+from sft.examples import Examples, open_examples, write_examples
 from sft.export import save_student
-from sft.masks import Encoded, check_dataset
-from sft.trainer import Watch, build_trainer, refuse_broken
+from sft.hidden import Hidden
+from sft.objective import Objective
+from sft.order import Order
+from sft.student import load_student, lora, window
+from sft.teachers import gather, teachers_identity
+from sft.trainer import build_trainer, refuse_broken
+from sft.watch import Watch
+from synth.distil_config import HiddenStates
 from synth.errors import Interrupted, MissingPackage, UserError
 from synth.io import read_json, write_json
-from synth.models import load_model, load_tokenizer, locate, require_transformers, weights_identity
+from synth.models import load_tokenizer, require_transformers, weights_identity
 from synth.record import Message, Record, Task, digest
 from synth.training_config import Student, Train
 
 # What a config may change without the training becoming another one.
-_COSMETIC = {"logging_steps", "save_steps", "keep_checkpoints"}
-_ROWS_PER_BATCH = 1_000
+_COSMETIC = {"logging_steps", "save_steps", "keep_checkpoints", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def train(
     folder: Path,
     seed: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    labels: Path | None = None,
+    accuracies: dict[str, float] | None = None,
 ) -> TrainResult:
     """Trains a student, or goes on with a training that was stopped.
 
@@ -87,6 +95,8 @@ def train(
         folder: Where everything goes.
         seed: Used unless `config.seed` is set.
         on_progress: Called with each line of the log, and `max_steps`.
+        labels: Stored soft labels, a folder a teacher; None: the teachers come into memory.
+        accuracies: Of each teacher, where soft labels are weighed by it.
 
     Raises:
         UserError: The data is empty or not sound (checked in full before training), the loss is
@@ -100,78 +110,133 @@ def train(
     with _quiet():
         tokenizer = load_tokenizer(student.model, student.trust_remote_code)
         apply(tokenizer, choose(tokenizer, student.chat_template))
-        limit = _limit(student, config)
-        lengths, data = _write_tokens(
-            check_dataset(tokenizer, records, render_prompt, limit), folder / "tokens.arrow"
-        )
-        identity = _identity(student, config, seed, tokenizer.chat_template, data)
+        tokens = folder / "tokens.arrow"
+        one = _one_process()
+        if one.is_main_process:
+            write_examples(tokenizer, records, render_prompt, _limit(student, config), tokens)
+        one.wait_for_everyone()
+        examples = open_examples(tokens)
+        identity = _identity(student, config, seed, tokenizer.chat_template, examples.content)
+        if config.teachers:
+            identity["teachers"] = teachers_identity(config, labels, accuracies)
         done = read_json(folder / "result.json")
         if done and done["identity"] == identity and (folder / "student").is_dir():
             return TrainResult(**{**done["result"], "folder": folder})
-        _refuse_foreign(folder, identity)
+        if one.is_main_process:
+            _refuse_foreign(folder, identity)
+        one.wait_for_everyone()
+        checkpoints = folder / "checkpoints"
+        watch = Watch(
+            StepLog(folder / "log.jsonl"),
+            on_progress,
+            config.keep_checkpoints,
+            writes=one.is_main_process,
+        )
         with _memory_errors():
-            return _train(tokenizer, lengths, student, config, folder, seed, identity, on_progress)
+            trainer, hidden = _build(
+                tokenizer, examples, student, config, folder, seed, watch, labels, accuracies
+            )
+            _run(trainer, hidden, checkpoints, watch)
+            meter = watch.meter
+            refuse_broken(trainer.model, meter.step)
+            save_student(trainer, tokenizer, folder / "student", student)
+        result = TrainResult(
+            folder=folder,
+            student="student",
+            examples=len(examples),
+            steps=meter.step,
+            tokens=meter.tokens,
+            loss_tokens=meter.loss_tokens,
+            seconds=meter.seconds,
+            tokens_per_second=meter.tokens / meter.seconds if meter.seconds else 0.0,
+            final_loss=watch.log.rows()[-1]["loss"],
+        )
+        if one.is_main_process:
+            write_json(
+                folder / "result.json",
+                {"identity": identity, "result": {**asdict(result), "folder": str(folder)}},
+            )
+            keep_last(checkpoints, config.keep_checkpoints)
+        one.wait_for_everyone()
+        return result
 
 
-def _train(
+def _build(
     tokenizer: Any,
-    lengths: list[int],
+    examples: Examples,
     student: Student,
     config: Train,
     folder: Path,
     seed: int,
-    identity: dict[str, Any],
-    on_progress: Callable[[dict[str, Any]], None] | None,
-) -> TrainResult:
-    """Trains on the tokens that lie in the folder."""
+    watch: Watch,
+    labels: Path | None,
+    accuracies: dict[str, float] | None,
+) -> tuple[Any, Hidden | None]:
+    """The trainer of a config, and the intermediate layers where it has them."""
+    from accelerate import PartialState
     from datasets import Dataset
 
-    model = load_model(student.model, student.dtype, None, student.trust_remote_code)
+    model = load_student(student, config.lora.quantization if config.lora else None)
     _refuse_unknown_tokens(model, tokenizer)
-    checkpoints = folder / "checkpoints"
-    watch = Watch(StepLog(folder / "log.jsonl"), on_progress, config.keep_checkpoints)
+    if config.layout != "padded":
+        refuse_leaks(model)
+    teachers = gather(config, tokenizer, examples, labels, accuracies)
+    hidden = None
+    if config.method == "hidden_states":
+        how = config.hidden_states or HiddenStates()
+        models = teachers.models
+        hidden = Hidden(how, model, models[how.teacher or next(iter(models))], seed)
+    objective = None
+    if not config.liger:
+        objective = Objective(config, model, teachers.models, hidden, teachers.vocabulary)
+    parts = config.gradient_accumulation * PartialState().num_processes
+    groups = Groups(
+        examples,
+        Order(examples, config, seed, parts),
+        config.layout,
+        tokenizer.pad_token_id,
+        teachers.labels,
+        config.soft_labels.temperature if config.soft_labels else 2.0,
+        teachers.weights,
+        teachers.routed,
+    )
     trainer = build_trainer(
         model=model,
         tokenizer=tokenizer,
         dataset=Dataset.from_file(str(folder / "tokens.arrow")),
-        lengths=lengths,
+        groups=groups,
         config=config,
-        folder=checkpoints,
+        folder=folder / "checkpoints",
         seed=seed,
         watch=watch,
+        objective=objective,
+        adapters=lora(config, model),
     )
-    drop_halves(checkpoints)
+    return trainer, hidden
+
+
+def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -> None:
+    """Trains, from the last whole checkpoint on where there is one.
+
+    Raises:
+        Interrupted: It was asked to stop.
+    """
+    if watch.writes:
+        drop_halves(checkpoints)
     found = last_whole(checkpoints)
     if found:
         watch.resumes(found[1])
-    watch.log.cut_after(watch.meter.step)
+        if hidden:
+            hidden.load(found[0])
+    if watch.writes:
+        watch.log.cut_after(watch.meter.step)
     with _stops_after_a_step(watch):
         trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
-    meter = watch.meter
     if watch.stop:
         raise Interrupted(
-            f"training stopped after step {meter.step} of {trainer.state.max_steps}; a checkpoint "
-            "is saved, the same command goes on from it"
+            f"training stopped after step {watch.meter.step} of {trainer.state.max_steps}; a "
+            "checkpoint is saved, the same command goes on from it"
         )
-    refuse_broken(trainer.model, meter.step)
-    save_student(trainer.model, tokenizer, folder / "student")
-    result = TrainResult(
-        folder=folder,
-        student="student",
-        examples=len(lengths),
-        steps=meter.step,
-        tokens=meter.tokens,
-        loss_tokens=meter.loss_tokens,
-        seconds=meter.seconds,
-        tokens_per_second=meter.tokens / meter.seconds if meter.seconds else 0.0,
-        final_loss=watch.log.rows()[-1]["loss"],
-    )
-    write_json(
-        folder / "result.json",
-        {"identity": identity, "result": {**asdict(result), "folder": str(folder)}},
-    )
-    keep_last(checkpoints, config.keep_checkpoints)
-    return result
 
 
 # --- before training ------------------------------------------------------------------------------
@@ -185,58 +250,31 @@ def _require_packages(config: Train) -> None:
     for package in ["trl", "accelerate", *(["peft"] if config.lora else [])]:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package, "training", extra="train")
+    for package in [*config.report_to, *(["liger_kernel"] if config.liger else [])]:
+        if importlib.util.find_spec(package) is None:
+            name = package.replace("_", "-")
+            raise MissingPackage(name, f"train.{'liger' if config.liger else 'report_to'}")
     import torch
 
-    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
-            "training uses one GPU, and several are visible; make one visible with "
-            "CUDA_VISIBLE_DEVICES=0"
+            "several GPUs are visible, and one process uses one: make one visible with "
+            "CUDA_VISIBLE_DEVICES=0, or use them all by `accelerate launch -m synth train CONFIG`"
         )
+
+
+def _one_process() -> Any:
+    """Which of several processes this is, as accelerate knows it."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _limit(student: Student, config: Train) -> int | None:
     """Most tokens an example may have: train.max_length, and never more than the model's window."""
-    from transformers import AutoConfig
-
-    place, gguf = locate(student.model)
-    try:
-        loaded = AutoConfig.from_pretrained(
-            place, gguf_file=gguf, trust_remote_code=student.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot load the model {student.model!r}: {first}") from error
-    window = getattr(loaded.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (config.max_length, window) if limit]
+    limits = [limit for limit in (config.max_length, window(student)) if limit]
     return min(limits) if limits else None
-
-
-def _write_tokens(examples: Iterable[Encoded], path: Path) -> tuple[list[int], str]:
-    """Writes the examples to an Arrow file, which training maps instead of holding in memory.
-
-    Returns:
-        The length of each, in tokens, and the SHA-256 of all of them.
-    """
-    import pyarrow as pa
-
-    column = pa.list_(pa.int32())
-    schema = pa.schema({"input_ids": column, "labels": column})
-    lengths: list[int] = []
-    total = hashlib.sha256()
-    held: list[dict[str, list[int]]] = []
-    partial = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for example in examples:
-            lengths.append(len(example.input_ids))
-            held.append({"input_ids": example.input_ids, "labels": example.labels})
-            total.update(repr(held[-1]).encode())
-            if len(held) == _ROWS_PER_BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
-                held = []
-        if held:
-            writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
-    partial.replace(path)
-    return lengths, total.hexdigest()
 
 
 def _identity(
@@ -245,7 +283,9 @@ def _identity(
     """All that the trained weights depend on."""
     return {
         "weights": weights_identity(student.model),
-        "dtype": student.dtype,
+        "student": student.model_dump(
+            mode="json", include={"dtype", "layers", "rope", "attention"}
+        ),
         "train": config.model_dump(mode="json", exclude=_COSMETIC),
         "seed": seed,
         "template": digest(template),

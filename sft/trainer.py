@@ -1,184 +1,84 @@
-"""TRL's SFTTrainer over tokens and labels that are ready, made to stop, resume and log soundly."""
+"""TRL's SFTTrainer over batches that are ready, made to stop, resume and log soundly."""
 
 from __future__ import annotations
 
-import math
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import json
+import os
 from pathlib import Path
 from typing import Any
 
-from sft.checkpoints import Meter, StepLog, keep_last, mark_whole
-from sft.loss import has_plain_head, summed_loss
-from synth.errors import UserError, nearest
+from sft.batches import Groups, split
+from sft.hidden import Hidden
+from sft.objective import PARTS, Extra, Objective, install
+from sft.watch import Watch
+from synth.errors import UserError
 from synth.training_config import Train
-
-_POOL = 50  # batches among which examples are sorted by length
-
-
-def grouped_order(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[int]:
-    """The order of the examples in an epoch: random, with examples of like length in a batch.
-
-    It depends on nothing but its arguments, so a resumed run meets the same batches. The longest
-    batch of all comes first, so that memory that does not suffice shows at once.
-
-    >>> grouped_order([3, 9, 3, 9, 5], 2, 0, 0)[:2]
-    [3, 1]
-    """
-    chance = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    chance.shuffle(order)
-    batches = []
-    for start in range(0, len(order), batch * _POOL):
-        pool = sorted(order[start : start + batch * _POOL], key=lengths.__getitem__, reverse=True)
-        batches += [pool[i : i + batch] for i in range(0, len(pool), batch)]
-    # The batch that is not full is cut from the end of the order, so it has to stay there.
-    last = [batches.pop()] if batches and len(batches[-1]) < batch else []
-    chance.shuffle(batches)
-    if epoch == 0 and batches:
-        longest = max(range(len(batches)), key=lambda i: max(lengths[j] for j in batches[i]))
-        batches.insert(0, batches.pop(longest))
-    return [index for group in batches + last for index in group]
-
-
-class GroupedSampler:
-    """`grouped_order` as the trainer's data loader wants it."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Says which epoch comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(grouped_order(self.lengths, self.batch, self.seed, self.epoch))
-
-
-@dataclass
-class Watch:
-    """What is counted and said while the student trains.
-
-    Attributes:
-        log: Where the lines go.
-        on_progress: Gets each line as it is written, with `max_steps` added.
-        keep_checkpoints: How many checkpoints stay.
-        meter: What has been done so far.
-        stop: Set from outside to stop after the step in progress, with a checkpoint.
-    """
-
-    log: StepLog
-    on_progress: Callable[[dict[str, Any]], None] | None = None
-    keep_checkpoints: int = 1
-    meter: Meter = field(default_factory=Meter)
-    stop: bool = False
-    _began: float = 0.0
-    _said: tuple[int, float] = (0, 0.0)
-
-    def step_begins(self) -> None:
-        """Starts the clock."""
-        self._began = time.monotonic()
-
-    def batch_done(self, tokens: int, loss_tokens: int, loss: float) -> None:
-        """Counts one batch.
-
-        Raises:
-            UserError: The loss is not a number any more.
-        """
-        self.meter.tokens += tokens
-        self.meter.loss_tokens += loss_tokens
-        if not math.isfinite(loss):
-            raise UserError(
-                f"train: the loss became {loss} in step {self.meter.step + 1}; lower "
-                "train.learning_rate, or look for broken weights or data. The last checkpoint "
-                "is from before"
-            )
-
-    def step_ends(self, step: int) -> None:
-        """Stops the clock."""
-        self.meter.step = step
-        self.meter.seconds += time.monotonic() - self._began
-
-    def says(self, logs: dict[str, Any], epoch: float, max_steps: int) -> None:
-        """Writes the line of a step."""
-        if "loss" not in logs:
-            return  # the trainer's summary at the end
-        meter = self.meter
-        tokens, seconds = meter.tokens - self._said[0], meter.seconds - self._said[1]
-        self._said = (meter.tokens, meter.seconds)
-        row = {
-            "step": meter.step,
-            "epoch": round(epoch, 4),
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs.get("grad_norm"),
-            "tokens": meter.tokens,
-            "loss_tokens": meter.loss_tokens,
-            "tokens_per_second": round(tokens / seconds, 2) if seconds else 0.0,
-            "seconds": round(meter.seconds, 3),
-        }
-        self.log.append(row)
-        if self.on_progress:
-            self.on_progress({**row, "max_steps": max_steps})
-
-    def saved(self, checkpoint: Path) -> None:
-        """Makes a checkpoint count and drops older ones."""
-        mark_whole(checkpoint, self.meter)
-        keep_last(checkpoint.parent, max(1, self.keep_checkpoints))
-
-    def resumes(self, meter: Meter) -> None:
-        """Goes on from a checkpoint."""
-        self.meter = meter
-        self._said = (meter.tokens, meter.seconds)
 
 
 def build_trainer(
     model: Any,
     tokenizer: Any,
     dataset: Any,
-    lengths: Sequence[int],
+    groups: Groups,
     config: Train,
     folder: Path,
     seed: int,
     watch: Watch,
+    objective: Objective | None,
+    adapters: Any = None,
 ) -> Any:
     """The trainer of a student.
 
     Args:
         model: The student.
         tokenizer: Its tokenizer, for the padding token and for checkpoints.
-        dataset: A `datasets.Dataset` with input_ids and labels, used as they are.
-        lengths: Tokens of each example.
+        dataset: The examples as a `datasets.Dataset`, which TRL wants to see.
+        groups: The batches of the whole training.
         config: The section `train`.
         folder: Where checkpoints go.
-        seed: Seed of order, adapters and dropout.
+        seed: Seed of adapters and dropout.
         watch: What counts, logs and stops.
+        objective: The loss; None: TRL's own, of Liger where the config asks for it.
+        adapters: PEFT's config of adapters, or None.
     """
     import torch
-    from transformers import TrainerCallback
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTTrainer
 
     class StudentTrainer(SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer with our order of examples, our loss off the GPU, and no calls home."""
+        """SFTTrainer with our batches, our loss, and no calls home."""
 
-        plain_head = False
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> GroupedSampler:
-            return GroupedSampler(lengths, config.batch_size, seed)
+        def get_train_dataloader(self) -> Any:
+            loader = torch.utils.data.DataLoader(
+                groups,
+                batch_size=1,
+                shuffle=False,
+                collate_fn=lambda items: items[0],
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+            return self.accelerator.prepare(loader)
 
         def training_step(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
         ) -> Any:
-            tokens = int(inputs["attention_mask"].sum())
-            loss_tokens = int((inputs["labels"] != -100).sum())
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            watch.batch_done(tokens, loss_tokens, float(loss))
+            labelled = (inputs["labels"][:, 1:] != -100).sum()
+            self.parts: dict[str, Any] = {}
+            try:
+                loss = super().training_step(model, inputs, num_items_in_batch)
+                counts = [float(inputs["tokens"]), labelled, *self.parts.values()]
+                summed = torch.stack([torch.as_tensor(c, dtype=torch.float64) for c in counts])
+                if self.accelerator.num_processes > 1:
+                    summed = self.accelerator.reduce(summed.to(loss.device))
+                tokens, loss_tokens, *parts = summed.tolist()
+                watch.batch_done(
+                    int(tokens),
+                    int(loss_tokens),
+                    float(loss),
+                    dict(zip(self.parts, parts, strict=True)),
+                )
+            except UserError:
+                save_batch(folder.parent, inputs, watch.meter.step + 1)
+                raise
             return loss
 
         def compute_loss(
@@ -188,22 +88,49 @@ def build_trainer(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            if not self.plain_head or return_outputs:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            labels = inputs["labels"]
-            rest = {key: value for key, value in inputs.items() if key != "labels"}
-            inner = _inner(model)
-            hidden = inner.base_model(**rest, use_cache=False).last_hidden_state
-            total = summed_loss(hidden, labels, inner.get_output_embeddings())
+            plain, rest = split(inputs)
+            if objective is None:
+                return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
+            labels = plain.pop("labels")
+            extra = Extra(labels, rest.get("soft", []), rest.get("weights"))
+            found = model(**plain, extra=extra)
+            if config.method != "sft":
+                self.parts = {name: found[name] for name in PARTS}
             if num_items_in_batch is None:
                 num_items_in_batch = (labels[:, 1:] != -100).sum().clamp(min=1)
-            return total / num_items_in_batch
+            # Gradients are averaged over processes, and each has a share of the items.
+            return found["loss"] / num_items_in_batch * self.accelerator.num_processes
+
+        def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            """Adds what the loss is made of, for trackers too."""
+            super().log({**logs, **watch.parts()} if "loss" in logs else logs, *args, **kwargs)
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """Writes none; the card of a student is made where it is published."""
 
         def _send_telemetry(self) -> None:
             """Sends none."""
+
+    trainer = StudentTrainer(
+        model=model,
+        args=_arguments(config, folder, seed),
+        train_dataset=dataset,
+        data_collator=lambda items: items[0],
+        processing_class=tokenizer,
+        peft_config=adapters,
+        callbacks=[_follow(watch, groups, objective.hidden if objective else None)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if objective:
+        install(trainer.model, objective)
+        if objective.hidden:
+            objective.hidden.register(trainer.model)
+    return trainer
+
+
+def _follow(watch: Watch, groups: Groups, hidden: Hidden | None) -> Any:
+    """Passes the trainer's events on."""
+    from transformers import TrainerCallback
 
     class Follow(TrainerCallback):  # type: ignore[misc]
         """Passes the trainer's events on."""
@@ -222,24 +149,18 @@ def build_trainer(
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
         ) -> None:
-            watch.says(logs, state.epoch or 0.0, state.max_steps)
+            # All epochs are one to the trainer, so its own count is a share of the whole.
+            done = min(len(groups), round((state.epoch or 0.0) * len(groups)))
+            watch.says(logs, groups.order.epochs(done), state.max_steps)
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
             refuse_broken(model, state.global_step)
-            watch.saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if hidden and watch.writes:
+                hidden.save(checkpoint)
+            watch.saved(checkpoint)
 
-    trainer = StudentTrainer(
-        model=model,
-        args=_arguments(config, folder, seed),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=_lora(config, model),
-        callbacks=[Follow()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    on_gpu = torch.cuda.is_available()
-    trainer.plain_head = not on_gpu and has_plain_head(_inner(trainer.model))
-    return trainer
+    return Follow()
 
 
 def refuse_broken(model: Any, step: int) -> None:
@@ -254,37 +175,15 @@ def refuse_broken(model: Any, step: int) -> None:
             )
 
 
-def _inner(model: Any) -> Any:
-    """The model itself, without the wrapper that adapters bring."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _lora(config: Train, model: Any) -> Any:
-    """The section `train.lora` in PEFT's words.
-
-    Raises:
-        UserError: No layer has a name that `target_modules` asks for.
-    """
-    if config.lora is None:
-        return None
-    from peft import LoraConfig
-
-    if isinstance(config.lora.target_modules, list):
-        layers = {name.rpartition(".")[2]: name for name, _ in model.named_modules() if name}
-        for wanted in config.lora.target_modules:
-            if wanted.rpartition(".")[2] not in layers:
-                raise UserError(
-                    f"train.lora.target_modules: the student has no layer {wanted!r}"
-                    f"{nearest(wanted, layers)}"
-                )
-
-    return LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+def save_batch(folder: Path, batch: dict[str, Any], step: int) -> None:
+    """Keeps the batch on which a training broke: its tokens, its labels and the records' ids."""
+    found = {
+        "step": step,
+        "records": batch.get("records"),
+        "input_ids": batch["input_ids"].tolist(),
+        "labels": batch["labels"].tolist(),
+    }
+    (folder / "broken-batch.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def _arguments(config: Train, folder: Path, seed: int) -> Any:
@@ -300,13 +199,17 @@ def _arguments(config: Train, folder: Path, seed: int) -> Any:
         scheduler = "cosine_with_min_lr"  # type: ignore[assignment]
         scheduler_options = {"min_lr_rate": config.min_lr_ratio}
     auto_bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
     return SFTConfig(
         output_dir=str(folder),
+        run_name=folder.parent.parent.name,
+        project="synth-distill",
         # The data is ready: nothing may be rendered, masked or cut again.
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         max_length=None,
         packing=False,
-        num_train_epochs=config.epochs,
+        num_train_epochs=1,  # all epochs are one sequence of groups
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
@@ -323,6 +226,9 @@ def _arguments(config: Train, folder: Path, seed: int) -> Any:
         gradient_checkpointing=(
             on_gpu if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
         ),
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
+        use_liger_kernel=config.liger,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss in place of nan
         save_strategy="steps",
@@ -331,7 +237,7 @@ def _arguments(config: Train, folder: Path, seed: int) -> Any:
         seed=seed,
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
-        report_to="none",
+        report_to=config.report_to or "none",
         disable_tqdm=True,
         push_to_hub=False,
     )

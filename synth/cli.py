@@ -37,11 +37,16 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     run, _ = load_run(config, overrides or [])
     refuse_unasked(name, run)
     refuse_if_lacking(run, name)
-    whole = True
+    before: list[str] = []
     if name == "generate":
-        whole = do_stage("tasks", run, say)
-        if run.augment:
-            whole = do_stage("augment", run, say) and whole
+        before = ["tasks", *(["augment"] if run.augment else [])]
+    if name in ("label", "train"):
+        before = [f"train-{step}" for step in run.chain]
+    if name == "train" and run.label:
+        before.append("label")
+    whole = True
+    for stage in before:
+        whole = do_stage(stage, run, say) and whole
     whole = do_stage(name, run, say) and whole
     stage_summary(name, run)
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
@@ -147,6 +152,27 @@ def dedup(
 
 
 @app.command()
+def label(
+    config: Config,
+    overrides: Overrides = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say how many bytes and hours it takes.")
+    ] = False,
+) -> None:
+    """Stores what the teachers think of every token of the kept traces."""
+    if not estimate:
+        _one_stage("label", config, overrides)
+    from synth.config import load_run
+    from synth.labelling import show_estimate
+    from synth.pipeline import refuse_if_lacking, refuse_unasked
+
+    run, _ = load_run(config, overrides or [])
+    refuse_unasked("label", run)
+    refuse_if_lacking(run, "label")
+    show_estimate(run, say)
+
+
+@app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
     """Fine-tunes the student on the traces that were kept."""
     _one_stage("train", config, overrides)
@@ -156,6 +182,21 @@ def train(config: Config, overrides: Overrides = None) -> None:
 def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Measures the student before and after, and the teacher."""
     _one_stage("evaluate", config, overrides)
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
+    other: Annotated[str, typer.Argument(help="The run to compare with it.")],
+    who: Annotated[
+        str, typer.Option(help="Whose answers: before, after, teacher or chain_NAME.")
+    ] = "after",
+) -> None:
+    """Says how two evaluated runs differ on the same questions, with interval and test."""
+    from synth.evaluation_summary import comparison_summary
+    from synth.measure import compare_runs, evaluated_folder
+
+    comparison_summary(compare_runs(evaluated_folder(one), evaluated_folder(other), who))
 
 
 @app.command()

@@ -18,7 +18,8 @@ from synth.augment_config import Augment, Rewrite
 from synth.configfile import Path_, Source, problems_of, raise_if_any, read_config
 from synth.distil_config import Label
 from synth.errors import MissingPackage, Problem, UserError, nearest
-from synth.generate_config import Budget, Generate, PromptChoice, Sampling, Section
+from synth.evaluate_config import Evaluate
+from synth.generate_config import Budget, Generate, PromptChoice, Section
 from synth.prompts import load_prompt
 from synth.training_config import Student, Train
 
@@ -54,30 +55,6 @@ class ChainStep(Section):
 
     student: RunStudent
     train: Train
-
-
-class Evaluate(Section):
-    """Measuring the student before and after training, and the teacher, on the same questions."""
-
-    sampling: Sampling = Sampling(temperature=0.0)
-    samples: int = Field(1, ge=1, description="Answers a question")
-    k: list[Annotated[int, Field(ge=1)]] | None = Field(
-        None,
-        description="The k of pass@k and majority@k; powers of two up to samples by default",
-    )
-    majority: bool = Field(True, description="Also the accuracy of the majority answer")
-    limit: int | None = Field(None, ge=1, description="Ask only the first so many questions")
-    verifier: str | dict[str, Any] = Field(
-        "math_answer", description="The filter that says whether an answer is right"
-    )
-    teacher: bool = Field(True, description="Also ask the teachers, under their own prompt")
-    batch_size: int = Field(32, ge=1, description="Student answers made at a time")
-
-    @model_validator(mode="after")
-    def _enough(self) -> Evaluate:
-        if too_many := [k for k in self.k or () if k > self.samples]:
-            raise ValueError(f"k: {too_many[0]} is more than samples ({self.samples})")
-        return self
 
 
 class Run(Section):
@@ -342,7 +319,7 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         stages: All of the config's stages by default.
     """
     stages = stages_of(run) if stages is None else stages
-    kinds = set[str]().union(*(_USED_BY[stage.partition(":")[0]] for stage in stages))
+    kinds = set[str]().union(*(_USED_BY[stage.partition("-")[0]] for stage in stages))
     if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
         kinds.discard("teacher")
     lacks: list[str] = []
@@ -441,7 +418,7 @@ def stages_of(run: Run) -> list[str]:
         "generate": run.generate is not None,
         "rewrite": run.rewrite is not None,
         "filter": run.generate is not None or run.traces is not None,
-        **{f"train:{name}": True for name in run.chain},
+        **{f"train-{name}": True for name in run.chain},
         "label": run.label is not None,
         "train": run.train is not None,
         "evaluate": run.evaluate is not None,

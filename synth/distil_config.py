@@ -134,16 +134,20 @@ class OnPolicy(Part):
 
     trainer: Literal["auto", "distillation", "gold"] = Field(
         default="auto",
-        description="TRL's DistillationTrainer, or GOLD across tokenizers. auto: GOLD where the "
+        description="What the loss compares. distillation: probabilities of the same tokens. gold: "
+        "sorted ones of the same stretches of text, across tokenizers. auto: gold where the "
         "tokenizers differ.",
     )
     beta: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="0: forward KL, 1: reverse KL, between: generalised JSD.",
+        description="0: forward KL, 1: reverse KL, between: generalised JSD. Not used by gold.",
     )
     temperature: float = Field(default=1.0, gt=0, description="Of the student's sampling.")
+    loss_temperature: float = Field(
+        default=1.0, gt=0, description="T of both softmaxes in the loss. Not used by gold."
+    )
     max_new_tokens: int = Field(default=512, ge=1, description="Longest answer of the student.")
 
 

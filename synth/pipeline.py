@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from synth import stages
@@ -12,6 +13,7 @@ from synth.errors import UserError
 from synth.folder import Folder, differences
 from synth.io import MANIFEST, write_json
 from synth.progress import duration
+from synth.training import first_process
 
 Say = Callable[[str], None]
 Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
@@ -39,10 +41,18 @@ def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
         from synth.importing import import_inputs, import_traces
 
         return import_inputs, import_traces
+    if name == "label":
+        from synth.labelling import label_inputs, label_traces
+
+        return label_inputs, label_traces
+    if name.partition("-")[0] == "train":
+        from synth.training import train_inputs, train_student
+
+        step = name.partition("-")[2] or None
+        return partial(train_inputs, name=step), partial(train_student, name=step)
     return {
         "tasks": (stages.tasks_inputs, stages.make_tasks),
         "generate": (stages.generate_inputs, stages.generate_traces),
-        "train": (stages.train_inputs, stages.train_student),
     }[name]
 
 
@@ -50,7 +60,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     """Runs a stage unless its result is there and still holds.
 
     Args:
-        name: tasks, generate, filter, train or evaluate.
+        name: One of `synth.config.stages_of`.
         run: The checked config.
         say: Prints a line for the user.
 
@@ -70,6 +80,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
     start = time.monotonic()
     manifest = work(run, folder, inputs, say)
+    if not first_process():
+        return True  # of several processes that train together, one writes
     seconds = time.monotonic() - start
     # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
     write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})

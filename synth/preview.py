@@ -136,8 +136,8 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
 def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
     """The student's training text in pieces, each with or without loss."""
     from sft.masks import preview_spans
-    from synth.stages import student_prompt
+    from synth.training import prompt_of
 
     assert run.student is not None
-    messages = student_prompt(run)(record.task)
+    messages = prompt_of(run.student)(record.task)
     return preview_spans(run.student, messages, record.reasoning, record.answer)

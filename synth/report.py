@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from synth import __version__, charts
 from synth.config import Run, questions_of, split_plugin, stages_of, traces_of
+from synth.evaluation_summary import benchmark_rows
 from synth.folder import Folder, differences
 from synth.io import read_split
 from synth.piles import Pile, gather
@@ -98,6 +99,7 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "accuracy": _accuracy(done["evaluate"]),
         "subsets": _subsets(done["evaluate"]),
         "parts": _parts(done["evaluate"]),
+        "benchmarks": _benchmarks(done["evaluate"]),
         "turned": _turned(done["evaluate"]),
         "pairs": _pairs(folder.stage("evaluate"), done["evaluate"]),
     }
@@ -268,9 +270,14 @@ def _log(path: Path) -> Iterator[tuple[int, float]]:
 def _accuracy(evaluated: Mapping[str, Any] | None) -> list[tuple[str, str, float, float, float]]:
     results = (evaluated or {}).get("results", {})
     return [
-        (visible(one["title"]), who, one["accuracy"], one["low"], one["high"])
+        (visible(one["title"]), _kind(who), one["accuracy"], one["low"], one["high"])
         for who, one in results.items()
     ]
+
+
+def _kind(who: str) -> str:
+    """The class of a bar: the models of a chain look alike."""
+    return who.partition("_")[0]
 
 
 def _subsets(evaluated: Mapping[str, Any] | None) -> dict[str, list[Any]]:
@@ -294,7 +301,7 @@ def _subsets(evaluated: Mapping[str, Any] | None) -> dict[str, list[Any]]:
         "bars": [
             (
                 f"{visible(results[who]['title'])}, {name}",
-                who,
+                _kind(who),
                 cell["share"],
                 cell["low"],
                 cell["high"],
@@ -325,6 +332,18 @@ def _parts(evaluated: Mapping[str, Any] | None) -> dict[str, list[tuple[str, int
         if rows:
             found[sort] = rows
     return found
+
+
+def _benchmarks(evaluated: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The benchmarks of lm-eval as the titles and rows of a table, where any were run."""
+    measured = [one for one in (evaluated or {}).get("results", {}).values() if one.get("lm_eval")]
+    if not measured:
+        return None
+    return {
+        "version": measured[0]["lm_eval"].get("version"),
+        "titles": [one["title"] for one in measured],
+        "rows": list(benchmark_rows(measured)),
+    }
 
 
 def _turned(evaluated: Mapping[str, Any] | None) -> dict[str, int] | None:

@@ -14,10 +14,9 @@ from synth.config import Run, plugin_entries, questions_of
 from synth.errors import Unfinished, UserError
 from synth.filtering import build_chain_of, check_threads, counter_of, filters_at
 from synth.folder import Folder
-from synth.io import MANIFEST, read_split, write_json, writing
-from synth.progress import Clock, shown
+from synth.io import read_split, writing
 from synth.prompts import load_prompt
-from synth.record import Message, Record, Task
+from synth.record import Record, Task
 from synth.run_teachers import (
     ask_all,
     build_teachers,
@@ -235,74 +234,3 @@ def _vote() -> Callable[[Sequence[str]], Agreed | None]:
         return None if found is None else Agreed(found.answer, found.votes, found.total)
 
     return vote
-
-
-# --- train ----------------------------------------------------------------------------------------
-
-
-def train_inputs(run: Run, folder: Folder) -> dict[str, Any]:
-    """Kept traces, student, its prompt, and the settings of the training."""
-    from synth.models import weights_identity
-
-    assert run.student is not None
-    assert run.train is not None
-    return {
-        "filter": folder.content("filter"),
-        "student": run.student.model_dump(mode="json"),
-        "weights": weights_identity(run.student.model),
-        "prompt": load_prompt(run.student.prompt.template).hash,
-        "train": run.train.model_dump(mode="json"),
-        "seed": run.seed,
-    }
-
-
-def student_prompt(run: Run) -> Callable[[Task], list[Message]]:
-    """What the student sees before it answers a task."""
-    assert run.student is not None
-    prompt, values = load_prompt(run.student.prompt.template), run.student.prompt.values
-    return lambda task: prompt.messages(task, values)
-
-
-def train_student(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Fine-tunes the student; a run that was stopped goes on from its last checkpoint."""
-    import shutil
-
-    from sft.train import train
-    from synth.io import read_json
-    from synth.record import digest
-
-    assert run.student is not None
-    assert run.train is not None
-    place = folder.stage("train")
-    if read_json(place / "inputs.json") != inputs:
-        # Checkpoints of other data or settings are not ours to resume from.
-        shutil.rmtree(place, ignore_errors=True)
-        write_json(place / "inputs.json", inputs)
-    (place / MANIFEST).unlink(missing_ok=True)
-    latest: dict[str, Any] = {}
-    clock = Clock()
-
-    def line() -> str:
-        if not latest:
-            return "train: loading the student, checking the mask"
-        step, steps = latest["step"], latest["max_steps"]
-        return (
-            f"train: step {step}/{steps} · loss {latest['loss']:.3f} · "
-            f"{latest['tokens_per_second']:.0f} tokens/s{clock.eta(step, steps)}"
-        )
-
-    records = read_split(folder.stage("filter"), "kept")
-    with shown(line):
-        result = train(
-            records, student_prompt(run), run.student, run.train, place, run.seed, latest.update
-        )
-    manifest = {"inputs": inputs, "content": digest(inputs), **_plain(result)}
-    write_json(place / MANIFEST, manifest)
-    return manifest
-
-
-def _plain(result: Any) -> dict[str, Any]:
-    """A result dataclass as JSON values."""
-    from dataclasses import asdict
-
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}

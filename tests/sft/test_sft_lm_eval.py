@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sft.lm_eval import reduced, run_tasks
+from sft.lm_eval import load_tasks, reduced, run_tasks
 from synth.errors import MissingPackage, UserError
 
 TASK = """\
@@ -31,7 +31,7 @@ def own_tasks(tmp_path):
     pytest.importorskip("lm_eval", exc_type=ImportError)
     data = tmp_path / "sums.jsonl"
     rows = [
-        {"question": f"{n} + 1 =", "choices": [f" {n + 1}", f" {n}", " 0"], "label": 0}
+        {"question": f"{n} + 1 =", "choices": [f"{n + 1}", f"{n}", "9"], "label": 0}
         for n in range(6)
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -41,10 +41,18 @@ def own_tasks(tmp_path):
     return folder
 
 
+@pytest.fixture
+def student(checkpoint):
+    from synth.models import load_model, load_tokenizer
+
+    return load_model(str(checkpoint), device="cpu"), load_tokenizer(str(checkpoint))
+
+
 @pytest.mark.slow
-def test_a_task_of_the_users_own_runs_on_a_student(own_tasks, checkpoint, monkeypatch, tmp_path):
+def test_a_task_of_the_users_own_runs_on_a_student(own_tasks, student, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    found = run_tasks(checkpoint, ["tiny_sums"], own_tasks=own_tasks, limit=4, chat=False)
+    manager = load_tasks(["tiny_sums"], own_tasks)
+    found = run_tasks(*student, ["tiny_sums"], manager=manager, limit=4)
     task = found["tasks"]["tiny_sums"]
     assert (task["questions"], task["shots"], task["task_version"]) == (4, 0, 3)
     (metric,) = task["metrics"]
@@ -55,31 +63,49 @@ def test_a_task_of_the_users_own_runs_on_a_student(own_tasks, checkpoint, monkey
 
 
 @pytest.mark.slow
-def test_an_unknown_task_is_named_with_the_nearest(own_tasks, checkpoint):
-    with pytest.raises(UserError, match=r"'tiny_sum'.*tiny_sums"):
-        run_tasks(checkpoint, ["tiny_sum"], own_tasks=own_tasks)
-    with pytest.raises(UserError, match="names no task"):
-        run_tasks(checkpoint, [], own_tasks=own_tasks)
+def test_the_score_is_that_of_the_likeliest_choice(own_tasks, student, monkeypatch, tmp_path):
+    """Against log-probabilities summed here, token by token, in float64."""
+    import torch
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = student
+    manager = load_tasks(["tiny_sums"], own_tasks)
+    found = run_tasks(*student, ["tiny_sums"], manager=manager, chat=False)
+    right = 0
+    for n in range(6):
+        scores = []
+        for choice in (n + 1, n, 9):
+            prompt = tokenizer(f"{n} + 1 =")["input_ids"]
+            whole = tokenizer(f"{n} + 1 = {choice}")["input_ids"]
+            with torch.inference_mode():
+                logits = model(torch.tensor([whole])).logits[0].double()
+            said = logits.log_softmax(-1)[range(len(whole) - 1), whole[1:]]
+            scores.append(float(said[len(prompt) - 1 :].sum()))
+        right += scores[0] == max(scores)
+    assert found["tasks"]["tiny_sums"]["metrics"][0]["value"] == pytest.approx(right / 6)
 
 
 @pytest.mark.slow
-def test_data_that_are_not_there_are_said(own_tasks, checkpoint):
+def test_an_unknown_task_is_named_with_the_nearest(own_tasks):
+    with pytest.raises(UserError, match=r"'tiny_sum'.*tiny_sums"):
+        load_tasks(["tiny_sum"], own_tasks)
+    with pytest.raises(UserError, match="names no task"):
+        load_tasks([], own_tasks)
+    with pytest.raises(UserError, match="lm_eval_path: no folder"):
+        load_tasks(["tiny_sums"], own_tasks / "absent")
+
+
+@pytest.mark.slow
+def test_data_that_are_not_there_are_said(own_tasks):
     (own_tasks.parent / "sums.jsonl").unlink()
     with pytest.raises(UserError, match="'tiny_sums' cannot be loaded"):
-        run_tasks(checkpoint, ["tiny_sums"], own_tasks=own_tasks)
-
-
-def test_a_folder_without_a_model_is_refused(own_tasks, tmp_path):
-    with pytest.raises(UserError, match="no model lies in"):
-        run_tasks(tmp_path, ["tiny_sums"], own_tasks=own_tasks)
-    with pytest.raises(UserError, match="no model lies in"):
-        run_tasks(tmp_path / "absent", ["tiny_sums"])
+        load_tasks(["tiny_sums"], own_tasks)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is there")
-def test_without_the_package_its_extra_is_named(tmp_path):
+def test_without_the_package_its_extra_is_named():
     with pytest.raises(MissingPackage, match=r"synth-distill\[eval\]"):
-        run_tasks(tmp_path, ["gsm8k"])
+        load_tasks(["gsm8k"])
 
 
 def test_results_become_json():

@@ -115,8 +115,8 @@ def test_equals_the_reference_over_whole_logits(
     every = case.stored(k=V, temperature=temperature)
     close(case.loss(every, how, **more), case.want(log_p[0], how, alpha))
     # Two teachers, weighted, by example.
-    weights = torch.rand(B, 2, generator=case.generator) + 0.01
-    share = (weights / weights.sum(-1, keepdim=True))[case.where.nonzero()[:, 0]].double()
+    weights = (torch.rand(B, 2, generator=case.generator) + 0.01)[case.where.nonzero()[:, 0]]
+    share = (weights / weights.sum(-1, keepdim=True)).double()
     mixed = (share[:, :1] * log_p[0].exp() + share[:, 1:] * log_p[1].exp()).log()
     got = case.loss(case.online((0, 1)), how, weights=weights, **more)
     close(got, case.want(mixed, how, alpha))
@@ -200,10 +200,11 @@ def test_no_gradient_reaches_the_teacher():
 
 def test_weights_route_an_example_to_its_teacher():
     case = Case()
-    weights = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    examples = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    weights = examples[case.where.nonzero()[:, 0]]
     routed, _ = case.loss(case.online((0, 1)), alpha=0.0, weights=weights)
     logits = torch.where(
-        (weights[case.where.nonzero()[:, 0]][:, :1] > 0),
+        (weights[:, :1] > 0),
         case.teacher_logits(0),
         case.teacher_logits(1),
     )
@@ -232,7 +233,7 @@ def test_a_bfloat16_head_is_read_in_float32():
         ({"padded_rows": 2}, "23 logits and the student 25"),
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"weights": [0.5]}, "expected \\(2,\\)"),
-        ({"weights": [0.0, 0.0]}, "not all of an example 0"),
+        ({"weights": [0.0, 0.0]}, "not all of a token 0"),
         ({"weights": [-1.0, 2.0]}, "at least 0"),
         ({"weights": [float("nan"), 2.0]}, "at least 0"),
     ],

@@ -123,19 +123,19 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
 
 def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     """Labels reach the loss as they are, nothing is cut, and padding is masked out."""
-    import sft.trainer
+    import sft.objective
     from sft.chat import apply, choose
     from sft.masks import check_dataset
     from synth.models import load_tokenizer
 
     seen = []
-    original = sft.trainer.summed_loss
+    original = sft.objective.summed_loss
 
     def spy(hidden, labels, head):
         seen.extend(tuple(t for t in row.tolist() if t != -100) for row in labels)
         return original(hidden, labels, head)
 
-    monkeypatch.setattr(sft.trainer, "summed_loss", spy)
+    monkeypatch.setattr(sft.objective, "summed_loss", spy)
     result = run(checkpoint, tmp_path, epochs=1)
     tokenizer = load_tokenizer(str(checkpoint))
     apply(tokenizer, choose(tokenizer))
@@ -147,13 +147,17 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
 
 
 def test_the_loss_is_the_one_that_trl_computes(checkpoint, tmp_path, monkeypatch):
-    import sft.trainer
+    import sft.objective
+    import sft.train
 
     run(checkpoint, tmp_path / "ours", max_steps=4)
-    monkeypatch.setattr(sft.trainer, "has_plain_head", lambda model: False)
+    monkeypatch.setattr(sft.objective, "has_plain_head", lambda model: False)
+    run(checkpoint, tmp_path / "full", max_steps=4)
+    monkeypatch.setattr(sft.train, "Objective", lambda *args: None)
     run(checkpoint, tmp_path / "trl", max_steps=4)
-    ours, theirs = curve(tmp_path / "ours"), curve(tmp_path / "trl")
-    assert [row[1] for row in ours] == pytest.approx([row[1] for row in theirs], rel=1e-4)
+    ours, full, trl = ([row[1] for row in curve(tmp_path / n)] for n in ("ours", "full", "trl"))
+    assert ours == pytest.approx(trl, rel=1e-4)
+    assert full == pytest.approx(trl, rel=1e-4)
 
 
 def test_a_head_that_caps_its_logits_is_not_plain():

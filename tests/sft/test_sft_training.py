@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sft.chat import template_text
 from sft.loss import summed_loss
 from sft.train import train
-from sft.trainer import grouped_order
 from synth.errors import UserError
 from synth.record import Message, Record, Task
 from synth.training_config import Lora, Student, Train
@@ -76,22 +75,6 @@ def test_the_loss_and_its_gradient_are_those_of_a_dense_float64_reference(
         reference.backward()
         assert torch.allclose(hidden.grad.double(), exact.grad, atol=1e-5)
         assert torch.allclose(head.weight.grad.double(), weight.grad, atol=1e-5)
-
-
-@given(
-    st.lists(st.integers(1, 50), min_size=1, max_size=60),
-    st.integers(1, 9),
-    st.integers(0, 3),
-    st.integers(0, 3),
-)
-def test_an_epoch_has_every_example_once_and_the_longest_batch_first(lengths, batch, seed, epoch):
-    order = grouped_order(lengths, batch, seed, epoch)
-    assert sorted(order) == list(range(len(lengths)))
-    assert order == grouped_order(lengths, batch, seed, epoch)
-    if epoch == 0 and len(lengths) >= 2 * batch:
-        assert max(lengths[i] for i in order[:batch]) >= max(
-            lengths[i] for i in order[: len(order) // batch * batch]
-        )
 
 
 def test_a_student_learns_is_saved_and_loads_plainly(checkpoint, tmp_path):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("synth", "filters", "sft")
 # The base: everything may import it, and it imports nothing but itself.
 BASE = {
-    "synth", "synth.augment_config", "synth.codec", "synth.config", "synth.configfile", "synth.distil_config", "synth.errors", "synth.generate_config", "synth.io", "synth.labels", "synth.models",
+    "synth", "synth.augment_config", "synth.codec", "synth.config", "synth.configfile", "synth.distil_config", "synth.errors", "synth.evaluate_config", "synth.generate_config", "synth.io", "synth.labels", "synth.models",
     "synth.plugins", "synth.prompts", "synth.reasoning", "synth.record", "synth.text",
     "synth.training_config",
 }  # fmt: skip
@@ -25,6 +25,7 @@ JOINTS = {
     "synth.calibrating",
     "synth.measure",
     "synth.labelling",
+    "synth.training",
     "synth.augment",
     "synth.rewrite",
     "synth.preview",

