@@ -231,7 +231,11 @@ def test_what_changes_no_answer_is_no_input(tiny, tmp_path):
 
 def test_what_a_machine_lacks_for_it_is_said(monkeypatch):
     asked = Evaluate(engine={"kind": "vllm"}, lm_eval=["x"], lm_eval_path="absent")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: None if name in ("vllm", "lm_eval") else find(name, *more),
+    )
     vllm, harness, folder = asked.lacks()
     assert vllm.startswith("evaluate.engine:") and "synth-distill[vllm]" in vllm
     assert "synth-distill[eval]" in harness

@@ -1,0 +1,114 @@
+"""Tables and plots of what soft.py and two_teachers.py have written.
+
+.venv/bin/python bench/distil/plots.py                   prints the tables, writes docs/img/*.svg
+
+Each arm is held against the first one, by seeds (Student's t over their differences) and by
+questions (each question's mean over the seeds, a permutation test).
+"""
+
+import statistics
+
+from common import IMAGES, RESULTS, dot_plot, over_seeds, read
+
+from sft.stats import compare, paired_difference
+
+
+def whole(rows):
+    """The seeds that every arm has, and what was measured of each arm, in the order of the file."""
+    arms = {}
+    for row in rows:
+        arms.setdefault(row["arm"], {})[row["seed"]] = row["held_out"]
+    teachers = {arm: found[0] for arm, found in arms.items() if 0 in found}
+    students = {arm: found for arm, found in arms.items() if 0 not in found}
+    seeds = sorted(set.intersection(*map(set, students.values()))) if students else []
+    return seeds, teachers, {arm: [found[s] for s in seeds] for arm, found in students.items()}
+
+
+def value(held_out, skill, what):
+    """One figure of one run, over one skill or (None) the mean over all."""
+    skills = [skill] if skill else list(held_out)
+    return statistics.fmean(statistics.fmean(held_out[s][what]) for s in skills)
+
+
+def by_question(runs, skill, what):
+    """Each question's mean over the seeds."""
+    skills = [skill] if skill else list(runs[0])
+    columns = zip(*([x for s in skills for x in run[s][what]] for run in runs), strict=True)
+    return [statistics.fmean(column) for column in columns]
+
+
+def spread(values, show):
+    """Mean and interval as text."""
+    mean, limits = over_seeds(values)
+    return show(mean) + (f" ({show(limits[0])} to {show(limits[1])})" if limits else "")
+
+
+def percent(x):
+    return f"{100 * x:.1f}"
+
+
+def nats(x):
+    return f"{x:.4f}"
+
+
+def difference(base, runs, skill, what, show):
+    """How much more than the base, by seeds and by questions."""
+    gaps = [value(b, skill, what) - value(a, skill, what) for a, b in zip(base, runs, strict=True)]
+    one, other = by_question(base, skill, what), by_question(runs, skill, what)
+    if what == "right":
+        found = compare(one, other)
+        pooled = f"{show(found.low)} to {show(found.high)}, p {found.p:.2g}"
+    else:
+        # Nats have no bound; the interval is Student's t over questions.
+        moved = [b - a for a, b in zip(one, other, strict=True)]
+        pooled = spread(moved, show).partition(" ")[2].strip("()")
+    return f"{spread(gaps, show)}; by questions {pooled}"
+
+
+def table(rows, skill):
+    """Markdown of one skill, or (None) of all together."""
+    seeds, teachers, students = whole(rows)
+    if not seeds:
+        return ""
+    base_name, base = next(iter(students.items()))
+    lines = [
+        f"{skill or 'all skills'}, seeds {', '.join(map(str, seeds))}",
+        "",
+        f"| arm | right, % | more than {base_name} | held-out loss | more than {base_name} |",
+        "|---|---|---|---|---|",
+    ]
+    for arm, held_out in teachers.items():
+        loss, right = (value(held_out, skill, what) for what in ("losses", "right"))
+        lines.append(f"| {arm} | {percent(right)} | | {nats(loss)} | |")
+    for arm, runs in students.items():
+        cells = []
+        for what, show in (("right", percent), ("losses", nats)):
+            cells.append(spread([value(run, skill, what) for run in runs], show))
+            cells.append("" if runs is base else difference(base, runs, skill, what, show))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, skills in (("soft", ["sums"]), ("two_teachers", ["sums", "letters", None])):
+        rows = read(RESULTS / f"{name}.jsonl")
+        seeds, _, students = whole(rows)
+        for skill in skills if seeds else []:
+            print(table(rows, skill))
+            drawn = {
+                what: [
+                    (arm, [value(run, skill, what) for run in runs])
+                    for arm, runs in students.items()
+                ]
+                for what in ("right", "losses")
+            }
+            stem = f"{name}-{skill or 'all'}"
+            axis = {"sums": "sums", "letters": "letters to sort"}.get(skill, "both skills")
+            first = statistics.fmean(drawn["right"][0][1]), "hard labels alone"
+            plot = dot_plot(drawn["right"], f"held-out questions answered rightly, {axis}", first)
+            (IMAGES / f"{stem}.svg").write_text(plot)
+
+
+if __name__ == "__main__":
+    main()
