@@ -201,9 +201,7 @@ def _shares(
         )
     sums = shares.sum(-1, keepdim=True)
     if not bool((shares >= 0).all() & (sums > 0).all() & sums.isfinite().all()):
-        raise UserError(
-            "weights of teachers: expected numbers of at least 0, not all of a token 0"
-        )
+        raise UserError("weights of teachers: expected numbers of at least 0, not all of a token 0")
     return shares / sums
 
 

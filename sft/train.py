@@ -28,8 +28,9 @@ from sft.examples import Examples, open_examples, write_examples
 from sft.export import save_student
 from sft.hidden import Hidden
 from sft.objective import Objective
+from sft.on_policy import build_on_policy
 from sft.order import Order
-from sft.student import load_student, lora, window
+from sft.student import load_student, load_teacher, lora, window
 from sft.teachers import gather, teachers_identity
 from sft.trainer import build_trainer, refuse_broken
 from sft.watch import Watch
@@ -110,13 +111,9 @@ def train(
     with _quiet():
         tokenizer = load_tokenizer(student.model, student.trust_remote_code)
         apply(tokenizer, choose(tokenizer, student.chat_template))
-        tokens = folder / "tokens.arrow"
         one = _one_process()
-        if one.is_main_process:
-            write_examples(tokenizer, records, render_prompt, _limit(student, config), tokens)
-        one.wait_for_everyone()
-        examples = open_examples(tokens)
-        identity = _identity(student, config, seed, tokenizer.chat_template, examples.content)
+        data = _data(tokenizer, records, render_prompt, student, config, folder, one)
+        identity = _identity(student, config, seed, tokenizer.chat_template, data.content)
         if config.teachers:
             identity["teachers"] = teachers_identity(config, labels, accuracies)
         done = read_json(folder / "result.json")
@@ -134,7 +131,7 @@ def train(
         )
         with _memory_errors():
             trainer, hidden = _build(
-                tokenizer, examples, student, config, folder, seed, watch, labels, accuracies
+                tokenizer, data, student, config, folder, seed, watch, labels, accuracies
             )
             _run(trainer, hidden, checkpoints, watch)
             meter = watch.meter
@@ -143,7 +140,7 @@ def train(
         result = TrainResult(
             folder=folder,
             student="student",
-            examples=len(examples),
+            examples=len(data),
             steps=meter.step,
             tokens=meter.tokens,
             loss_tokens=meter.loss_tokens,
@@ -161,9 +158,46 @@ def train(
         return result
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """What a student answers that learns on its own answers.
+
+    Attributes:
+        prompts: Each question's messages, once.
+        content: SHA-256 of all of them.
+    """
+
+    prompts: list[list[Message]]
+    content: str
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def _data(
+    tokenizer: Any,
+    records: Iterable[Record],
+    render_prompt: Callable[[Task], list[Message]],
+    student: Student,
+    config: Train,
+    folder: Path,
+    one: Any,
+) -> Examples | Prompts:
+    """What the student is trained on: traces as tokens, or questions alone."""
+    if config.method == "on_policy":
+        tasks = {record.task.id: record.task for record in records}
+        prompts = [render_prompt(task) for task in tasks.values()]
+        return Prompts(prompts, digest(prompts))
+    tokens = folder / "tokens.arrow"
+    if one.is_main_process:
+        write_examples(tokenizer, records, render_prompt, _limit(student, config), tokens)
+    one.wait_for_everyone()
+    return open_examples(tokens)
+
+
 def _build(
     tokenizer: Any,
-    examples: Examples,
+    data: Examples | Prompts,
     student: Student,
     config: Train,
     folder: Path,
@@ -178,9 +212,23 @@ def _build(
 
     model = load_student(student, config.lora.quantization if config.lora else None)
     _refuse_unknown_tokens(model, tokenizer)
+    if isinstance(data, Prompts):
+        (teacher,) = config.teachers.values()
+        trainer = build_on_policy(
+            model,
+            tokenizer,
+            load_teacher(teacher),
+            load_tokenizer(teacher.model, teacher.trust_remote_code),
+            data.prompts,
+            config,
+            folder / "checkpoints",
+            seed,
+            watch,
+        )
+        return trainer, None
     if config.layout != "padded":
         refuse_leaks(model)
-    teachers = gather(config, tokenizer, examples, labels, accuracies)
+    teachers = gather(config, tokenizer, data, labels, accuracies)
     hidden = None
     if config.method == "hidden_states":
         how = config.hidden_states or HiddenStates()
@@ -191,8 +239,8 @@ def _build(
         objective = Objective(config, model, teachers.models, hidden, teachers.vocabulary)
     parts = config.gradient_accumulation * PartialState().num_processes
     groups = Groups(
-        examples,
-        Order(examples, config, seed, parts),
+        data,
+        Order(data, config, seed, parts),
         config.layout,
         tokenizer.pad_token_id,
         teachers.labels,

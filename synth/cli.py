@@ -161,7 +161,7 @@ def label(
 ) -> None:
     """Stores what the teachers think of every token of the kept traces."""
     if not estimate:
-        _one_stage("label", config, overrides)
+        return _one_stage("label", config, overrides)
     from synth.config import load_run
     from synth.labelling import show_estimate
     from synth.pipeline import refuse_if_lacking, refuse_unasked

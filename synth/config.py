@@ -146,6 +146,9 @@ class Run(Section):
         """Raises ValueError where labels serve nobody, or a model is trained after its use."""
         if self.label is not None and (self.train is None or self.train.method != "soft_labels"):
             raise ValueError("label stores what train.method: soft_labels learns; set that method")
+        learns_text = self.train is not None and self.train.method != "on_policy"
+        if learns_text and self.generate is None and self.traces is None:
+            raise ValueError("train needs traces: give generate, or traces")
         known: list[str] = []
         steps = [(f"chain.{name}", step.student, step.train) for name, step in self.chain.items()]
         if self.student is not None and self.train is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synth.config import ChainStep, Run, trained
+from synth.config import ChainStep, Run, questions_of, trained
 from synth.errors import UserError
 from synth.folder import Folder
 from synth.io import MANIFEST, read_json, read_split, write_json
@@ -63,8 +63,9 @@ def train_inputs(run: Run, folder: Folder, name: str | None = None) -> dict[str,
     from synth.models import weights_identity
 
     step = step_of(run, name)
+    stage, _ = learned_from(run)
     inputs = {
-        "filter": folder.content("filter"),
+        stage: folder.content(stage),
         "student": step.student.model_dump(mode="json"),
         "weights": weights_identity(step.student.model),
         "prompt": load_prompt(step.student.prompt.template).hash,
@@ -89,6 +90,7 @@ def train_student(
     from sft.train import train
 
     step = step_of(run, name)
+    stage, split = learned_from(run)
     place = folder.stage(stage_name(name))
     if first_process():
         if read_json(place / "inputs.json") != inputs:
@@ -111,7 +113,7 @@ def train_student(
 
     def go() -> Any:
         return train(
-            read_split(folder.stage("filter"), "kept"),
+            read_split(folder.stage(stage), split),
             prompt_of(step.student),
             step.student,
             step.train,
@@ -131,6 +133,13 @@ def train_student(
     manifest = {"inputs": inputs, "content": digest(inputs), **plain}
     write_json(place / MANIFEST, manifest)
     return manifest
+
+
+def learned_from(run: Run) -> tuple[str, str]:
+    """The stage and split that a training reads: kept traces, or questions where none are made."""
+    if run.generate is None and run.traces is None:
+        return questions_of(run), "train"
+    return "filter", "kept"
 
 
 def first_process() -> bool:

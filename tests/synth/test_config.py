@@ -95,7 +95,7 @@ def test_validate_prints_all_of_them_and_exits_with_2(distill, write_config):
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_config_loads(name):
     run, _ = load_run(name)
-    assert stages_of(run)[0] == ("tasks" if run.traces is None else "import")
+    assert stages_of(run)[0] == ("import" if run.tasks is None else "tasks")
 
 
 def test_the_schema_in_configs_is_the_schema():

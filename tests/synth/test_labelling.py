@@ -224,6 +224,56 @@ def test_another_vocabulary_is_refused_with_the_teachers_name(start, models, tmp
         go(run)
 
 
+def test_training_refuses_labels_of_other_traces_with_one_message(start, tmp_path):
+    from sft.chat import apply, choose
+    from sft.teachers import gather
+    from synth.models import load_tokenizer
+
+    run = start()
+    go(run)
+    place, tokenizer = run.folder / "label", load_tokenizer(run.student.model)
+    apply(tokenizer, choose(tokenizer))
+    data, _ = examples(run, tmp_path)
+    assert gather(run.train, tokenizer, data, place).labels["big"].manifest["records"] == 20
+    other, _ = examples(start(prompt={"template": "boxed.zh"}), tmp_path)
+    with pytest.raises(UserError, match="'r0' are of other tokens; another tokenizer, chat"):
+        gather(run.train, tokenizer, other, place)
+    more, _ = examples(start(traces(21)), tmp_path)
+    with pytest.raises(UserError, match="no labels of record 'r20'; is it another data set's"):
+        gather(run.train, tokenizer, more, place)
+    shard = place / "big" / "labels-00000.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9])
+    with pytest.raises(UserError, match=r"labels-00000\.bin: missing or cut"):
+        gather(run.train, tokenizer, data, place)
+    shard.write_bytes(whole[:-9] + bytes(9))
+    with pytest.raises(UserError, match=r"labels-00000\.bin: damaged"):
+        gather(run.train, tokenizer, data, place)
+
+
+@pytest.mark.slow
+def test_the_command_line_labels_and_trains(distill, start, models, tmp_path):
+    rows = [
+        {"id": f"r{i}", "question": f"{i} + 1?", "reasoning": f"{i} + 1 = {i + 1}", "answer": f"\\boxed{{{i + 1}}}"}
+        for i in range(12)
+    ]  # fmt: skip
+    (tmp_path / "none.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = start([])
+    shutil.rmtree(run.folder)
+    steps = "train.max_steps=2"
+    assert "the stage 'filter' is not done" in distill("label", "config.yaml").stderr
+    assert distill("filter", "config.yaml").returncode == 0
+    told = distill("label", "config.yaml", "--estimate")
+    assert told.returncode == 0 and "big: 12 traces" in told.stdout, told.stderr
+    assert not (run.folder / "label").exists()
+    done = distill("run", "config.yaml", steps)
+    assert done.returncode == 0, done.stderr
+    labelled, trained = done.stdout.index("label: "), done.stdout.index("train: ")
+    assert labelled < trained and (run.folder / "train" / "student").is_dir()
+    again = distill("label", "config.yaml", steps)
+    assert "done before, nothing changed" in again.stdout
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

@@ -73,8 +73,14 @@ def run_of(tmp_path, tiny, evaluate=None, **sections):
 
 def put_trained(run, weights, name=None):
     """A finished training whose student is a copy of some weights."""
+    from sft.chat import apply, choose
+    from synth.models import load_tokenizer
+
     place = run.folder / ("train" if name is None else f"train-{name}")
     shutil.copytree(weights, place / "student")
+    tokenizer = load_tokenizer(str(weights))
+    apply(tokenizer, choose(tokenizer))  # as training saves it
+    tokenizer.save_pretrained(place / "student")
     write_json(place / "manifest.json", {"inputs": {}, "content": str(name), "student": "student"})
 
 

@@ -30,10 +30,15 @@ def test_the_small_twin_has_the_sections_filters_and_training_of_the_flagship():
     assert written(large.evaluate) == written(small.evaluate) | {"engine"}
 
 
-def test_the_flagship_is_estimated_from_questions_in_a_file(tmp_path):
-    for name, number in (("train", 40), ("eval", 5)):
-        rows = [{"question": f"How much is {name} {i} times {i * i + 7}?", "answer": i} for i in range(number)]  # fmt: skip
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_the_flagship_is_estimated_from_questions_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = {
+        "train": ("How much is %d times 7, and why is it so?", 40),
+        "eval": ("Name the %d.", 5),
+    }
+    for name, (text, number) in asked.items():
+        rows = [json.dumps({"question": text % i, "answer": i}) + "\n" for i in range(number)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     run, _ = load_run(
         FLAGSHIP,
         [
