@@ -2,13 +2,14 @@
 
 vLLM gives log-probabilities, that is, logits less their logsumexp: they are stored as logits whose
 logsumexp at T = 1 is 0. Of other temperatures it can say something only by handing over the whole
-vocabulary at each position, as Python objects: 6 MB a token at 49,152 and an eighth of the speed.
+vocabulary at each position, as Python objects: a tenth of the speed, and megabytes a token.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,9 @@ def load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -
         **options,
     }
     try:
-        llm = LLM(model=model, **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            llm = LLM(model=model, **arguments)
     except (ValueError, RuntimeError, OSError, TypeError) as error:
         said = " ".join(str(error).split())[:500]
         raise UserError(f"label: vLLM cannot load {model}: {said}") from error

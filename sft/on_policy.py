@@ -79,7 +79,7 @@ def build_on_policy(
         callbacks=[follow(watch)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.teach(teacher, config, how, seed, watch, shared, cross)
+    trainer.teach(teacher, how, seed, watch, shared, cross)
     return trainer
 
 

@@ -18,7 +18,6 @@ from sft.trainer import refuse_broken
 from sft.uld import CrossTokenizer
 from sft.watch import Watch
 from synth.distil_config import OnPolicy
-from synth.training_config import Train
 
 
 def trainer_class() -> type[Any]:
@@ -33,7 +32,6 @@ def trainer_class() -> type[Any]:
         def teach(
             self,
             teacher: Any,
-            config: Train,
             how: OnPolicy,
             seed: int,
             watch: Watch,
@@ -45,8 +43,8 @@ def trainer_class() -> type[Any]:
             It would refuse a teacher with another number of output rows, and move it.
             """
             self.teacher_model = teacher.eval().requires_grad_(False)
-            self.config, self.order_seed, self.watch = config, seed, watch
-            self.shared, self.cross, self.how = shared, cross, how
+            self.order_seed, self.watch = seed, watch
+            self.shared, self.cross = shared, cross
             self.divergence = divergence_of(how)
             models = (bare(self.model), bare(teacher))
             self.plain = {id(model): has_plain_head(model) for model in models}

@@ -33,30 +33,34 @@ class Order:
         parts: Groups that make up an optimizer step, over all processes.
 
     Raises:
-        UserError: A source that is not there, an example longer than a packed row, or a curriculum
-            by a figure that nobody took.
+        UserError: A source that is not there, a mix of nothing, an example longer than a packed
+            row, or a curriculum by a figure that nobody took.
     """
 
     def __init__(self, examples: Examples, config: Train, seed: int, parts: int = 1) -> None:
         self.examples, self.config, self.seed = examples, config, seed
         self.row = config.pack_length or config.max_length or max(examples.lengths)
-        self._questions: dict[str, list[int]] = defaultdict(list)
-        for index, question in enumerate(examples.questions):
-            self._questions[question].append(index)
+        self._choices = self._by_source()
         self._refuse()
         self._epoch = lru_cache(maxsize=2)(self._groups)
-        sizes: list[int] = []
+        self._ends: list[int] = []  # how many groups there are by the end of each epoch
         if config.max_steps is not None:
-            while sum(sizes) < config.max_steps * parts:
-                sizes.append(len(self._epoch(len(sizes))))
             self.total = config.max_steps * parts
+            while not self._ends or self._ends[-1] < self.total:
+                self._ends.append((self._ends or [0])[-1] + len(self._epoch(len(self._ends))))
         else:
             whole = int(config.epochs)
             sizes = [len(self._epoch(epoch)) for epoch in range(whole)]
             if rest := config.epochs - whole:
-                sizes.append(max(1, round(rest * len(self._epoch(whole)))))
-            self.total = sum(sizes)
-        self._ends = list(accumulate(sizes))
+                last = len(self._epoch(whole))
+                sizes.append(min(last, max(1, round(rest * last))))
+            self._ends = list(accumulate(sizes))
+            self.total = self._ends[-1]
+            if not self.total:
+                raise UserError(
+                    f"train.epochs: {config.epochs:g} passes by train.mix meet no example; raise "
+                    "one of the two"
+                )
 
     def __len__(self) -> int:
         return self.total
@@ -87,8 +91,12 @@ class Order:
                     f"train.mix: no example is from {source!r}{nearest(source, known)}; the data "
                     f"has {', '.join(sorted(known))}"
                 )
-        if config.mix and not any(self._weight(i) for i in range(len(examples))):
-            raise UserError("train.mix: every source is left out; nothing is there to train on")
+        met = sum(len(c) * (config.mix or {}).get(s, 1.0) for s, c in self._choices.items())
+        if met < 1:
+            raise UserError(
+                "train.mix: an epoch has less than one example, nothing is there to train on; "
+                "raise the numbers"
+            )
         if config.curriculum == "easy_first" and min(examples.pass_rates) < 0:
             raise UserError(
                 "train.curriculum: easy_first goes by the share of a question's answers that were "
@@ -100,8 +108,20 @@ class Order:
                 "example is cut, so raise it or filter out what is longer"
             )
 
-    def _weight(self, index: int) -> float:
-        return (self.config.mix or {}).get(self.examples.sources[index], 1.0)
+    def _by_source(self) -> dict[str, list[list[int]]]:
+        """What an epoch chooses from: examples or, with fresh_samples, the traces of a question."""
+        together: dict[tuple[str, str | int], list[int]] = defaultdict(list)
+        for index, source in enumerate(self.examples.sources):
+            fresh = self.config.fresh_samples
+            together[source, self.examples.questions[index] if fresh else index].append(index)
+        sources: dict[str, list[list[int]]] = defaultdict(list)
+        for (source, question), traces in together.items():
+            if len(traces) > 1:
+                # Which is first is drawn, else the first epoch would be made of first samples.
+                first = random.Random(f"{self.seed}/{question}").randrange(len(traces))
+                traces = traces[first:] + traces[:first]
+            sources[source].append(traces)
+        return sources
 
     def _groups(self, epoch: int) -> list[Group]:
         chance = random.Random(f"{self.seed}/{epoch}")
@@ -121,7 +141,7 @@ class Order:
             return [rows[i : i + size] for i in range(0, len(rows), size)]
         if self.config.curriculum == "none":
             batches = grouped(taken, lengths, size, chance)
-            if epoch == 0:  # memory that does not suffice shows at once
+            if epoch == 0 and batches:  # memory that does not suffice shows at once
                 longest = max(range(len(batches)), key=lambda i: _cost(batches[i], lengths))
                 batches.insert(0, batches.pop(longest))
         else:
@@ -132,30 +152,20 @@ class Order:
 
     def _taken(self, epoch: int) -> list[int]:
         """The examples of an epoch, those that are met twice twice."""
-        once = list(range(len(self.examples)))
-        if self.config.fresh_samples:
-            once = [self._sample(question, epoch) for question in self._questions]
-        if not self.config.mix:
-            return once
+        if not self.config.mix and not self.config.fresh_samples:
+            return list(range(len(self.examples)))
         taken: list[int] = []
-        by_source: dict[str, list[int]] = defaultdict(list)
-        for index in once:
-            by_source[self.examples.sources[index]].append(index)
-        for source, members in by_source.items():
-            # One walk round the shuffled examples: each epoch goes on where the one before ended.
-            random.Random(f"{self.seed}/{source}").shuffle(members)
-            weight = self._weight(members[0])
-            start = round(epoch * weight * len(members))
-            end = round((epoch + 1) * weight * len(members))
-            taken += (members[i % len(members)] for i in range(start, end))
+        for source, choices in self._choices.items():
+            # One walk round the shuffled choices: each epoch goes on where the one before ended,
+            # and a question's next trace is taken when the walk comes by again.
+            walk = list(choices)
+            random.Random(f"{self.seed}/{source}").shuffle(walk)
+            weight = (self.config.mix or {}).get(source, 1.0)
+            start, end = (round(e * weight * len(walk)) for e in (epoch, epoch + 1))
+            for step in range(start, end):
+                traces = walk[step % len(walk)]
+                taken.append(traces[step // len(walk) % len(traces)])
         return taken
-
-    def _sample(self, question: str, epoch: int) -> int:
-        members = self._questions[question]
-        if len(members) == 1:
-            return members[0]
-        first = random.Random(f"{self.seed}/{question}").randrange(len(members))
-        return members[(first + epoch) % len(members)]
 
 
 def grouped(

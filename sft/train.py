@@ -409,10 +409,14 @@ def _memory_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the libraries' bars and remarks from the user's screen; errors still show."""
+    import logging as plain_logging
     import warnings
 
     import datasets
     from transformers.utils import logging
+
+    # It says at each start that a faster kernel is not there.
+    plain_logging.getLogger("bitsandbytes").setLevel(plain_logging.ERROR)
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     data_bars = datasets.utils.logging.is_progress_bar_enabled()

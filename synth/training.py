@@ -15,7 +15,7 @@ from synth.io import MANIFEST, read_json, read_split, write_json
 from synth.progress import Clock, shown
 from synth.prompts import load_prompt
 from synth.record import Message, Task, digest
-from synth.training_config import Train
+from synth.weighing import accuracies, by_accuracy, held_out, manifest_of, without
 
 Say = Callable[[str], None]
 
@@ -98,6 +98,12 @@ def train_student(
             shutil.rmtree(place, ignore_errors=True)
             write_json(place / "inputs.json", inputs)
         (place / MANIFEST).unlink(missing_ok=True)
+    apart, weights = [], None
+    if by_accuracy(step):
+        soft = step.train.soft_labels
+        assert soft is not None
+        apart = held_out(read_split(folder.stage(stage), split), soft.held_out, run.seed)
+        weights = accuracies(run, folder, step, apart, say, first_process())
     latest: dict[str, Any] = {}
     clock = Clock()
     what = "train" if name is None else f"train {name}"
@@ -113,7 +119,7 @@ def train_student(
 
     def go() -> Any:
         return train(
-            read_split(folder.stage(stage), split),
+            without(read_split(folder.stage(stage), split), apart),
             prompt_of(step.student),
             step.student,
             step.train,
@@ -121,7 +127,7 @@ def train_student(
             run.seed,
             latest.update,
             folder.stage("label") if name is None and run.label is not None else None,
-            accuracies(run, folder, step.train),
+            weights,
         )
 
     if not first_process():
@@ -130,7 +136,7 @@ def train_student(
     with shown(line):
         result = go()
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
-    manifest = {"inputs": inputs, "content": digest(inputs), **plain}
+    manifest = {"inputs": inputs, "content": digest(inputs), **plain, **manifest_of(weights)}
     write_json(place / MANIFEST, manifest)
     return manifest
 
@@ -151,8 +157,3 @@ def prompt_of(student: Any) -> Callable[[Task], list[Message]]:
     """What a student sees before it answers a task."""
     prompt, values = load_prompt(student.prompt.template), student.prompt.values
     return lambda task: prompt.messages(task, values)
-
-
-def accuracies(run: Run, folder: Folder, config: Train) -> dict[str, float] | None:
-    """The accuracy of each teacher on questions that are not trained on, where it is asked for."""
-    return None

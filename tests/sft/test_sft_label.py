@@ -315,3 +315,32 @@ def test_some_of_the_data_alone(tmp_path):
     assert len(store) == len(chosen)
     with pytest.raises(UserError, match="no labels of record '5'"):
         store.get("5", tokens_hash(data[5]))
+
+
+LITTLE = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from test_sft_label import tiny
+from sft.label import Wanted
+from sft.label_transformers import Reader
+from sft.masks import Encoded
+from synth.errors import UserError
+reader = Reader(tiny(), Wanted(k=9))
+reader.read([Encoded([1] * 9, [1] * 9)])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+try:
+    reader.read([Encoded([1] * 30_000, [1] * 30_000)])
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_too_little_memory_says_what_to_lower():
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE, os.path.dirname(__file__)], capture_output=True, text=True
+    )
+    assert "for 1 traces of up to 30000 tokens; lower label.batch_tokens" in done.stdout, (
+        done.stderr
+    )

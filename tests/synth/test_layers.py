@@ -26,6 +26,7 @@ JOINTS = {
     "synth.measure",
     "synth.labelling",
     "synth.training",
+    "synth.weighing",
     "synth.augment",
     "synth.rewrite",
     "synth.preview",

@@ -238,6 +238,28 @@ def test_two_runs_are_compared_question_by_question(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
+def test_the_command_compares_and_says_what_it_cannot(tmp_path, distill):
+    put_evaluate(tmp_path / "one", {n: False for n in range(12)})
+    put_evaluate(tmp_path / "other", {n: n > 3 for n in range(12)}, verifier="exact")
+    put_evaluate(tmp_path / "third", {1: True})
+    done = distill("compare", "one", "other")
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    assert "after, 12 questions" in said
+    assert "all 12 0.0% 66.7% +66.7 points, 95% interval +" in said
+    assert "p = 0.008" in said and "McNemar's exact test" in said
+    assert "difficulty 1 6 0.0% 66.7%" in said and "source b 6" in said
+    assert "measured differently: verifier: math_answer and exact" in said
+    for arguments, why in (
+        (("one", "third"), "not asked the same questions"),
+        (("one", "other", "--who", "befor"), "nobody was evaluated as 'befor'"),
+        (("one", "absent"), "absent"),
+    ):
+        failed = distill("compare", *arguments)
+        assert failed.returncode == 2
+        assert why in failed.stderr and "Traceback" not in failed.stderr
+
+
 def test_what_was_measured_differently_is_said(tmp_path):
     one = put_evaluate(tmp_path / "one", {1: True, 2: True})
     other = put_evaluate(tmp_path / "other", {1: True, 2: False}, verifier="exact", samples=4)

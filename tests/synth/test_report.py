@@ -297,6 +297,35 @@ def test_a_gap_that_may_be_none_has_no_share(finished):
     assert "No share of it can be said to be closed: so it is." in page_of(finished).words
 
 
+def benchmark(value, stderr):
+    low, high = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
+    metric = {"metric": "acc", "filter": "none", "value": value, "stderr": stderr}
+    task = {"questions": 20, "metrics": [metric | {"low": low, "high": high}]}
+    return {"version": "0.4", "tasks": {f"sums {HOSTILE}": task}}
+
+
+def test_benchmarks_and_models_of_a_chain_are_shown(finished, capsys):
+    from synth.summary import stage_summary
+
+    path = finished.folder / "evaluate" / "manifest.json"
+    manifest = evaluated_often()
+    results = manifest["results"]
+    results["chain_big"] = results["teacher"] | {"title": "big (chain)"}
+    results["before"]["lm_eval"] = benchmark(0.25, 0.05)
+    results["after"]["lm_eval"] = benchmark(None, None)
+    inputs = {"evaluate": {"lm_eval_limit": 20}}
+    write_json(path, json.loads(path.read_text()) | manifest | {"inputs": inputs})
+    page = page_of(finished)
+    assert "big (chain) 70.0%" in page.words
+    assert ("rect", "class", "chain") in page.attributes
+    assert f"sums {HOSTILE} acc 20 0.25 0.152 to 0.348 –" in page.words
+    assert "Only the first 20 questions of each" in page.words
+    stage_summary("evaluate", finished)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "acc 20 0.2500 ± 0.0500 -" in said
+    assert "big (chain)" in said
+
+
 @pytest.mark.parametrize("often", [True, False])
 def test_the_terminal_shows_what_the_page_shows(finished, capsys, often):
     from synth.summary import stage_summary
