@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sft.stats import wilson
 from synth.errors import MissingPackage, UserError, nearest
 
 
@@ -69,9 +70,9 @@ def run_tasks(
     Returns:
         `version` of lm-eval, and under `tasks` for each one (each one of a group, and the group
         where it has a mean): `questions`, `shots`, the `task_version`, and `metrics`, each with
-        `metric`, `filter`, `value`, `stderr` and the limits `low` and `high` of its 95% interval
-        (value ± 1.96 stderr; lm-eval's standard error is over questions). What is not known is
-        None.
+        `metric`, `filter`, `value`, `stderr` and the limits `low` and `high` of its 95% interval:
+        Wilson's where each question is right or wrong, else value ± 1.96 stderr (lm-eval's
+        standard error is over questions). What is not known is None.
 
     Raises:
         MissingPackage: lm-eval is not installed.
@@ -112,12 +113,13 @@ def reduced(found: dict[str, Any]) -> dict[str, Any]:
     """What `simple_evaluate` gives, as plain JSON values without configs and samples."""
     tasks = {}
     for name, values in found.get("results", {}).items():
+        questions = found.get("n-samples", {}).get(name, {}).get("effective")
         tasks[name] = {
-            "questions": found.get("n-samples", {}).get(name, {}).get("effective"),
+            "questions": questions,
             "shots": found.get("n-shot", {}).get(name),
             "task_version": found.get("versions", {}).get(name),
             "metrics": [
-                _metric(key, value, values)
+                _metric(key, value, values, questions)
                 for key, value in values.items()
                 if "," in key and "_stderr," not in key
             ],
@@ -125,12 +127,14 @@ def reduced(found: dict[str, Any]) -> dict[str, Any]:
     return {"version": found.get("lm_eval_version"), "tasks": tasks}
 
 
-def _metric(key: str, value: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _metric(key: str, value: Any, values: dict[str, Any], questions: int | None) -> dict[str, Any]:
     metric, _, chosen = key.partition(",")
     mean, error = _number(value), _number(values.get(f"{metric}_stderr,{chosen}"))
     low = high = None
     if mean is not None and error is not None:
         low, high = mean - 1.96 * error, mean + 1.96 * error
+        if questions is not None and _of_right_and_wrong(mean, error, questions):
+            low, high = wilson(round(mean * questions), questions)
     return {
         "metric": metric,
         "filter": chosen,
@@ -139,6 +143,16 @@ def _metric(key: str, value: Any, values: dict[str, Any]) -> dict[str, Any]:
         "low": low,
         "high": high,
     }
+
+
+def _of_right_and_wrong(mean: float, error: float, n: int) -> bool:
+    """Whether a mean and its standard error are those of zeros and ones.
+
+    Then ± 1.96 errors would leave [0, 1], and have no width where all are alike.
+    """
+    if n < 2 or not 0 <= mean <= 1 or abs(mean * n - round(mean * n)) > 1e-6 * n:
+        return False
+    return math.isclose(error, math.sqrt(mean * (1 - mean) / (n - 1)), rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _number(value: Any) -> float | None:

@@ -78,7 +78,8 @@ def trainer_class() -> type[Any]:
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
-            self.watch.batch_done(*self.counts, float(loss))
+            # Over all processes, so that they stop together where one of them has no number.
+            self.watch.batch_done(*self.counts, float(self.accelerator.reduce(loss.clone())))
             return loss
 
         def compute_loss(

@@ -30,6 +30,7 @@ from sft.hidden import Hidden
 from sft.objective import Objective
 from sft.on_policy import build_on_policy
 from sft.order import Order
+from sft.processes import any_of
 from sft.student import load_student, load_teacher, lora, window
 from sft.teachers import gather, teachers_identity
 from sft.trainer import build_trainer, refuse_broken
@@ -137,6 +138,7 @@ def train(
             meter = watch.meter
             refuse_broken(trainer.model, meter.step)
             save_student(trainer, tokenizer, folder / "student", student)
+        one.wait_for_everyone()  # the first one has written the log by then
         result = TrainResult(
             folder=folder,
             student="student",
@@ -229,6 +231,9 @@ def _build(
     if config.layout != "padded":
         refuse_leaks(model)
     teachers = gather(config, tokenizer, data, labels, accuracies)
+    if config.layout != "padded":
+        for name, teacher_model in teachers.models.items():
+            refuse_leaks(teacher_model, f"the teacher {name}")
     hidden = None
     if config.method == "hidden_states":
         how = config.hidden_states or HiddenStates()
@@ -280,7 +285,7 @@ def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -
         watch.log.cut_after(watch.meter.step)
     with _stops_after_a_step(watch):
         trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
-    if watch.stop:
+    if any_of(watch.asked):
         raise Interrupted(
             f"training stopped after step {watch.meter.step} of {trainer.state.max_steps}; a "
             "checkpoint is saved, the same command goes on from it"
@@ -373,9 +378,9 @@ def _stops_after_a_step(watch: Watch) -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        if watch.stop and number == signal.SIGINT:
+        if watch.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        watch.stop = True
+        watch.asked = True
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, stop) for number in numbers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sft.batches import Groups, split
 from sft.hidden import Hidden
 from sft.objective import PARTS, Extra, Objective, install
+from sft.processes import Even, save_projections
 from sft.watch import Watch
 from synth.errors import UserError
 from synth.training_config import Train
@@ -50,7 +52,7 @@ def build_trainer(
 
         def get_train_dataloader(self) -> Any:
             loader = torch.utils.data.DataLoader(
-                groups,
+                Even(groups, self.accelerator.num_processes),
                 batch_size=1,
                 shuffle=False,
                 collate_fn=lambda items: items[0],
@@ -62,6 +64,7 @@ def build_trainer(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
         ) -> Any:
             labelled = (inputs["labels"][:, 1:] != -100).sum()
+            self.batch = inputs
             self.parts: dict[str, Any] = {}
             try:
                 loss = super().training_step(model, inputs, num_items_in_batch)
@@ -102,7 +105,18 @@ def build_trainer(
             return found["loss"] / num_items_in_batch * self.accelerator.num_processes
 
         def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            """Adds what the loss is made of, for trackers too."""
+            """Adds what the loss is made of, for trackers too.
+
+            Raises:
+                UserError: The gradient was not a number, and so are the weights now.
+            """
+            if not math.isfinite(logs.get("grad_norm") or 0.0):
+                save_batch(folder.parent, self.batch, watch.meter.step)
+                raise UserError(
+                    f"train: the gradient became {logs['grad_norm']} in step {watch.meter.step}; "
+                    "lower train.learning_rate, or look for broken weights or data. The last "
+                    "checkpoint is from before"
+                )
             super().log({**logs, **watch.parts()} if "loss" in logs else logs, *args, **kwargs)
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -122,6 +136,8 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     if objective:
+        # Some families say that they take no number of items; the loss here divides by it always.
+        trainer.model_accepts_loss_kwargs = True
         install(trainer.model, objective)
         if objective.hidden:
             objective.hidden.register(trainer.model)
@@ -150,14 +166,15 @@ def _follow(watch: Watch, groups: Groups, hidden: Hidden | None) -> Any:
             self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
         ) -> None:
             # All epochs are one to the trainer, so its own count is a share of the whole.
-            done = min(len(groups), round((state.epoch or 0.0) * len(groups)))
+            even = len(Even(groups, args.world_size))
+            done = min(len(groups), round((state.epoch or 0.0) * even))
             watch.says(logs, groups.order.epochs(done), state.max_steps)
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
             refuse_broken(model, state.global_step)
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if hidden and watch.writes:
-                hidden.save(checkpoint)
+            if hidden:
+                save_projections(hidden, checkpoint, watch.writes)
             watch.saved(checkpoint)
 
     return Follow()

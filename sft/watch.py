@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.checkpoints import Meter, StepLog, keep_last, mark_whole
+from sft.processes import any_of
 from synth.errors import UserError
 
 
@@ -22,7 +23,8 @@ class Watch:
         on_progress: Gets each line as it is written, with `max_steps` added.
         keep_checkpoints: How many checkpoints stay.
         meter: What has been done so far.
-        stop: Set from outside to stop after the step in progress, with a checkpoint.
+        asked: Set from outside to stop after the step in progress, with a checkpoint.
+        stop: Whether that was asked of any process by the end of the last step.
         writes: Whether this process writes; of several, one does.
     """
 
@@ -30,6 +32,7 @@ class Watch:
     on_progress: Callable[[dict[str, Any]], None] | None = None
     keep_checkpoints: int = 1
     meter: Meter = field(default_factory=Meter)
+    asked: bool = False
     stop: bool = False
     writes: bool = True
     _began: float = 0.0
@@ -66,7 +69,8 @@ class Watch:
             )
 
     def step_ends(self, step: int) -> None:
-        """Stops the clock."""
+        """Stops the clock, and finds out whether to stop; of several processes all call it."""
+        self.stop = any_of(self.asked)
         self.meter.step = step
         self.meter.seconds += time.monotonic() - self._began
 
@@ -103,7 +107,10 @@ class Watch:
         return {name: round(total / since, 6) for name, total in self._parts.items()}
 
     def saved(self, checkpoint: Path) -> None:
-        """Makes a checkpoint count and drops older ones."""
+        """Makes a checkpoint count, once all processes have written their part, and drops older."""
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
         if self.writes:
             mark_whole(checkpoint, self.meter)
             keep_last(checkpoint.parent, max(1, self.keep_checkpoints))

@@ -33,6 +33,7 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     from synth.config import load_run
     from synth.pipeline import do_stage, refuse_if_lacking, refuse_unasked
     from synth.summary import stage_summary
+    from synth.training import first_process
 
     run, _ = load_run(config, overrides or [])
     refuse_unasked(name, run)
@@ -48,7 +49,8 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     for stage in before:
         whole = do_stage(stage, run, say) and whole
     whole = do_stage(name, run, say) and whole
-    stage_summary(name, run)
+    if first_process():
+        stage_summary(name, run)
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
 
 

@@ -340,6 +340,8 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         ):
             if importlib.util.find_spec(package) is None:
                 lacks.append(str(MissingPackage(package, "the student", extra="train")))
+    if "evaluate" in stages and run.evaluate is not None:
+        lacks += run.evaluate.lacks()
     return list(dict.fromkeys(lacks))
 
 

@@ -347,6 +347,7 @@ def _benchmarks(run: Run) -> Callable[[Folder, str, _Asked, Say], dict[str, Any]
         weights = one.weights
         assert weights is not None
         made_of = {
+            "version": FIGURES,
             "weights": weights_identity(weights.place),
             "template": weights.template,
             "dtype": weights.student.dtype,

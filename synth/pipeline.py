@@ -13,7 +13,7 @@ from synth.errors import UserError
 from synth.folder import Folder, differences
 from synth.io import MANIFEST, write_json
 from synth.progress import duration
-from synth.training import first_process
+from synth.training import first_process, processes
 
 Say = Callable[[str], None]
 Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
@@ -68,6 +68,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         Whether all of it was done; False where some requests failed for good.
     """
     refuse_unasked(name, run)
+    if not first_process():  # of several processes that train together, one speaks and writes
+        say = _silent
     inputs_of, work = _stage(name)
     folder = Folder(run.folder)
     inputs = inputs_of(run, folder)
@@ -78,15 +80,24 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     if before is not None and before["inputs"] != inputs:
         changed = list(differences(before["inputs"], inputs))
         say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
+    if processes() > 1 and name.partition("-")[0] not in ("label", "train"):
+        raise UserError(
+            f"{name}: several processes are for training alone; the same command without the "
+            "launcher does this stage"
+        )
     start = time.monotonic()
     manifest = work(run, folder, inputs, say)
     if not first_process():
-        return True  # of several processes that train together, one writes
+        return True
     seconds = time.monotonic() - start
     # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
     write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
     say(f"{name}: {duration(seconds)}")
     return bool(manifest.get("complete", True))
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
 
 
 def refuse_unasked(name: str, run: Run) -> None:

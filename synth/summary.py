@@ -33,7 +33,9 @@ def stage_summary(name: str, run: Run) -> None:
     manifest = Folder(run.folder).manifest(name)
     if name == "generate" and manifest is not None:
         _estimate_beside_truth(run, manifest)
-    show = {"filter": _funnel, "train": _training, "evaluate": evaluation_summary}.get(name.partition("-")[0])
+    show = {"filter": _funnel, "train": _training, "evaluate": evaluation_summary}.get(
+        name.partition("-")[0]
+    )
     if manifest is not None and show is not None:
         show(manifest)
 

@@ -153,6 +153,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many processes a launcher started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def prompt_of(student: Any) -> Callable[[Task], list[Message]]:
     """What a student sees before it answers a task."""
     prompt, values = load_prompt(student.prompt.template), student.prompt.values

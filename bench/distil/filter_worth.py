@@ -169,6 +169,8 @@ def table(rows):
 def against(whole, other):
     """The paired difference on the questions, each scored by its mean over the seeds of both."""
     shared = sorted(whole.keys() & other.keys())
+    if not shared:
+        return ["not measured", ""]
     means = [
         [
             statistics.fmean(scores)
@@ -186,11 +188,13 @@ def against(whole, other):
 
 def plot(rows):
     """Writes the plot; the dashed line is the teacher under its own prompt."""
-    scores = {}
+    scores, teacher = {}, None
     for row in rows:
         if "seed" in row:
             scores.setdefault(row["variant"], []).append(row["accuracy"])
             teacher = row["others"]["teacher"]
+    if teacher is None:
+        return
     drawn = [(name, scores[name]) for name in variants() if name in scores]
     base = (teacher, f"teacher with examples {percent(teacher)}")
     IMAGES.mkdir(parents=True, exist_ok=True)

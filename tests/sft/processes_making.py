@@ -43,7 +43,38 @@ def config(method, layout, teacher, processes, **more):
     return Train(**given)
 
 
-def run(method, layout, models, folder, processes, labels=None, **more):
+def models(tokenizer, folder):
+    """A student and a wider, deeper teacher with random weights, and the teacher's stored labels."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sft.chat import apply, choose
+    from sft.examples import open_examples, write_examples
+    from sft.label import Wanted, label
+    from sft.label_transformers import Reader
+    from synth.models import load_model, load_tokenizer, weights_identity
+
+    for name, width, layers in (("student", 48, 2), ("teacher", 64, 3)):
+        torch.manual_seed(layers)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=96, num_hidden_layers=layers,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    tokenizer = load_tokenizer(str(folder / "student"))
+    apply(tokenizer, choose(tokenizer))
+    (folder / "labels").mkdir()
+    tokens = folder / "labels" / "tokens.arrow"
+    write_examples(tokenizer, records(), prompt, None, tokens)
+    teacher = str(folder / "teacher")
+    reader = Reader(load_model(teacher), Wanted(k=16, temperatures=(1.0, 2.0)))
+    label(reader, open_examples(tokens), folder / "labels" / "big", weights_identity(teacher))
+    return folder
+
+
+def run(method, layout, models, folder, processes, **more):
     """Trains as named; gives what `train` does."""
     return train(
         records(),
@@ -52,7 +83,7 @@ def run(method, layout, models, folder, processes, labels=None, **more):
         config(method, layout, models / "teacher", processes, **more),
         folder,
         0,
-        labels=labels if method == "stored_labels" else None,
+        labels=models / "labels" if method == "stored_labels" else None,
     )
 
 

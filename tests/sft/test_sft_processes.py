@@ -1,0 +1,174 @@
+"""Two processes on the CPU take the very steps of one, write each thing once, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import processes_making as making
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sft.processes import Even, silent
+from sft.train import train
+from synth.errors import UserError
+from synth.training_config import Student, Train
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs" / "accelerate"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+for _name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    ENVIRONMENT.pop(_name, None)
+
+
+def launch(config, *command, **more):
+    """`accelerate launch` of two processes."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    return subprocess.Popen(
+        [*launcher, "--config_file", str(CONFIGS / config), *map(str, command)],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        **more,
+    )  # fmt: skip
+
+
+def ended(process, seconds=200):
+    """Its exit status and what it printed; the whole group is gone afterwards."""
+    try:
+        text, _ = process.communicate(timeout=seconds)
+    finally:
+        kill(process)
+    return process.returncode, text
+
+
+def kill(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # the launcher's own session, and its children's
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def models(smollm2, tmp_path_factory):
+    """A student and a wider, deeper teacher with random weights, and the teacher's stored labels."""
+    return making.models(smollm2, tmp_path_factory.mktemp("models"))
+
+
+# --- what one process already shows ---------------------------------------------------------------
+
+
+def test_groups_that_do_not_come_out_even_are_filled_with_silent_ones():
+    labels = torch.tensor([[-100, 5, 6]])
+    soft = [[torch.ones(2, 3), torch.ones(2, 3), torch.ones(2)]]
+    batch = {
+        "input_ids": labels.clamp(min=1), "labels": labels, "tokens": 3, "records": ["a"], "soft": soft,
+        "weights": torch.ones(2, 2),
+    }  # fmt: skip
+    even = Even([batch] * 5, 3)
+    assert len(even) == 6
+    assert all(even[i] is batch for i in range(5))
+    last = even[5]
+    assert (last["labels"] == -100).all()
+    assert last["tokens"] == 0 and last["records"] == []
+    assert [len(part) for part in last["soft"][0]] == [0, 0, 0] and len(last["weights"]) == 0
+    assert torch.equal(last["input_ids"], batch["input_ids"])
+    assert len(Even([batch] * 6, 3)) == 6 and len(Even([batch] * 5, 1)) == 5
+
+
+def test_a_silent_batch_needs_no_labels_of_teachers():
+    batch = {"labels": torch.tensor([[1, 2]]), "tokens": 2, "records": ["a"]}
+    assert "soft" not in silent(batch) and "weights" not in silent(batch)
+
+
+def test_several_gpus_without_a_launcher_are_one_message(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match="accelerate launch"):
+        making.run("sft", "padded", models, tmp_path, 1)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_config_as_it_is_meant(path, monkeypatch):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DistributedType
+
+    config = load_config_from_file(str(path))
+    kinds = {"cpu_two": "MULTI_GPU", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+    assert config.distributed_type == DistributedType(kinds.get(path.stem, "DEEPSPEED"))
+    assert config.num_processes == 2
+    assert config.mixed_precision == "no"  # `train.bf16` decides
+    if path.stem == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if path.stem.startswith("deepspeed"):
+        assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
+
+
+def test_every_config_for_accelerate_is_there():
+    names = {path.stem for path in CONFIGS.glob("*.yaml")}
+    assert names == {"cpu_two", "ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"}
+
+
+# --- the steps of one -----------------------------------------------------------------------------
+
+
+def same_steps(one, two):
+    """The lines of the log and the student, with equal tokens and losses and weights near enough."""
+    lines = list(zip(making.rows(one), making.rows(two), strict=True))
+    assert len(lines) >= 4
+    for mine, theirs in lines:
+        for name in ("step", "epoch", "tokens", "loss_tokens"):
+            assert mine[name] == theirs[name], name
+        for name in ("loss", "cross_entropy", "divergence", "hidden_states", "grad_norm"):
+            if name in mine:
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-5, abs=2e-6), name
+    first, second = (load_file(p / "student" / "model.safetensors") for p in (one, two))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.allclose(first[name], second[name], rtol=0, atol=1e-5), name
+
+
+def jobs_file(models, folder, pairs, **more):
+    jobs = [
+        {
+            "method": method, "layout": layout, "folder": str(folder / f"{method}-{layout}"),
+            "models": str(models), **more,
+        }
+        for method, layout in pairs
+    ]  # fmt: skip
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    return path
+
+
+EVERY = [(method, layout) for method in making.METHODS for layout in making.LAYOUTS]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_take_the_steps_of_one(models, tmp_path):
+    """Every method in every layout; the last group falls to one of them alone."""
+    (tmp_path / "two").mkdir()
+    path = jobs_file(models, tmp_path / "two", EVERY)
+    status, text = ended(launch("cpu_two.yaml", HERE / "processes_train.py", path), 500)
+    assert status == 0, text[-3000:]
+    for method, layout in EVERY:
+        making.run(method, layout, models, tmp_path / "one" / f"{method}-{layout}", 1)
+        same_steps(*(tmp_path / who / f"{method}-{layout}" for who in ("one", "two")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sharded_weights_take_the_steps_of_one(models, tmp_path):
+    """FSDP2 over gloo; the student is saved whole, without its projections."""
+    pairs = [("sft", "packed"), ("soft_labels", "padded"), ("hidden_states", "padding_free")]
+    (tmp_path / "two").mkdir()
+    path = jobs_file(models, tmp_path / "two", pairs)
+    status, text = ended(launch("fsdp2.yaml", HERE / "processes_train.py", path), 500)
+    assert status == 0, text[-3000:]
+    for method, layout in pairs:
+        making.run(method, layout, models, tmp_path / "one" / f"{method}-{layout}", 1)
+        same_steps(*(tmp_path / who / f"{method}-{layout}" for who in ("one", "two")))
