@@ -10,6 +10,7 @@ from sft.examples import Examples
 from sft.label_store import LabelStore, tokens_hash
 from sft.student import load_teacher
 from sft.vocabulary import shared_vocabulary
+from synth.distil_config import TeacherModel
 from synth.errors import UserError
 from synth.models import load_tokenizer, weights_identity
 from synth.training_config import Train
@@ -79,11 +80,7 @@ def gather(
         weights = [max((accuracies or {}).get(name, 0.0), 1e-3) for name in names]
     elif len(names) > 1:
         weights = [teacher.weight for teacher in config.teachers.values()]
-    shared = [
-        shared_vocabulary(tokenizer, load_tokenizer(teacher.model, teacher.trust_remote_code))
-        for teacher in config.teachers.values()
-    ]
-    vocabulary = min(shared)
+    vocabulary = min(_shared(tokenizer, name, one) for name, one in config.teachers.items())
     if labels is None:
         models = {name: load_teacher(teacher) for name, teacher in config.teachers.items()}
         return Teachers(models, {}, vocabulary, weights)
@@ -102,6 +99,14 @@ def gather(
         store.check(pairs, vocabulary=vocabulary)
     routed = how == "producer"
     return Teachers({}, stores, vocabulary, None if routed else weights, routed)
+
+
+def _shared(tokenizer: Any, name: str, teacher: TeacherModel) -> int:
+    try:
+        theirs = load_tokenizer(teacher.model, teacher.trust_remote_code)
+        return shared_vocabulary(tokenizer, theirs)
+    except UserError as error:
+        raise UserError(f"train.teachers.{name}: {error}") from error
 
 
 def refuse_strangers(examples: Examples, names: list[str]) -> None:

@@ -340,6 +340,11 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         ):
             if importlib.util.find_spec(package) is None:
                 lacks.append(str(MissingPackage(package, "the student", extra="train")))
+    if "label" in stages and run.label is not None:
+        for package in ("torch", "transformers", *(("vllm",) * (run.label.engine == "vllm"))):
+            if importlib.util.find_spec(package) is None:
+                extra = "vllm" if package == "vllm" else "train"
+                lacks.append(str(MissingPackage(package, "the section label", extra=extra)))
     if "evaluate" in stages and run.evaluate is not None:
         lacks += run.evaluate.lacks()
     return list(dict.fromkeys(lacks))

@@ -30,7 +30,9 @@ from synth.progress import duration
 from synth.record import Record
 
 REPORT = "report.html"
-STAGES = ("tasks", "import", "augment", "generate", "rewrite", "filter", "train", "evaluate")
+STAGES = (
+    "tasks", "import", "augment", "generate", "rewrite", "filter", "label", "train", "evaluate",
+)  # fmt: skip
 # Of one text; a model that runs wild writes megabytes.
 MOST_CHARACTERS = 20_000
 # Kinds of change from before to after training, and how many questions of each are shown.
@@ -62,6 +64,7 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
     """What the template shows, a key a section. A stage that is not done is None."""
     done = {stage: folder.manifest(stage) for stage in STAGES}
     stale = _stale(run, done)
+    chain = {f"train-{name}": folder.manifest(f"train-{name}") for name in run.chain}
     # Traces of filters that are out of date would be counted beside a newer generation.
     filtered = done["filter"] is not None and "filter" not in stale
     if filtered:
@@ -81,10 +84,11 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "run": run,
         "version": __version__,
         "stages": {
-            stage: done[stage]
-            for stage in STAGES
+            stage: (done | chain)[stage]
+            for stage in (*STAGES[:6], *chain, *STAGES[6:])
             if stage in stages_of(run) or stage not in _optional(run)
         },
+        "chain": {name.partition("-")[2]: manifest for name, manifest in chain.items()},
         "asked": stages_of(run),
         "stale": stale,
         "changes": list(_changes(run, done)),
@@ -108,7 +112,7 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
 def _optional(run: Run) -> tuple[str, ...]:
     """The stages that are not shown where the config does not ask for them."""
     others = ("tasks", "generate") if run.traces is not None else ("import",)
-    return ("augment", "rewrite", *others)
+    return ("augment", "rewrite", "label", *others)
 
 
 # --- state of the run -----------------------------------------------------------------------------
@@ -122,7 +126,8 @@ def _stale(run: Run, done: Mapping[str, Any]) -> set[str]:
         "generate": {"tasks": questions_of(run)},
         "rewrite": {"generate": "generate"},
         "filter": {"generate": traces_of(run), "eval": "tasks"},
-        "train": {"filter": "filter"},
+        "label": {"filter": "filter"},
+        "train": {"filter": "filter", "labels": "label"},
         "evaluate": {"questions": "tasks", "after": "train"},
     }
     for stage, sources in made_from.items():

@@ -63,13 +63,16 @@ def train_inputs(run: Run, folder: Folder, name: str | None = None) -> dict[str,
     from synth.models import weights_identity
 
     step = step_of(run, name)
+    named = run if name is None else run.chain[name]  # `trained:` as the config writes it
+    assert named.student is not None
+    assert named.train is not None
     stage, _ = learned_from(run)
     inputs = {
         stage: folder.content(stage),
-        "student": step.student.model_dump(mode="json"),
+        "student": named.student.model_dump(mode="json"),
         "weights": weights_identity(step.student.model),
         "prompt": load_prompt(step.student.prompt.template).hash,
-        "train": step.train.model_dump(mode="json"),
+        "train": named.train.model_dump(mode="json"),
         "seed": run.seed,
     }
     if step.train.teachers:

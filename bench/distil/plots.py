@@ -1,27 +1,29 @@
 """Tables and plots of what soft.py and two_teachers.py have written.
 
-.venv/bin/python bench/distil/plots.py                   prints the tables, writes docs/img/*.svg
+.venv/bin/python bench/distil/plots.py                   prints the tables, writes them and the plots to docs/
 
 Each arm is held against the first one, by seeds (Student's t over their differences) and by
 questions (each question's mean over the seeds, a permutation test).
 """
 
 import statistics
+from pathlib import Path
 
 from common import IMAGES, RESULTS, dot_plot, over_seeds, read
 
 from sft.stats import compare
 
+PAGE = Path(__file__).parents[2] / "docs" / "results-distil.md"
+AXES = {"sums": "sums", "letters": "letters to sort", None: "both skills"}
 
-def whole(rows):
-    """The seeds that every arm has, and what was measured of each arm, in the order of the file."""
+
+def by_arm(rows):
+    """What was measured of teachers, and of each arm by seed, in the order of the file."""
     arms = {}
     for row in rows:
         arms.setdefault(row["arm"], {})[row["seed"]] = row["held_out"]
     teachers = {arm: found[0] for arm, found in arms.items() if 0 in found}
-    students = {arm: found for arm, found in arms.items() if 0 not in found}
-    seeds = sorted(set.intersection(*map(set, students.values()))) if students else []
-    return seeds, teachers, {arm: [found[s] for s in seeds] for arm, found in students.items()}
+    return teachers, {arm: found for arm, found in arms.items() if 0 not in found}
 
 
 def value(held_out, skill, what):
@@ -66,47 +68,63 @@ def difference(base, runs, skill, what, show):
 
 
 def table(rows, skill):
-    """Markdown of one skill, or (None) of all together."""
-    seeds, teachers, students = whole(rows)
-    if not seeds:
-        return ""
+    """Markdown of one skill, or (None) of all together; each arm against the base's same seeds."""
+    teachers, students = by_arm(rows)
     base_name, base = next(iter(students.items()))
     lines = [
-        f"{skill or 'all skills'}, seeds {', '.join(map(str, seeds))}",
-        "",
-        f"| arm | right, % | more than {base_name} | held-out loss | more than {base_name} |",
-        "|---|---|---|---|---|",
+        f"| {AXES[skill]} | seeds | right, % | more than {base_name} | held-out loss "
+        f"| more than {base_name} |",
+        "|---|---|---|---|---|---|",
     ]
     for arm, held_out in teachers.items():
         loss, right = (value(held_out, skill, what) for what in ("losses", "right"))
-        lines.append(f"| {arm} | {percent(right)} | | {nats(loss)} | |")
-    for arm, runs in students.items():
+        lines.append(f"| {arm} | | {percent(right)} | | {nats(loss)} | |")
+    for arm, found in students.items():
+        seeds = sorted(found.keys() & base.keys())
+        if not seeds:
+            continue
+        runs, same = [found[seed] for seed in seeds], [base[seed] for seed in seeds]
         cells = []
         for what, show in (("right", percent), ("losses", nats)):
             cells.append(spread([value(run, skill, what) for run in runs], show))
-            cells.append("" if runs is base else difference(base, runs, skill, what, show))
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+            cells.append("" if found is base else difference(same, runs, skill, what, show))
+        lines.append(f"| {arm} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def plots(name, students, skill):
+    """Draws accuracy and loss, and gives the Markdown that shows them."""
+    shown = []
+    for what, text, *formats in (
+        ("right", "held-out questions answered rightly"),
+        ("losses", "held-out loss, nats a token", "{:.4f}", "{:g}"),
+    ):
+        drawn = [
+            (arm, [value(run, skill, what) for run in found.values()])
+            for arm, found in students.items()
+        ]
+        base = statistics.fmean(drawn[0][1]), drawn[0][0]
+        file = f"distil-{name}-{skill or 'all'}-{what}.svg"
+        (IMAGES / file).write_text(dot_plot(drawn, f"{text}: {AXES[skill]}", base, *formats))
+        shown.append(f"![{text}: {AXES[skill]}](img/{file})\n")
+    return "\n".join(shown)
 
 
 def main():
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, skills in (("soft", ["sums"]), ("two_teachers", ["sums", "letters", None])):
+    page = PAGE.read_text()
+    for name, skills in (("soft", ["letters"]), ("two_teachers", ["sums", "letters", None])):
         rows = read(RESULTS / f"{name}.jsonl")
-        seeds, _, students = whole(rows)
-        for skill in skills if seeds else []:
-            print(table(rows, skill))
-            axis = {"sums": "sums", "letters": "letters to sort"}.get(skill, "both skills")
-            for what, text, *shown in (
-                ("right", "held-out questions answered rightly"),
-                ("losses", "held-out loss, nats a token", "{:.4f}", "{:g}"),
-            ):
-                drawn = [
-                    (arm, [value(r, skill, what) for r in runs]) for arm, runs in students.items()
-                ]
-                base = statistics.fmean(drawn[0][1]), drawn[0][0]
-                plot = dot_plot(drawn, f"{text}: {axis}", base, *shown)
-                (IMAGES / f"distil-{name}-{skill or 'all'}-{what}.svg").write_text(plot)
+        _, students = by_arm(rows)
+        if not students:
+            continue
+        tables = [table(rows, skill) for skill in skills]
+        print("\n".join(tables))
+        parts = [*tables, *(plots(name, students, skill) for skill in skills)]
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = page.partition(start)
+        page = before + start + "\n" + "\n".join(parts) + "\n" + end + rest.partition(end)[2]
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

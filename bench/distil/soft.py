@@ -1,4 +1,4 @@
-"""Soft against hard labels, and intermediate layers added to both, on worked sums.
+"""Soft against hard labels, and intermediate layers added to both, on letters to sort.
 
 .venv/bin/python bench/distil/soft.py                    runs what the results lack
 .venv/bin/python bench/distil/plots.py                   the tables and plots of what is there
@@ -6,13 +6,13 @@
 
 from students import STUDENT_RATE, main, settings
 
-STEPS = 40  # of 16 traces, two epochs
+STEPS = 30  # of 16 traces, two epochs
 
 
 def arms(teachers):
     from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
 
-    models = {"sums": TeacherModel(model=teachers["sums"], dtype="bfloat16")}
+    models = {"letters": TeacherModel(model=teachers["letters"], dtype="bfloat16")}
 
     def student(**more):
         return settings(STUDENT_RATE, max_steps=STEPS, **more)
@@ -42,4 +42,4 @@ def arms(teachers):
 
 
 if __name__ == "__main__":
-    main("soft", arms, ["sums"])
+    main("soft", arms, ["letters"])

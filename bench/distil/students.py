@@ -52,16 +52,18 @@ def base(work):
     return str(folder)
 
 
-def teacher(skill, work):
-    """The whole model after one epoch on one skill, other traces than any student sees."""
+def _teacher(skill, work):
+    return work / f"teacher-{skill}"
+
+
+def teach(skill, work):
+    """Trains the whole model for one epoch on one skill, on other traces than any student sees."""
     from sft.train import train
     from synth.training_config import Student
 
     records = data.training(skill, TEACHER_TRACES, "teacher")
     config = settings(TEACHER_RATE, epochs=1)
-    folder = work / f"teacher-{skill}"
-    train(records, prompt, Student(model=base(work)), config, folder, 0)
-    return str(folder / "student")
+    train(records, prompt, Student(model=base(work)), config, _teacher(skill, work), 0)
 
 
 def traces(skills, seed, steps):
@@ -165,15 +167,21 @@ def main(out, arms, skills):
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{out}.jsonl"
-    folders = {skill: teacher(skill, given.work) for skill in skills}
-    for skill, folder in folders.items():
-        name = f"teacher of {skill}"
-        if not any(row["arm"] == name for row in read(path)):
-            append(path, {"arm": name, "seed": 0} | measure(folder, skills))
-    configs = arms(folders)
+    configs = arms({skill: str(_teacher(skill, given.work) / "student") for skill in skills})
     for unknown in set(given.arms or ()) - set(configs):
         sys.exit(f"no arm {unknown!r}; there are {', '.join(configs)}")
-    for seed in given.seeds:
-        for arm, config in configs.items():
-            if not given.arms or arm in given.arms:
-                run(path, arm, skills, seed, config, given.work)
+    done = {(row["arm"], row["seed"]) for row in read(path)}
+    todo = [
+        (arm, seed)
+        for seed in given.seeds
+        for arm in configs
+        if (not given.arms or arm in given.arms) and (arm, seed) not in done
+    ]
+    for skill in skills if todo else ():
+        teach(skill, given.work)
+        name = f"teacher of {skill}, whole model"
+        if (name, 0) not in done:
+            found = measure(_teacher(skill, given.work) / "student", skills)
+            append(path, {"arm": name, "seed": 0} | found)
+    for arm, seed in todo:
+        run(path, arm, skills, seed, configs[arm], given.work)

@@ -1,7 +1,11 @@
 """Every method, from records to a saved student: the step, what is logged, and going on after a kill."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,14 +14,15 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 import dense_reference as reference
 from training_making import (
+    curve,
     examples_in,
     lines,
     one_step,
-    prompt,
     records,
     run,
     save_tiny,
     store_labels,
+    weights,
 )
 
 from sft.hidden import NAME
@@ -114,7 +119,11 @@ def dense(which, models, labels, folder, before, heads):
     loss.backward()
     slopes = {name: p.grad for name, p in student.named_parameters()}
     slopes |= {f"{NAME}.{i}": p.grad for i, p in enumerate(projections)}
-    return loss.item(), {name: float(sums[name]) / labelled for name in PARTS}, slopes
+    return (
+        loss.item(),
+        {name: float(torch.as_tensor(sums[name]).detach()) / labelled for name in PARTS},
+        slopes,
+    )
 
 
 @pytest.mark.parametrize("which", METHODS)
@@ -142,3 +151,158 @@ def test_a_step_is_the_dense_reference_however_the_batch_is_cut(which, models, l
         largest = max(slope.abs().max() for slope in wanted.values())
         for name, slope in slopes.items():
             assert (slope - wanted[name]).abs().max() <= 1e-5 * largest, name
+
+
+def answer(folder, question):
+    """What a saved student says, loaded as any user would."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "student")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    assert not any("projection" in name or "lora" in name for name, _ in model.named_parameters())
+    turns = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+    said = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0]
+    return tokenizer.decode(said[inputs["input_ids"].shape[1] :])
+
+
+def settings_of(which, models, **more):
+    config = config_of(which, models)
+    sections = ("method", "teachers", "soft_labels", "hidden_states")
+    return {name: getattr(config, name) for name in sections} | more
+
+
+@pytest.mark.parametrize(
+    ("which", "layout", "lora"),
+    [
+        ("sft", "padding_free", None),
+        ("soft_labels", "packed", None),
+        ("two_stored", "padded", None),
+        ("all_of_it", "packed", Lora(r=8, alpha=32)),
+        ("hidden_states", "padded", None),
+    ],
+)
+def test_from_records_to_a_student_that_answers_as_it_was_taught(
+    which, layout, lora, models, labels, tmp_path
+):
+    data = records(2, writers=("a", "b"))
+    teachers = settings_of(which, models)
+    soft = teachers["soft_labels"]
+    if soft:  # teachers of random weights teach nothing: what they say counts for little
+        teachers["soft_labels"] = soft.model_copy(update={"alpha": 0.98})
+    if teachers["hidden_states"]:
+        teachers["hidden_states"] = HIDDEN.model_copy(update={"output": 5.0})
+    config = {
+        "epochs": 150, "batch_size": 2, "learning_rate": 1e-2, "layout": layout, "lora": lora,
+        "logging_steps": 50, "save_steps": 200, **teachers,
+    }  # fmt: skip
+    stored = labels if METHODS[which][3] else None
+    run(models["student"], tmp_path, data, labels=stored, **config)
+    for record in data:
+        text = answer(tmp_path, record.task.question)
+        assert text == f"<think>\n{record.reasoning}\n</think>\n\n{record.answer}<|im_end|>"
+    last = lines(tmp_path)[-1]
+    assert ("divergence" in last) == (which != "sft")
+    if which == "hidden_states":
+        assert last["divergence"] == 0
+        assert last["hidden_states"] > 0
+        total = 5 * last["cross_entropy"] + last["hidden_states"]
+        assert last["loss"] == pytest.approx(total, rel=1e-3)
+    if which == "two_stored":
+        assert last["hidden_states"] == 0
+        total = 0.98 * last["cross_entropy"] + 0.02 * last["divergence"]
+        assert last["loss"] == pytest.approx(total, rel=1e-3)
+
+
+def stops_at(step):
+    def say(row):
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return say
+
+
+LONG = {"epochs": 3, "batch_size": 2, "learning_rate": 5e-3, "save_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("which", "more"),
+    [
+        ("sft", {"layout": "packed", "mix": {"sums": 1.5}, "batch_size": 1}),
+        ("two_stored", {"layout": "packed", "batch_size": 1}),
+        ("producer", {"layout": "padding_free", "curriculum": "short_first"}),
+        ("hidden_states", {"layout": "padded", "gradient_accumulation": 2}),
+        ("all_of_it", {"layout": "packed", "batch_size": 1, "lora": Lora(r=4, dropout=0.2)}),
+    ],
+)
+def test_stopped_and_gone_on_it_is_the_undisturbed_run(which, more, models, labels, tmp_path):
+    from synth.errors import Interrupted
+
+    stored = labels if METHODS[which][3] else None
+    data = records(writers=("a", "b"))
+    config = settings_of(which, models, **{**LONG, **more})
+    run(models["student"], tmp_path / "whole", data, labels=stored, **config)
+    with pytest.raises(Interrupted):
+        run(
+            models["student"],
+            tmp_path / "b",
+            data,
+            labels=stored,
+            on_progress=stops_at(3),
+            **config,
+        )
+    run(models["student"], tmp_path / "b", data, labels=stored, **config)
+    assert curve(tmp_path / "b") == curve(tmp_path / "whole")
+    one, other = weights(tmp_path / "b"), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+SCRIPT = """
+import json, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from training_making import records, run
+labels = {labels!r} and Path({labels!r})
+run({model!r}, Path({folder!r}), records(writers=("a", "b")), labels=labels, **json.loads({config!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("which", "more"),
+    [
+        ("sft", {"layout": "padding_free", "lora": {"r": 4, "dropout": 0.1}}),
+        ("two_stored", {"layout": "packed", "batch_size": 1}),
+        ("all_of_it", {"layout": "padded"}),
+        ("hidden_states", {"layout": "packed", "batch_size": 1, "lora": {"r": 4}}),
+    ],
+)
+def test_killed_and_gone_on_it_is_the_undisturbed_run(which, more, models, labels, tmp_path):
+    """Kill -9, and beside it a checkpoint that was half written."""
+    stored = labels if METHODS[which][3] else None
+    data = records(writers=("a", "b"))
+    config = Train(**settings_of(which, models, **{**LONG, "epochs": 6, **more}))
+    plain = config.model_dump(mode="json", exclude_none=True)
+    run(models["student"], tmp_path / "whole", data, labels=stored, **plain)
+    folder = tmp_path / "killed"
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    script = SCRIPT.format(
+        paths=paths, labels=str(stored or ""), model=str(models["student"]), folder=str(folder),
+        config=json.dumps(plain),
+    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    log, end = folder / "log.jsonl", time.monotonic() + 200
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 6):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (folder / "student").exists()
+    half = folder / "checkpoints" / "checkpoint-999"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"cut")
+    run(models["student"], folder, data, labels=stored, **plain)
+    assert curve(folder) == curve(tmp_path / "whole")
+    one, other = weights(folder), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], other[name]) for name in other)

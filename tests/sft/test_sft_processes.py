@@ -172,3 +172,83 @@ def test_sharded_weights_take_the_steps_of_one(models, tmp_path):
     for method, layout in pairs:
         making.run(method, layout, models, tmp_path / "one" / f"{method}-{layout}", 1)
         same_steps(*(tmp_path / who / f"{method}-{layout}" for who in ("one", "two")))
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(models, tmp_path):
+    """A config whose traces are filtered already, so that `train` is the next stage."""
+    traces = tmp_path / "traces.jsonl"
+    lines = [
+        {"question": r.task.question, "reasoning": r.reasoning, "answer": r.answer}
+        for r in making.records()
+    ]
+    traces.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        f"""
+name: two
+folder: {tmp_path / "runs"}
+seed: 0
+traces: [{{source: file, path: {traces}}}]
+filters: [exact_dedup]
+label: {{k: 16}}
+student: {{model: {models / "student"}}}
+train:
+  method: soft_labels
+  teachers: {{big: {{model: {models / "teacher"}}}}}
+  soft_labels: {{alpha: 0.5, temperature: 2}}
+  epochs: 8
+  batch_size: 4
+  learning_rate: 1.0e-3
+  save_steps: 3
+"""
+    )
+    status, text = ended(distill("filter", path))
+    assert status == 0, text[-3000:]
+    return path
+
+
+def distill(*command):
+    return subprocess.Popen(
+        [sys.executable, "-m", "synth", *map(str, command)],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_and_started_again_the_command_is_the_undisturbed_run(recipe, tmp_path):
+    """kill -9 of launcher and both processes; each thing is written once; labels are made once."""
+    log = tmp_path / "runs" / "two" / "train" / "log.jsonl"
+    command = ("-m", "synth", "train", recipe)
+    process = launch("cpu_two.yaml", *command)
+    deadline = time.monotonic() + 200
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 5):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill(process)
+    status, text = ended(launch("cpu_two.yaml", *command))
+    assert status == 0, text[-3000:]
+    assert text.count("train:") >= 1
+    train_folder = log.parent
+    rows = making.rows(train_folder)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "each step once"
+    assert json.loads((train_folder / "manifest.json").read_text())["steps"] == len(rows)
+    assert not list(train_folder.rglob("*.partial"))
+    one = ["train.gradient_accumulation=2", f"folder={tmp_path / 'alone'}"]
+    for stage in ("filter", "train"):
+        status, text = ended(distill(stage, recipe, *one))
+        assert status == 0, text[-3000:]
+    same_steps(tmp_path / "alone" / "two" / "train", train_folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_other_stages_are_refused_in_several_processes(recipe):
+    status, text = ended(launch("cpu_two.yaml", "-m", "synth", "filter", recipe, "seed=1"))
+    assert status != 0
+    assert "without the launcher" in text

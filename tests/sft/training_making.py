@@ -88,3 +88,15 @@ def one_step(model, folder, data, config, labels=None):
     before = [p.detach().double() for p in hidden.projections or ()] if hidden else []
     trainer.train()
     return kept, watch.log.rows(), hidden, before
+
+
+def curve(folder):
+    """The log without what a clock says."""
+    clock = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in row.items() if k not in clock} for row in lines(folder)]
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "student" / "model.safetensors")

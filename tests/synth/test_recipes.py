@@ -30,6 +30,16 @@ def test_the_small_twin_has_the_sections_filters_and_training_of_the_flagship():
     assert written(large.evaluate) == written(small.evaluate) | {"engine"}
 
 
+def test_no_question_of_the_small_evaluation_is_trained_on():
+    tasks = load_run(TWIN)[0].tasks
+    # reasoning-gym seeds question i with seed + i.
+    trained, asked = (
+        set(range(source["seed"], source["seed"] + source["size"]))
+        for source in (tasks.train[0], tasks.eval[0])
+    )
+    assert not trained & asked
+
+
 def test_the_flagship_is_estimated_from_questions_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     asked = {
