@@ -21,6 +21,7 @@ from synth.training_config import Train
 Group: TypeAlias = list[list[int]]  # rows, each the examples that lie in it
 _POOL = 50  # batches among which examples are sorted by length
 _PACK_POOL = 4096  # examples that are packed with each other
+_OFTEN = 10_000  # more epochs, or visits of an example in one, are a slip of the pen
 
 
 class Order:
@@ -84,13 +85,17 @@ class Order:
 
     def _refuse(self) -> None:
         examples, config = self.examples, self.config
+        if not config.epochs <= _OFTEN:
+            raise UserError(f"train.epochs: {config.epochs:g}; expected at most {_OFTEN:,}")
         known = set(examples.sources)
-        for source in config.mix or ():
+        for source, often in (config.mix or {}).items():
             if source not in known:
                 raise UserError(
                     f"train.mix: no example is from {source!r}{nearest(source, known)}; the data "
                     f"has {', '.join(sorted(known))}"
                 )
+            if not often <= _OFTEN:
+                raise UserError(f"train.mix.{source}: {often:g}; expected at most {_OFTEN:,}")
         met = sum(len(c) * (config.mix or {}).get(s, 1.0) for s, c in self._choices.items())
         if met < 1:
             raise UserError(

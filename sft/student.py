@@ -15,8 +15,7 @@ from typing import Any
 from sft.layers import take
 from synth.distil_config import TeacherModel
 from synth.errors import MissingPackage, UserError, nearest
-from synth.models import _loading as loading
-from synth.models import load_model, locate, require_transformers
+from synth.models import load_model, loading, locate, require_transformers
 from synth.training_config import Rope, Student, Train
 
 # Kinds of scaling whose frequencies depend on the window that the model had before.
@@ -306,7 +305,7 @@ def _quantization(kind: str | None, device: str) -> dict[str, Any]:
     if kind is None:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingPackage("bitsandbytes", f"quantization: {kind}")
+        raise MissingPackage("bitsandbytes", f"quantization: {kind}", extra="qlora")
     import torch
     from transformers import BitsAndBytesConfig
 

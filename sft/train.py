@@ -130,7 +130,7 @@ def train(
             config.keep_checkpoints,
             writes=one.is_main_process,
         )
-        with _memory_errors():
+        with _memory_errors(config, labels is not None):
             trainer, hidden = _build(
                 tokenizer, data, student, config, folder, seed, watch, labels, accuracies
             )
@@ -303,10 +303,12 @@ def _require_packages(config: Train) -> None:
     for package in ["trl", "accelerate", *(["peft"] if config.lora else [])]:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package, "training", extra="train")
-    for package in [*config.report_to, *(["liger_kernel"] if config.liger else [])]:
+    wanted = {name: "train.report_to" for name in config.report_to}
+    if config.liger:
+        wanted["liger_kernel"] = "train.liger"
+    for package, needed_for in wanted.items():
         if importlib.util.find_spec(package) is None:
-            name = package.replace("_", "-")
-            raise MissingPackage(name, f"train.{'liger' if config.liger else 'report_to'}")
+            raise MissingPackage(package.replace("_", "-"), needed_for)
     import torch
 
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
@@ -392,8 +394,13 @@ def _stops_after_a_step(watch: Watch) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turns an out-of-memory error into what to lower."""
+def _memory_errors(config: Train, stored: bool = False) -> Iterator[None]:
+    """Turns an out-of-memory error into what to lower.
+
+    Args:
+        config: The section `train`.
+        stored: Whether the teachers' soft labels are stored.
+    """
     import torch
 
     try:
@@ -403,12 +410,32 @@ def _memory_errors() -> Iterator[None]:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "out of memory" not in text and "can't allocate memory" not in text:
             raise
+        ways = "\n".join(f"  - {way}" for way in _ways_to_less_memory(config, stored))
         raise UserError(
-            "train: memory does not suffice. Lower train.batch_size (and raise "
-            "train.gradient_accumulation by the same factor, for the same training), set "
-            "train.gradient_checkpointing: true, lower train.max_length and filter out what is "
-            f"longer, or train adapters with train.lora. ({text.strip().splitlines()[0]})"
+            f"train: memory does not suffice ({text.strip().splitlines()[0]}). Any of these "
+            f"needs less:\n{ways}"
         ) from error
+
+
+def _ways_to_less_memory(config: Train, stored: bool) -> Iterator[str]:
+    if config.layout == "packed":
+        yield "lower train.pack_length, down to the longest example"
+    if config.batch_size > 1:
+        yield (
+            "lower train.batch_size, and raise train.gradient_accumulation by the same factor for "
+            "the same training"
+        )
+    if config.gradient_checkpointing is not True:
+        yield "train.gradient_checkpointing: true"
+    yield "lower train.max_length, and filter out what is longer"
+    if config.lora is None:
+        yield "train adapters: train.lora"
+    elif config.lora.quantization is None:
+        yield "train.lora.quantization: 4bit"
+    if config.method == "soft_labels" and not stored:
+        yield "store the teachers' soft labels first (the section label), so that none is in memory"
+    elif config.teachers and not stored:
+        yield "load the teachers in fewer bits: quantization: 4bit under train.teachers"
 
 
 @contextlib.contextmanager

@@ -42,6 +42,9 @@ def build_trainer(
         watch: What counts, logs and stops.
         objective: The loss; None: TRL's own, of Liger where the config asks for it.
         adapters: PEFT's config of adapters, or None.
+
+    Raises:
+        UserError: Layers that are named cannot have adapters.
     """
     import torch
     from transformers.trainer_callback import PrinterCallback
@@ -125,15 +128,20 @@ def build_trainer(
         def _send_telemetry(self) -> None:
             """Sends none."""
 
-    trainer = StudentTrainer(
-        model=model,
-        args=_arguments(config, folder, seed),
-        train_dataset=dataset,
-        data_collator=lambda items: items[0],
-        processing_class=tokenizer,
-        peft_config=adapters,
-        callbacks=[_follow(watch, groups, objective.hidden if objective else None)],
-    )
+    try:
+        trainer = StudentTrainer(
+            model=model,
+            args=_arguments(config, folder, seed),
+            train_dataset=dataset,
+            data_collator=lambda items: items[0],
+            processing_class=tokenizer,
+            peft_config=adapters,
+            callbacks=[_follow(watch, groups, objective.hidden if objective else None)],
+        )
+    except ValueError as error:
+        if adapters is None:
+            raise
+        raise UserError(f"train.lora.target_modules: {error}") from error  # no such adapters
     trainer.remove_callback(PrinterCallback)
     if objective:
         # Some families say that they take no number of items; the loss here divides by it always.
@@ -256,5 +264,6 @@ def _arguments(config: Train, folder: Path, seed: int) -> Any:
         dataloader_pin_memory=on_gpu,
         report_to=config.report_to or "none",
         disable_tqdm=True,
+        log_level_replica="error",
         push_to_hub=False,
     )

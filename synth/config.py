@@ -107,6 +107,15 @@ class Run(Section):
         """The response store, shared by all runs unless the config says otherwise."""
         return Path(self.store) if self.store else Path(self.runs) / "responses.sqlite"
 
+    @property
+    def student_origin(self) -> str:
+        """The model that the student comes from, before its chain is trained; its tokenizer."""
+        assert self.student is not None
+        model = self.student.model
+        while (name := trained(model)) is not None:
+            model = self.chain[name].student.model
+        return model
+
     @model_validator(mode="after")
     def _whole(self) -> Run:
         for stage, needs in (

@@ -143,7 +143,7 @@ def context_of(run: Run, filters: list[Filter], eval_tasks: list[Task]) -> Conte
     if asked := sorted({teacher for one in filters for teacher, _ in _asked(one)}):
         context.ask = asker(run, asked)
     if run.student is not None:
-        name, trust = run.student.model, run.student.trust_remote_code
+        name, trust = run.student_origin, run.student.trust_remote_code
         context.count_tokens = lambda text: student_counter(name, trust)(text)
         context.student = functools.partial(_student, name, run.student.dtype, trust)
     return context
@@ -177,10 +177,10 @@ def _tokenizer_of(
         return None
     from synth.models import load_tokenizer
 
-    own = load_tokenizer(run.student.model, run.student.trust_remote_code)
+    own = load_tokenizer(run.student_origin, run.student.trust_remote_code)
     fast = getattr(own, "backend_tokenizer", None)
     if fast is None:
-        return run.student.model, run.student.trust_remote_code
+        return run.student_origin, run.student.trust_remote_code
     fast.no_truncation()
     fast.no_padding()
     path = folder.path / "tokenizer.json"
@@ -211,7 +211,7 @@ def counter_of(run: Run) -> Callable[[str], int] | None:
     if run.student is None or importlib.util.find_spec("transformers") is None:
         return None
     try:
-        return student_counter(run.student.model, run.student.trust_remote_code)
+        return student_counter(run.student_origin, run.student.trust_remote_code)
     except UserError:  # a hub that cannot be reached: no filter has asked for it
         return None
 
@@ -247,7 +247,7 @@ def _around(run: Run, folder: Folder, filters: list[Filter]) -> dict[str, Any]:
         if asked := _judges(run, one):
             own["judges"] = asked
         if run.student and (one.has("USES_STUDENT_TOKENS") or one.has("USES_STUDENT")):
-            own["student"] = run.student.model
+            own["student"] = run.student_origin
         if isinstance(model := getattr(one.config, "model", None), str):
             own["weights"] = weights_identity(model)
         if run.tasks is not None and one.has("USES_EVAL_TASKS"):

@@ -7,6 +7,9 @@ again, and says what differs.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +51,30 @@ class Folder:
     def content(self, stage: str) -> str:
         """Hash of what a finished stage made; what follows depends on it."""
         return str(self.need(stage)["content"])
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Keeps a second command off a run's folder while one works there.
+
+    Raises:
+        UserError: Another one does. The lock goes with its process, however it ends.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("a+") as file:
+        try:
+            # A record lock is not handed to forked workers, which may outlive their parent a while.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise UserError(
+                f"{path}: another command works on this run (process {file.read() or '?'}); wait "
+                "for it, or give this one another name="
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

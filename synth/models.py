@@ -85,7 +85,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     folder, gguf = locate(model)
-    with _loading(model):
+    with loading(model):
         return AutoTokenizer.from_pretrained(
             folder, gguf_file=gguf, trust_remote_code=trust_remote_code
         )
@@ -117,7 +117,7 @@ def load_model(
 
     folder, gguf = locate(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _loading(model):
+    with loading(model):
         if gguf:
             read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
             config = type(read.config).from_dict(
@@ -135,7 +135,7 @@ def load_model(
 
 
 @contextlib.contextmanager
-def _loading(model: str) -> Iterator[None]:
+def loading(model: str) -> Iterator[None]:
     """Turns what a hub raises for an unknown or unreachable model into one message."""
     from tqdm.auto import tqdm
     from transformers import modeling_gguf_pytorch_utils

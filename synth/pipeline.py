@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from synth import stages
 from synth.config import Run, machine_problems, stages_of
 from synth.errors import UserError
-from synth.folder import Folder, differences
+from synth.folder import Folder, differences, only_one
 from synth.io import MANIFEST, write_json
 from synth.progress import duration
 from synth.training import first_process, processes
@@ -86,7 +87,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
             "launcher does this stage"
         )
     start = time.monotonic()
-    manifest = work(run, folder, inputs, say)
+    with only_one(folder.path) if first_process() else contextlib.nullcontext():
+        manifest = work(run, folder, inputs, say)
     if not first_process():
         return True
     seconds = time.monotonic() - start

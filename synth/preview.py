@@ -140,4 +140,5 @@ def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
 
     assert run.student is not None
     messages = prompt_of(run.student)(record.task)
-    return preview_spans(run.student, messages, record.reasoning, record.answer)
+    student = run.student.model_copy(update={"model": run.student_origin})
+    return preview_spans(student, messages, record.reasoning, record.answer)

@@ -13,6 +13,7 @@ METHODS = {
     "soft_labels": {"method": "soft_labels", "soft_labels": SOFT},
     "stored_labels": {"method": "soft_labels", "soft_labels": SOFT},
     "hidden_states": {"method": "hidden_states", "hidden_states": STATES, "soft_labels": SOFT},
+    "adapters": {"method": "hidden_states", "hidden_states": STATES, "lora": {"r": 4, "alpha": 8}},
 }
 LAYOUTS = {
     "padded": {},
@@ -74,7 +75,7 @@ def models(tokenizer, folder):
     return folder
 
 
-def run(method, layout, models, folder, processes, **more):
+def run(method, layout, models, folder, processes, on_progress=None, **more):
     """Trains as named; gives what `train` does."""
     return train(
         records(),
@@ -83,6 +84,7 @@ def run(method, layout, models, folder, processes, **more):
         config(method, layout, models / "teacher", processes, **more),
         folder,
         0,
+        on_progress,
         labels=models / "labels" if method == "stored_labels" else None,
     )
 

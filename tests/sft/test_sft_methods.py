@@ -290,10 +290,12 @@ def test_killed_and_gone_on_it_is_the_undisturbed_run(which, more, models, label
         paths=paths, labels=str(stored or ""), model=str(models["student"]), folder=str(folder),
         config=json.dumps(plain),
     )  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=stderr)
     log, end = folder / "log.jsonl", time.monotonic() + 200
     while not (log.is_file() and len(log.read_text().splitlines()) >= 6):
-        assert process.poll() is None
+        assert process.poll() is None, said.read_text()
         assert time.monotonic() < end
         time.sleep(0.005)
     process.kill()

@@ -1,5 +1,6 @@
 """Two processes on the CPU take the very steps of one, write each thing once, and end together."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,15 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-import processes_making as making
 import pytest
 import torch
 from safetensors.torch import load_file
 
+sys.path.append(str(Path(__file__).parent))
+import processes_making as making
+
 from sft.processes import Even, silent
-from sft.train import train
 from synth.errors import UserError
-from synth.training_config import Student, Train
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "accelerate"
@@ -45,10 +46,8 @@ def ended(process, seconds=200):
 
 
 def kill(process):
-    try:
-        os.killpg(process.pid, signal.SIGKILL)  # the launcher's own session, and its children's
-    except ProcessLookupError:
-        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the launcher and what it started
     process.wait()
 
 
@@ -122,7 +121,7 @@ def same_steps(one, two):
     for mine, theirs in lines:
         for name in ("step", "epoch", "tokens", "loss_tokens"):
             assert mine[name] == theirs[name], name
-        for name in ("loss", "cross_entropy", "divergence", "hidden_states", "grad_norm"):
+        for name in ("loss", "cross_entropy", "divergence", "hidden_states"):
             if name in mine:
                 assert theirs[name] == pytest.approx(mine[name], rel=1e-5, abs=2e-6), name
     first, second = (load_file(p / "student" / "model.safetensors") for p in (one, two))
@@ -131,47 +130,85 @@ def same_steps(one, two):
         assert torch.allclose(first[name], second[name], rtol=0, atol=1e-5), name
 
 
-def jobs_file(models, folder, pairs, **more):
-    jobs = [
+def trained(config, models, folder, jobs):
+    """Has two processes do the jobs (method, layout, more); gives what they printed."""
+    folder.mkdir()
+    made = [
         {
             "method": method, "layout": layout, "folder": str(folder / f"{method}-{layout}"),
             "models": str(models), **more,
         }
-        for method, layout in pairs
+        for method, layout, more in jobs
     ]  # fmt: skip
     path = folder / "jobs.json"
-    path.write_text(json.dumps(jobs))
-    return path
+    path.write_text(json.dumps(made))
+    status, text = ended(launch(config, HERE / "processes_train.py", path), 500)
+    assert status == 0, text[-3000:]
+    return text
 
 
-EVERY = [(method, layout) for method in making.METHODS for layout in making.LAYOUTS]
+def compare(models, folder, pairs):
+    for method, layout in pairs:
+        making.run(method, layout, models, folder / "one" / f"{method}-{layout}", 1)
+        same_steps(*(folder / who / f"{method}-{layout}" for who in ("one", "two")))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_processes_take_the_steps_of_one(models, tmp_path):
     """Every method in every layout; the last group falls to one of them alone."""
-    (tmp_path / "two").mkdir()
-    path = jobs_file(models, tmp_path / "two", EVERY)
-    status, text = ended(launch("cpu_two.yaml", HERE / "processes_train.py", path), 500)
-    assert status == 0, text[-3000:]
-    for method, layout in EVERY:
-        making.run(method, layout, models, tmp_path / "one" / f"{method}-{layout}", 1)
-        same_steps(*(tmp_path / who / f"{method}-{layout}" for who in ("one", "two")))
+    pairs = [(method, layout) for method in making.METHODS for layout in making.LAYOUTS]
+    trained("cpu_two.yaml", models, tmp_path / "two", [(*pair, {}) for pair in pairs])
+    compare(models, tmp_path, pairs)
+
+
+STOPPED = [("sft", "packed"), ("hidden_states", "padded"), ("adapters", "padding_free")]
+
+
+def stopped_and_resumed(config, models, folder):
+    """Stops each training where the second process alone is asked to, and goes on with it."""
+    jobs = [job for pair in STOPPED for job in ((*pair, {"then": ["stops", 2]}), (*pair, {}))]
+    text = trained(config, models, folder / "two", jobs)
+    assert text.count("training stopped after step 3") == 2 * len(STOPPED), "both agree"
+    compare(models, folder, STOPPED)
+    return text
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_sharded_weights_take_the_steps_of_one(models, tmp_path):
+def test_all_stop_where_one_is_asked_to_and_go_on_to_the_same_student(models, tmp_path):
+    stopped_and_resumed("cpu_two.yaml", models, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sharded_weights_take_the_steps_of_one_and_resume(models, tmp_path):
     """FSDP2 over gloo; the student is saved whole, without its projections."""
-    pairs = [("sft", "packed"), ("soft_labels", "padded"), ("hidden_states", "padding_free")]
-    (tmp_path / "two").mkdir()
-    path = jobs_file(models, tmp_path / "two", pairs)
-    status, text = ended(launch("fsdp2.yaml", HERE / "processes_train.py", path), 500)
-    assert status == 0, text[-3000:]
-    for method, layout in pairs:
-        making.run(method, layout, models, tmp_path / "one" / f"{method}-{layout}", 1)
-        same_steps(*(tmp_path / who / f"{method}-{layout}" for who in ("one", "two")))
+    assert "DistributedType.FSDP" in stopped_and_resumed("fsdp2.yaml", models, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_takes_the_steps_of_one_and_resumes(stage, models, tmp_path):
+    pytest.importorskip("deepspeed")
+    config = f"deepspeed_zero{stage}.yaml"
+    assert "DistributedType.DEEPSPEED" in stopped_and_resumed(config, models, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_error_in_one_process_ends_both(models, tmp_path):
+    job = {
+        "method": "sft", "layout": "padded", "folder": str(tmp_path / "run"), "models": str(models),
+        "then": ["fails", 2],
+    }  # fmt: skip
+    (tmp_path / "jobs.json").write_text(json.dumps([job]))
+    process = launch("cpu_two.yaml", HERE / "processes_train.py", tmp_path / "jobs.json")
+    status, text = ended(process, 200)
+    assert status != 0
+    assert "the second process fails" in text
+    assert not (tmp_path / "run" / "student").exists()
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -190,12 +227,12 @@ def recipe(models, tmp_path):
     path.write_text(
         f"""
 name: two
-folder: {tmp_path / "runs"}
+runs: {tmp_path / "runs"}
 seed: 0
 traces: [{{source: file, path: {traces}}}]
 filters: [exact_dedup]
 label: {{k: 16}}
-student: {{model: {models / "student"}}}
+student: {{model: {models / "student"}, prompt: {{template: boxed.en}}}}
 train:
   method: soft_labels
   teachers: {{big: {{model: {models / "teacher"}}}}}
@@ -239,7 +276,7 @@ def test_killed_and_started_again_the_command_is_the_undisturbed_run(recipe, tmp
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "each step once"
     assert json.loads((train_folder / "manifest.json").read_text())["steps"] == len(rows)
     assert not list(train_folder.rglob("*.partial"))
-    one = ["train.gradient_accumulation=2", f"folder={tmp_path / 'alone'}"]
+    one = ["train.gradient_accumulation=2", f"runs={tmp_path / 'alone'}"]
     for stage in ("filter", "train"):
         status, text = ended(distill(stage, recipe, *one))
         assert status == 0, text[-3000:]
