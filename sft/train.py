@@ -303,7 +303,7 @@ def _require_packages(config: Train) -> None:
     for package in ["trl", "accelerate", *(["peft"] if config.lora else [])]:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package, "training", extra="train")
-    wanted = {name: "train.report_to" for name in config.report_to}
+    wanted: dict[str, str] = dict.fromkeys(config.report_to, "train.report_to")
     if config.liger:
         wanted["liger_kernel"] = "train.liger"
     for package, needed_for in wanted.items():
