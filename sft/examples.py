@@ -112,15 +112,20 @@ def write_examples(
 def _row(record: Record, example: Encoded) -> dict[str, Any]:
     rate = next((v.score for v in record.verdicts if v.filter in _RATES), None)
     return {
-        "id": record.id,
+        "id": _writable(record.id),
         "input_ids": example.input_ids,
         "labels": example.labels,
         "labelled": sum(label != IGNORED for label in example.labels),
-        "question": record.task.id,
-        "source": record.task.source,
-        "writer": record.generation.teacher if record.generation else "",
+        "question": _writable(record.task.id),
+        "source": _writable(record.task.source),
+        "writer": _writable(record.generation.teacher if record.generation else ""),
         "pass_rate": -1.0 if rate is None else rate,
     }
+
+
+def _writable(text: str) -> str:
+    """A name without lone surrogates, which Arrow's UTF-8 cannot hold."""
+    return text.encode(errors="replace").decode()
 
 
 def open_examples(path: Path) -> Examples:

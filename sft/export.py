@@ -8,6 +8,7 @@ from typing import Any
 
 from sft.hidden import NAME, strip
 from sft.objective import remove
+from sft.processes import load_whole
 from sft.student import load_student, merged
 from synth.training_config import Student
 
@@ -62,6 +63,7 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     ):
         return None
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    load_whole()
     return {name: weight for name, weight in (state or {}).items() if NAME not in name}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,13 @@ def any_of(flag: bool) -> bool:
     return bool(reduce(torch.tensor([float(flag)], device=state.device))[0] > 0)
 
 
+def load_whole() -> None:
+    """Has transformers load models whole again; once ZeRO-3 is at work, it shards each."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
 def save_projections(hidden: Hidden, checkpoint: Path, writes: bool) -> None:
     """Writes a student's projections beside a checkpoint, whole where they are sharded.
 
@@ -70,9 +79,19 @@ def save_projections(hidden: Hidden, checkpoint: Path, writes: bool) -> None:
 
     if hidden.projections is None:
         return
-    whole = {
-        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-        for name, weight in hidden.projections.state_dict().items()
-    }
-    if writes:
-        save_file(whole, checkpoint / FILE)
+    with _gathered(list(hidden.projections.parameters())):
+        whole = {
+            name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+            for name, weight in hidden.projections.state_dict().items()
+        }
+        if writes:
+            save_file(whole, checkpoint / FILE)
+
+
+def _gathered(weights: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Makes weights whole in which ZeRO-3 leaves nothing between the steps."""
+    if not any(hasattr(weight, "ds_id") for weight in weights):
+        return contextlib.nullcontext()
+    zero = importlib.import_module("deepspeed").zero
+    gathered: contextlib.AbstractContextManager[Any] = zero.GatheredParameters(weights)
+    return gathered

@@ -2,13 +2,15 @@
 
 After Hinton, Vinyals and Dean 2015 (arXiv 1503.02531, section 2), with the cross-entropy at T = 1.
 As in `sft.loss`, logits are computed only where there is a loss, and in chunks; the student's serve
-both terms, and an online teacher's are computed beside them.
+both terms, and an online teacher's are computed beside them. Both terms and their gradient by the
+logits are computed at once, a few rows at a time, so that what lies between needs little memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sft.divergences import (
@@ -26,10 +28,15 @@ from synth.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# As in sft.loss. Where a divergence is computed, a chunk has fewer tokens by these factors, for it
-# takes that many times the memory of the cross-entropy alone.
+# As in sft.loss.
 _CHUNK_BYTES = 256 * 2**20
-_TOP_K_SHARE, _DENSE_SHARE = 2, 6
+# Logits of a block: what a core's cache holds of them and of what is made of them, or what keeps a
+# GPU busy for longer than it takes to tell it what to do.
+_BLOCK_BYTES = {"cpu": 2**22}
+_BLOCK_BYTES_GPU = 64 * 2**20
+
+_Block = Callable[["torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]]
+_Reader = Callable[[int, int], "torch.Tensor | TopK"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,39 +122,85 @@ def summed_soft_loss(
     targets = labels[:, 1:]
     where = targets != -100
     kept, wanted = hidden[:, :-1][where], targets[where]
-    read: Callable[[int, int], torch.Tensor | TopK] | None = None
+    open_chunk: Callable[[int, int], _Reader] | None = None
     share = 1
     if alpha < 1:
         _refuse_foreign(teachers, len(kept), vocabulary or head.weight.shape[0])
-        read = _reader(teachers, weights, where, how.temperature, vocabulary, hidden.device)
-        share = _DENSE_SHARE if isinstance(teachers[0], Online) else _TOP_K_SHARE
+        open_chunk = _reader(teachers, weights, where, how.temperature, vocabulary, hidden.device)
+        # Each online teacher's logits lie beside the student's logits and their gradient.
+        share = 1 + sum(isinstance(teacher, Online) for teacher in teachers) // 2
 
     def one(states: torch.Tensor, tokens: torch.Tensor, start: int) -> torch.Tensor:
         logits = at_least_float32(head(states))
-        hard = soft = logits.new_zeros(())
-        if alpha > 0:
-            hard = functional.cross_entropy(logits, tokens, reduction="sum")
-        if read is not None:
+        read = None
+        if open_chunk is not None:
             with torch.no_grad():
-                teacher = read(start, start + len(states))
-            student = logits[:, :vocabulary]
-            _refuse_unlike(teacher, student)
-            soft = divergence(teacher, student, how).sum()
-        return torch.stack([hard, soft.to(logits.dtype)])
+                read = open_chunk(start, start + len(states))
+
+        def block(part: torch.Tensor, first: int) -> tuple[Any, Any, Any]:
+            end = first + len(part)
+            hard = soft = part.new_zeros(())
+            if alpha > 0:
+                hard = functional.cross_entropy(part, tokens[first:end], reduction="sum")
+            if read is not None:
+                with torch.no_grad():
+                    teacher = read(first, end)
+                student = part[:, :vocabulary]
+                _refuse_unlike(teacher, student)
+                soft = divergence(teacher, student, how).sum().to(part.dtype)
+            total = (
+                hard if alpha == 1 else soft if alpha == 0 else alpha * hard + (1 - alpha) * soft
+            )
+            return total, hard, soft
+
+        return torch.stack(_blocks()(logits, block))
 
     rows = max(1, chunk_bytes // (4 * share * head.weight.shape[0]))
     starts = range(0, len(kept), rows)
     if len(starts) <= 1:
         sums = one(kept, wanted, 0)
     else:
-        sums = torch.zeros(2, device=hidden.device)
+        sums = torch.zeros(3, device=hidden.device)
         for start in starts:
             part = slice(start, start + rows)
             # The logits of a chunk are computed again on the way back, not kept for all chunks.
             sums = sums + checkpoint(one, kept[part], wanted[part], start, use_reentrant=False)
-    hard, soft = sums.unbind()
-    total = hard if alpha == 1 else soft if alpha == 0 else alpha * hard + (1 - alpha) * soft
+    total, hard, soft = sums.unbind()
     return SoftLoss(total, hard.detach(), soft.detach())
+
+
+@cache
+def _blocks() -> Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]]:
+    """Sums of what a block of rows costs over all rows of logits; the first sum has a gradient."""
+    import torch
+
+    class Blocks(torch.autograd.Function):  # type: ignore[misc]
+        """Computes the gradient on the way there: at each block all that it needs is at hand."""
+
+        @staticmethod
+        def forward(ctx: Any, logits: torch.Tensor, cost: _Block) -> tuple[torch.Tensor, ...]:
+            wanted = ctx.needs_input_grad[0]
+            gradient = torch.empty_like(logits) if wanted else None
+            sums = [logits.new_zeros(()) for _ in range(3)]
+            size = _BLOCK_BYTES.get(logits.device.type, _BLOCK_BYTES_GPU)
+            rows = max(1, size // (logits.element_size() * logits.shape[-1]))
+            for start in range(0, len(logits), rows):
+                block = logits[start : start + rows].detach()
+                with torch.set_grad_enabled(wanted):
+                    found = cost(block.requires_grad_(wanted), start)
+                if gradient is not None:
+                    (gradient[start : start + rows],) = torch.autograd.grad(found[0], block)
+                sums = [total + part.detach() for total, part in zip(sums, found, strict=True)]
+            if gradient is not None:
+                ctx.save_for_backward(gradient)
+            return tuple(sums)
+
+        @staticmethod
+        def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None]:
+            return ctx.saved_tensors[0] * outer, None
+
+    apply: Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]] = Blocks.apply
+    return apply
 
 
 def _reader(
@@ -157,8 +210,8 @@ def _reader(
     temperature: float,
     vocabulary: int | None,
     device: torch.device,
-) -> Callable[[int, int], torch.Tensor | TopK]:
-    """From a range of labelled tokens to what the teachers together say of them."""
+) -> Callable[[int, int], _Reader]:
+    """From a chunk of the labelled tokens, to a range in it, to what the teachers say of that."""
     states = [
         teacher.hidden[:, :-1][where.to(teacher.hidden.device)]
         for teacher in teachers
@@ -166,23 +219,29 @@ def _reader(
     ]
     shares = _shares(weights, len(teachers), where)
 
-    def read(start: int, end: int) -> torch.Tensor | TopK:
-        every: list[torch.Tensor] = []
-        tops: list[TopK] = []
-        for number, teacher in enumerate(teachers):
-            if isinstance(teacher, Online):
-                logits = teacher.head(states[number][start:end])[:, :vocabulary]
-                every.append(dense(logits.to(device), temperature))
-            else:
-                parts = (teacher.ids, teacher.logits, teacher.logsumexp)
-                ids, raw, total = (part[start:end].to(device) for part in parts)
-                tops.append(top_k(ids, raw, total, temperature))
-        if len(teachers) == 1:
-            return every[0] if every else tops[0]
-        part = shares[start:end] if shares.dim() == 2 else shares
-        return mix_dense(every, part) if every else mix_top_k(tops, part)
+    def open_chunk(first: int, last: int) -> _Reader:
+        made = [
+            teacher.head(states[number][first:last])[:, :vocabulary]
+            for number, teacher in enumerate(teachers)
+            if isinstance(teacher, Online)
+        ]
 
-    return read
+        def read(start: int, end: int) -> torch.Tensor | TopK:
+            every = [dense(logits[start:end].to(device), temperature) for logits in made]
+            tops = []
+            for teacher in teachers:
+                if isinstance(teacher, Stored):
+                    parts = (teacher.ids, teacher.logits, teacher.logsumexp)
+                    found = [part[first + start : first + end].to(device) for part in parts]
+                    tops.append(top_k(*found, temperature))
+            if len(teachers) == 1:
+                return every[0] if every else tops[0]
+            part = shares[first + start : first + end] if shares.dim() == 2 else shares
+            return mix_dense(every, part) if every else mix_top_k(tops, part)
+
+        return read
+
+    return open_chunk
 
 
 def _shares(

@@ -80,6 +80,8 @@ def gather(
         weights = [max((accuracies or {}).get(name, 0.0), 1e-3) for name in names]
     elif len(names) > 1:
         weights = [teacher.weight for teacher in config.teachers.values()]
+        if not any(weights):
+            raise UserError("train.teachers: the weight of each is 0; give one of them another")
     vocabulary = min(_shared(tokenizer, name, one) for name, one in config.teachers.items())
     if labels is None:
         models = {name: load_teacher(teacher) for name, teacher in config.teachers.items()}

@@ -30,10 +30,10 @@ from sft.hidden import Hidden
 from sft.objective import Objective
 from sft.on_policy import build_on_policy
 from sft.order import Order
-from sft.processes import any_of
+from sft.processes import any_of, load_whole
 from sft.student import load_student, load_teacher, lora, window
 from sft.teachers import gather, teachers_identity
-from sft.trainer import build_trainer, refuse_broken
+from sft.trainer import build_trainer, end_trackers, refuse_broken
 from sft.watch import Watch
 from synth.distil_config import HiddenStates
 from synth.errors import Interrupted, MissingPackage, UserError
@@ -212,6 +212,7 @@ def _build(
     from accelerate import PartialState
     from datasets import Dataset
 
+    load_whole()
     model = load_student(student, config.lora.quantization if config.lora else None)
     _refuse_unknown_tokens(model, tokenizer)
     if isinstance(data, Prompts):
@@ -283,8 +284,11 @@ def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -
             hidden.load(found[0])
     if watch.writes:
         watch.log.cut_after(watch.meter.step)
-    with _stops_after_a_step(watch):
-        trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+    try:
+        with _stops_after_a_step(watch):
+            trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+    finally:
+        end_trackers(trainer.args.report_to)
     if any_of(watch.asked):
         raise Interrupted(
             f"training stopped after step {watch.meter.step} of {trainer.state.max_steps}; a "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +191,13 @@ def _follow(watch: Watch, groups: Groups, hidden: Hidden | None) -> Any:
     return Follow()
 
 
+def end_trackers(names: Iterable[str]) -> None:
+    """Ends the run of each tracker that keeps one open, so that the next training has its own."""
+    for name in {"wandb", "trackio"} & {*names} & {*sys.modules}:
+        with contextlib.suppress(RuntimeError):  # trackio's, where none was begun
+            sys.modules[name].finish()
+
+
 def refuse_broken(model: Any, step: int) -> None:
     """Raises UserError where a weight is not a number, before such weights are kept."""
     import torch
@@ -224,10 +234,12 @@ def _arguments(config: Train, folder: Path, seed: int) -> Any:
         scheduler = "cosine_with_min_lr"  # type: ignore[assignment]
         scheduler_options = {"min_lr_rate": config.min_lr_ratio}
     auto_bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parent / "tensorboard"))
+    # A chain trains several models in one process, each with a place of its own.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
+    run, stage = folder.parent.parent.name, folder.parent.name
     return SFTConfig(
         output_dir=str(folder),
-        run_name=folder.parent.parent.name,
+        run_name=run if stage == "train" else f"{run}-{stage}",
         project="synth-distill",
         # The data is ready: nothing may be rendered, masked or cut again.
         dataset_kwargs={"skip_prepare_dataset": True},

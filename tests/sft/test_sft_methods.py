@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -153,6 +154,60 @@ def test_a_step_is_the_dense_reference_however_the_batch_is_cut(which, models, l
             assert (slope - wanted[name]).abs().max() <= 1e-5 * largest, name
 
 
+def test_a_family_that_says_it_takes_no_number_of_items_is_divided_alike(
+    models, tmp_path, monkeypatch
+):
+    """Gemma 3 with images says so; its batches would then count alike, however many labels."""
+    import transformers
+
+    steps = []
+    for number, cut in enumerate(CUTS[:2]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        said = transformers.LlamaForCausalLM
+        monkeypatch.setattr(said, "accepts_loss_kwargs", False, raising=False)
+        config = config_of("sft", models, max_grad_norm=0, **cut)
+        (slopes,), rows, _, _ = one_step(models["student"], folder, records(), config)
+        steps.append((rows[0]["loss"], slopes))
+    assert steps[0][0] == pytest.approx(steps[1][0], rel=1e-6)
+    for name, slope in steps[0][1].items():
+        torch.testing.assert_close(slope, steps[1][1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
+def test_each_training_of_a_process_has_a_run_of_its_own_in_a_tracker(models, tmp_path, tracker):
+    pytest.importorskip(tracker)
+    config = Train(**settings_of("soft_labels", models, max_steps=2, report_to=[tracker]))
+    plain = config.model_dump(mode="json", exclude_none=True)
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    script = "".join(
+        SCRIPT.format(
+            paths=paths, labels="", model=str(models["student"]), config=json.dumps(plain),
+            folder=str(tmp_path / "runs" / "x" / stage),
+        )
+        for stage in ("train-first", "train")
+    )  # fmt: skip
+    # A tracker reads where to write when it is imported.
+    where = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio")}
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env={**os.environ, **where}, check=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    if tracker == "tensorboard":
+        for stage in ("train-first", "train"):
+            (written,) = (tmp_path / "runs" / "x" / stage / "tensorboard").iterdir()
+            assert b"train/divergence" in written.read_bytes()
+    elif tracker == "wandb":
+        written = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+        assert len(written) == 2
+        assert all(b"divergence" in path.read_bytes() for path in written)
+    else:
+        (database,) = tmp_path.glob("trackio/*.db")
+        rows = sqlite3.connect(database).execute("select run_name, metrics from metrics").fetchall()
+        assert {name for name, _ in rows} == {"x-train-first", "x"}
+        assert any(b"divergence" in metrics for _, metrics in rows)
+
+
 def answer(folder, question):
     """What a saved student says, loaded as any user would."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -262,7 +317,7 @@ import json, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from training_making import records, run
-labels = {labels!r} and Path({labels!r})
+labels = Path({labels!r}) if {labels!r} else None
 run({model!r}, Path({folder!r}), records(writers=("a", "b")), labels=labels, **json.loads({config!r}))
 """
 
