@@ -25,11 +25,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 quickstart: $(VENV)/.quickstart ## the main job, with the embedded model
 	$(BIN)/distill run quickstart
 
+# Two at a time, a file each, with one thread each: torch's threads would get into each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev ## without the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # vLLM pins other versions than the rest, so it has an environment of its own. torch comes by pip,
 # which reads the machine's settings; uv does what pip cannot, to leave requirements out.

@@ -1,13 +1,14 @@
 """What the measurements of training share: random models of a known shape, data, timed trainings.
 
-Only time inside the steps counts, from the end of the first to the end of the last. CPU time of one
-thread stands beside wall time, since other work on the machine moves it less.
+CPU time of one thread is what is compared, since other work on the machine moves it less.
 """
 
 import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from common import GGUF, measured
+from common import GGUF
 
 SHAPES = {
     # SmolLM2-135M with fewer of its 30 layers.
@@ -60,26 +61,66 @@ def chat(task):
     return [{"role": "user", "content": task.question}]
 
 
-class Clock:
-    """CPU and wall seconds from the end of the first step to the end of the last."""
+class Turns:
+    """Lets several trainings, a thread each, go on one after the other, a step at a time."""
 
-    def __init__(self):
-        self.ticks = []
+    def __init__(self, names):
+        self.order = list(names)
+        self.changed = threading.Condition()
+
+    def wait(self, name):
+        with self.changed:
+            self.changed.wait_for(lambda: self.order[0] == name)
+
+    def leave(self, name, again=False):
+        with self.changed:
+            self.order.remove(name)
+            if again:
+                self.order.append(name)
+            self.changed.notify_all()
+
+
+class Clock:
+    """CPU seconds, wall seconds and tokens of each step but the first."""
+
+    def __init__(self, name="", turns=None):
+        self.name, self.turns = name, turns
+        self.began, self.steps = None, []
 
     def tick(self, tokens):
-        self.ticks.append((time.process_time(), time.perf_counter(), tokens))
+        """To be called as a step ends, with all tokens so far."""
+        now = (time.process_time(), time.perf_counter(), tokens)
+        if self.began:
+            self.steps.append([b - a for a, b in zip(self.began, now, strict=True)])
+        if self.turns:
+            self.turns.leave(self.name, again=True)
+            self.turns.wait(self.name)
+        self.began = (time.process_time(), time.perf_counter(), tokens)
 
-    def figures(self):
-        cpu, wall, tokens = (b - a for a, b in zip(self.ticks[0], self.ticks[-1], strict=True))
-        return {"tokens": tokens, "cpu": cpu, "wall": wall, "steps": len(self.ticks) - 1}
+
+def in_turn(ways):
+    """The steps of several trainings, `way(clock)` each, taken in turn in one process."""
+    turns = Turns(ways)
+
+    def run(name):
+        turns.wait(name)
+        clock = Clock(name, turns)
+        try:
+            ways[name](clock)
+        finally:
+            turns.leave(name)
+        return clock.steps
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        found = {name: pool.submit(run, name) for name in ways}
+    return {name: future.result() for name, future in found.items()}
 
 
-def ours(model, folder, steps, batch, labels=None, **train_config):
+def ours(clock, model, folder, steps, batch, labels=None, **train_config):
     """A training by `sft.train` for so many steps."""
     from sft.train import train
     from synth.training_config import Student, Train
 
-    clock = Clock()
     settings = {
         "max_steps": steps, "batch_size": batch, "learning_rate": 1e-4, "save_steps": 10**6, **train_config
     }  # fmt: skip
@@ -87,18 +128,3 @@ def ours(model, folder, steps, batch, labels=None, **train_config):
         records(), chat, Student(model=str(model)), Train(**settings), folder, 0,
         lambda row: clock.tick(row["tokens"]), labels,
     )  # fmt: skip
-    return clock.figures()
-
-
-def in_turn(ways, rounds):
-    """Figures of each way, `rounds` times, one way after the other and every second time backwards."""
-    found = {name: [] for name in ways}
-    for turn in range(rounds):
-        for name in list(ways)[:: -1 if turn % 2 else 1]:
-            found[name].append(ways[name]())
-    return found
-
-
-def peaks(script, ways):
-    """Peak memory in MB of each way, in a process of its own."""
-    return {way: measured(script, way)["mb"] for way in ways}

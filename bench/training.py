@@ -3,7 +3,7 @@
     python bench/training.py
 
 A random model of SmolLM2's shape with 6 of its 30 layers, float32, one thread. All ways run in one
-process in turn; peak memory is of a process each.
+process, a step each in turn; peak memory is of a process each.
 """
 
 import json
@@ -13,20 +13,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from _training import chat, in_turn, ours, peaks, records, save_models
-from common import machine, peak_mb, table, versions
+from _training import Clock, chat, in_turn, ours, records, save_models
+from common import machine, measured, peak_mb, table, versions
 
-ROUNDS, STEPS, BATCH, ROW, ROWS = 5, 3, 4, 512, 1
+STEPS, BATCH, ROW, ROWS, TINY_STEPS = 6, 4, 512, 1, 40
 
 
-def plain(model, folder, packed, steps=STEPS):
+def plain(clock, model, folder, steps, packed):
     """The same through SFTTrainer as its documentation has it."""
     import datasets
     from transformers import AutoModelForCausalLM, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from _training import Clock
     from sft.chat import apply, choose
     from synth.models import load_tokenizer
     from synth.reasoning import join_trace
@@ -38,7 +37,6 @@ def plain(model, folder, packed, steps=STEPS):
         {"messages": [*chat(r.task), {"role": "assistant", "content": join_trace(r.reasoning, r.answer)}]}
         for r in records()
     ]  # fmt: skip
-    clock = Clock()
 
     class Follow(TrainerCallback):
         def on_log(self, args, state, control, logs, **_):
@@ -57,7 +55,6 @@ def plain(model, folder, packed, steps=STEPS):
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return clock.figures()
 
 
 def overhead(model, folder):
@@ -88,26 +85,30 @@ def overhead(model, folder):
         held.append(getattr(owner, name))
         setattr(owner, name, counted(held[-1]))
     try:
-        figures = ours(model, folder, 40, 1)
+        clock = Clock()
+        ours(clock, model, folder, TINY_STEPS, 1)
     finally:
         for (owner, name), function in zip(parts, held, strict=True):
             setattr(owner, name, function)
-    return (figures["cpu"] - spent[0] * figures["steps"] / 40) / figures["steps"]
+    steps = len(clock.steps)
+    return sum(cpu for cpu, _, _ in clock.steps) / steps - spent[0] / TINY_STEPS
 
 
-def ways_in(folder):
+def ways_in(folder, steps):
     model = folder / "student"
 
-    def run(function, **options):
-        with tempfile.TemporaryDirectory() as place:
-            return function(model, Path(place), **options)
+    def way(function, **options):
+        def run(clock):
+            with tempfile.TemporaryDirectory() as place:
+                function(clock, model, Path(place), steps, **options)
 
-    packed = {"layout": "packed", "pack_length": ROW}
+        return run
+
     return {
-        "plain TRL": lambda: run(plain, packed=False),
-        "sft": lambda: run(ours, steps=STEPS, batch=BATCH),
-        "plain TRL, packed (bfd)": lambda: run(plain, packed=True),
-        "sft, packed": lambda: run(ours, steps=STEPS, batch=ROWS, **packed),
+        "plain TRL": way(plain, packed=False),
+        "sft": way(ours, batch=BATCH),
+        "plain TRL, packed (bfd)": way(plain, packed=True),
+        "sft, packed": way(ours, batch=ROWS, layout="packed", pack_length=ROW),
     }
 
 
@@ -117,35 +118,33 @@ def main():
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--one"]:
         folder, way = sys.argv[2].split("|")
-        ways_in(Path(folder))[way]()
+        ways_in(Path(folder), 2)[way](Clock())
         print(json.dumps({"mb": peak_mb()}))
         return
+    print(
+        f"Random Llama of SmolLM2's shape, 6 layers, float32, one thread; steps of {BATCH} traces, or of {ROWS} row of "
+        f"{ROW} tokens, in turn; medians of {STEPS - 1}; {machine()}; {versions('torch', 'transformers', 'trl')}\n",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         save_models(folder, "smollm2", ["student"])
         save_models(folder, "tiny", ["tiny"])
-        ways = ways_in(folder)
-        found = in_turn(ways, ROUNDS)
-        mb = peaks(__file__, [f"{folder}|{way}" for way in ways])
-        rest = statistics.median(
-            overhead(folder / "tiny", folder / f"overhead-{n}") for n in range(5)
-        )
-    print(
-        f"Random Llama of SmolLM2's shape, 6 layers, float32, one thread; {STEPS - 1} steps of {BATCH} traces, or of "
-        f"{ROWS} row of {ROW} tokens; {ROUNDS} rounds in turn, medians, ratios of CPU time; {machine()}; "
-        f"{versions('torch', 'transformers', 'trl')}\n"
-    )
-    rows = []
-    for way, figures in found.items():
-        rates = [f["tokens"] / f["cpu"] for f in figures]
-        bases = [f["tokens"] / f["cpu"] for f in found["plain TRL"]]
-        walls = [f["tokens"] / f["wall"] for f in figures]
-        ratio = statistics.median(a / b for a, b in zip(rates, bases, strict=True))
+        found = in_turn(ways_in(folder, STEPS))
+        mb = {way: measured(__file__, f"{folder}|{way}")["mb"] for way in found}
+        rest = overhead(folder / "tiny", folder / "overhead")
+    rows, base = [], None
+    for way, steps in found.items():
+        rate = statistics.median(tokens / cpu for cpu, _, tokens in steps)
+        base = base or rate
+        wall = statistics.median(tokens / wall for _, wall, tokens in steps)
+        size = statistics.mean(tokens for _, _, tokens in steps)
         rows.append(
-            (way, f"{statistics.median(rates):.0f}", f"{ratio:.2f}", f"{statistics.median(walls):.0f}",
-             round(figures[0]["tokens"] / figures[0]["steps"]), mb[f"{folder}|{way}"])
-        )  # fmt: skip
-    table(["", "tokens/s of CPU", "ratio", "tokens/s of wall time", "tokens a step", "peak MB"], rows)  # fmt: skip
+            (way, f"{rate:.0f}", f"{rate / base:.2f}", f"{wall:.0f}", f"{size:.0f}", mb[way])
+        )
+    table(
+        ["", "tokens/s of CPU", "ratio", "tokens/s of wall time", "tokens a step", "peak MB"], rows
+    )
     print(f"The trainer's own work a step (data, counting, logging): {1000 * rest:.1f} ms of CPU")
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 256 * 2**20
 # Logits of a block: what a core's cache holds of them and of what is made of them, or what keeps a
 # GPU busy for longer than it takes to tell it what to do.
-_BLOCK_BYTES = {"cpu": 2**22}
+_BLOCK_BYTES = {"cpu": 2**20}
 _BLOCK_BYTES_GPU = 64 * 2**20
 
 _Block = Callable[["torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]]
@@ -232,8 +232,10 @@ def _reader(
             for teacher in teachers:
                 if isinstance(teacher, Stored):
                     parts = (teacher.ids, teacher.logits, teacher.logsumexp)
-                    found = [part[first + start : first + end].to(device) for part in parts]
-                    tops.append(top_k(*found, temperature))
+                    ids, raw, total = (
+                        part[first + start : first + end].to(device) for part in parts
+                    )
+                    tops.append(top_k(ids, raw, total, temperature))
             if len(teachers) == 1:
                 return every[0] if every else tops[0]
             part = shares[first + start : first + end] if shares.dim() == 2 else shares

@@ -134,6 +134,11 @@ SOFT = st.fixed_dictionaries(
 )
 
 
+def exact(soft):
+    """Rounding of weights and sums in float32, before it is times T^2."""
+    return max(EXACT, 1e-6 * soft.temperature**2)
+
+
 def parts_as_said(sums, soft):
     """A part that is not needed is not computed."""
     return {
@@ -143,7 +148,7 @@ def parts_as_said(sums, soft):
     }
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(CASE, SOFT, st.integers(1, 3), st.sampled_from(["none", "all", "each"]), st.integers(0, 6))
 def test_soft_labels_of_teachers_in_memory(case, soft, number, weighed, padded_rows):
     soft = SoftLabels(**soft)
@@ -175,7 +180,7 @@ def test_soft_labels_of_teachers_in_memory(case, soft, number, weighed, padded_r
     got = ours(
         student, examples, case["layout"], objective, (), None if weighed == "none" else rows
     )
-    same(got, loss, parts_as_said(sums, soft), list(student.parameters()))
+    same(got, loss, parts_as_said(sums, soft), list(student.parameters()), exact(soft))
 
 
 def labelled(example):
@@ -191,7 +196,7 @@ def top_of(teacher, example, k, temperature):
     return [top.indices, top.values, (logits[rows] / temperature).logsumexp(-1)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(CASE, SOFT, st.integers(1, 2), st.sampled_from([1, 4, V]))
 def test_stored_soft_labels(case, soft, number, k):
     soft = SoftLabels(**soft)
@@ -211,7 +216,7 @@ def test_stored_soft_labels(case, soft, number, k):
     )  # all of the vocabulary stored is the teacher in memory
     got = ours(student, examples, case["layout"], Objective(config, student), columns)
     # A divergence that divides by the teacher's tail, 1 minus a sum, has its rounding too.
-    bound = 1e-5 if "reverse" in soft.divergence and k < V else EXACT
+    bound = 1e-5 if "reverse" in soft.divergence and k < V else exact(soft)
     same(got, loss, parts_as_said(sums, soft), list(student.parameters()), bound)
 
 
@@ -248,7 +253,7 @@ def test_hidden_states_with_hard_and_soft_labels(case, how, soft, width):
     got = ours(student, examples, case["layout"], objective)
     wanted = sums if soft is None else parts_as_said(sums, soft)
     same(
-        got, loss, wanted if soft else {**wanted, "divergence": 0}, list(student.parameters()), 5e-6
+        got, loss, wanted if soft else {**wanted, "divergence": 0}, list(student.parameters()), 1e-5
     )
 
 
