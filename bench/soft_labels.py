@@ -21,8 +21,8 @@ BATCHES, SIZE, WIDE_SIZE = 6, 4, 16
 SFT, STORED, ONLINE = "sft", "soft_labels, stored k = 64", "soft_labels, teacher in memory"
 
 
-def setting(folder, shape, size):
-    """Examples of a batch size, and stored labels of them by a random teacher."""
+def setting(folder, shape, count):
+    """So many examples, and stored labels of them by a random teacher."""
     from sft.chat import apply, choose
     from sft.examples import open_examples, write_examples
     from sft.label import Wanted, label
@@ -32,7 +32,7 @@ def setting(folder, shape, size):
     save_models(folder, shape, ["student", "teacher"])
     tokenizer = load_tokenizer(str(folder / "student"))
     apply(tokenizer, choose(tokenizer))
-    write_examples(tokenizer, records(BATCHES * size), chat, None, folder / "tokens.arrow")
+    write_examples(tokenizer, records(count), chat, None, folder / "tokens.arrow")
     examples = open_examples(folder / "tokens.arrow")
     reader = Reader(load_model(str(folder / "teacher")), Wanted(64, (2.0,), None))
     label(reader, examples, folder / "labels", "teacher")
@@ -100,7 +100,7 @@ class Way:
 
 
 def speed(folder):
-    setting(folder, "smollm2", SIZE)
+    setting(folder, "smollm2", BATCHES * SIZE)
     ways = {name: Way(name, folder, SIZE) for name in (SFT, STORED, ONLINE)}
     spent = {name: [] for name in ways}
     alone = []
@@ -133,7 +133,7 @@ def speed(folder):
 
 
 def memory(folder):
-    setting(folder, "qwen2", WIDE_SIZE)
+    setting(folder, "qwen2", 2 * WIDE_SIZE)
     found = {name: measured(__file__, f"{folder}|{name}")["mb"] for name in (SFT, STORED, ONLINE)}
     weights = (folder / "teacher" / "model.safetensors").stat().st_size / 2**20
     rows = []

@@ -188,17 +188,21 @@ def kept_layers(keep: int | Sequence[int], number: int) -> list[int]:
     """
     if isinstance(keep, int):
         if not 2 <= keep <= number:
-            raise UserError(f"keep: {keep} layers of {number}; give 2 to {number}, or a list")
+            raise UserError(
+                f"student.layers: {keep} layers of {number}; give 2 to {number}, or a list"
+            )
         steps = keep - 1
         return [1 + (2 * i * (number - 1) + steps) // (2 * steps) for i in range(keep)]
     kept = list(keep)
     for layer in kept:
         if type(layer) is not int or not 1 <= layer <= number:
             raise UserError(
-                f"keep: the teacher has no layer {layer!r}; it has layers 1 to {number}"
+                f"student.layers: the teacher has no layer {layer!r}; it has layers 1 to {number}"
             )
     if not kept or any(a >= b for a, b in pairwise(kept)):
-        raise UserError(f"keep: {kept} is not a list of layers in rising order, each once")
+        raise UserError(
+            f"student.layers: {kept} is not a list of layers in rising order, each once"
+        )
     return kept
 
 
@@ -220,8 +224,8 @@ def take(model: Any, keep: int | Sequence[int]) -> Any:
 
     if hasattr(model, "get_base_model") or getattr(model, "is_quantized", False):
         raise UserError(
-            "keep: a student is made from plain weights; merge the adapters, or load the teacher "
-            "without quantisation"
+            "student.layers: a student is made from plain weights; merge the adapters, or load the "
+            "teacher without quantisation"
         )
     layers = decoder_layers(model)
     kept = kept_layers(keep, len(layers))
@@ -236,8 +240,8 @@ def take(model: Any, keep: int | Sequence[int]) -> Any:
             name = f"{prefix}{place[index]}.{rest}"
         weights[name] = weight
     refused = UserError(
-        f"keep: layers of {type(model).__name__} depend on where they stand, and those that are "
-        f"left ({kept}) would not be what they were; give a list that keeps the pattern"
+        f"student.layers: layers of {type(model).__name__} depend on where they stand, and those "
+        f"that are left ({kept}) would not be what they were; give a list that keeps the pattern"
     )
     try:
         with torch.random.fork_rng():  # what is drawn here is overwritten

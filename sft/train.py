@@ -11,12 +11,8 @@ folder/result.json     written last
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from sft.chat import apply, choose
 from sft.checkpoints import StepLog, drop_halves, keep_last, last_whole
 from sft.examples import Examples, open_examples, write_examples
 from sft.export import save_student
+from sft.guards import memory_errors, quiet, require_packages, stops_after_a_step
 from sft.hidden import Hidden
 from sft.objective import Objective
 from sft.on_policy import build_on_policy
@@ -36,9 +33,9 @@ from sft.teachers import gather, teachers_identity
 from sft.trainer import build_trainer, end_trackers, refuse_broken
 from sft.watch import Watch
 from synth.distil_config import HiddenStates
-from synth.errors import Interrupted, MissingPackage, UserError
+from synth.errors import Interrupted, UserError
 from synth.io import read_json, write_json
-from synth.models import load_tokenizer, require_transformers, weights_identity
+from synth.models import load_tokenizer, weights_identity
 from synth.record import Message, Record, Task, digest
 from synth.training_config import Student, Train
 
@@ -106,10 +103,10 @@ def train(
         Interrupted: Ctrl-C or a request to end; a checkpoint is saved.
         MissingPackage: trl is not installed, or another package that the config needs.
     """
-    _require_packages(config)
+    require_packages(config)
     seed = seed if config.seed is None else config.seed
     folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with quiet():
         tokenizer = load_tokenizer(student.model, student.trust_remote_code)
         apply(tokenizer, choose(tokenizer, student.chat_template))
         one = _one_process()
@@ -130,7 +127,7 @@ def train(
             config.keep_checkpoints,
             writes=one.is_main_process,
         )
-        with _memory_errors(config, labels is not None):
+        with memory_errors(config, labels is not None):
             trainer, hidden = _build(
                 tokenizer, data, student, config, folder, seed, watch, labels, accuracies
             )
@@ -285,7 +282,7 @@ def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -
     if watch.writes:
         watch.log.cut_after(watch.meter.step)
     try:
-        with _stops_after_a_step(watch):
+        with stops_after_a_step(watch):
             trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
     finally:
         end_trackers(trainer.args.report_to)
@@ -297,29 +294,6 @@ def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -
 
 
 # --- before training ------------------------------------------------------------------------------
-
-
-def _require_packages(config: Train) -> None:
-    """Refuses early what would fail late: a missing package, or several GPUs in one process."""
-    import importlib.util
-
-    require_transformers("training")
-    for package in ["trl", "accelerate", *(["peft"] if config.lora else [])]:
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package, "training", extra="train")
-    wanted: dict[str, str] = dict.fromkeys(config.report_to, "train.report_to")
-    if config.liger:
-        wanted["liger_kernel"] = "train.liger"
-    for package, needed_for in wanted.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package.replace("_", "-"), needed_for)
-    import torch
-
-    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-        raise UserError(
-            "several GPUs are visible, and one process uses one: make one visible with "
-            "CUDA_VISIBLE_DEVICES=0, or use them all by `accelerate launch -m synth train CONFIG`"
-        )
 
 
 def _one_process() -> Any:
@@ -368,104 +342,3 @@ def _refuse_unknown_tokens(model: Any, tokenizer: Any) -> None:
             f"student.chat_template: the model has {rows} embeddings, and its tokenizer gives the "
             f"end token {tokenizer.eos_token} the id {tokenizer.eos_token_id}"
         )
-
-
-# --- around training ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _stops_after_a_step(watch: Watch) -> Iterator[None]:
-    """Ctrl-C and SIGTERM let the step end and save; stopped within one, weights would be half new.
-
-    A second Ctrl-C stops at once, and the last checkpoint stands.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if watch.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        watch.asked = True
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _memory_errors(config: Train, stored: bool = False) -> Iterator[None]:
-    """Turns an out-of-memory error into what to lower.
-
-    Args:
-        config: The section `train`.
-        stored: Whether the teachers' soft labels are stored.
-    """
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "out of memory" not in text and "can't allocate memory" not in text:
-            raise
-        ways = "\n".join(f"  - {way}" for way in _ways_to_less_memory(config, stored))
-        raise UserError(
-            f"train: memory does not suffice ({text.strip().splitlines()[0]}). Any of these "
-            f"needs less:\n{ways}"
-        ) from error
-
-
-def _ways_to_less_memory(config: Train, stored: bool) -> Iterator[str]:
-    if config.layout == "packed":
-        yield "lower train.pack_length, down to the longest example"
-    if config.batch_size > 1:
-        yield (
-            "lower train.batch_size, and raise train.gradient_accumulation by the same factor for "
-            "the same training"
-        )
-    if config.gradient_checkpointing is not True:
-        yield "train.gradient_checkpointing: true"
-    yield "lower train.max_length, and filter out what is longer"
-    if config.lora is None:
-        yield "train adapters: train.lora"
-    elif config.lora.quantization is None:
-        yield "train.lora.quantization: 4bit"
-    if config.method == "soft_labels" and not stored:
-        yield "store the teachers' soft labels first (the section label), so that none is in memory"
-    elif config.teachers and not stored:
-        yield "load the teachers in fewer bits: quantization: 4bit under train.teachers"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the libraries' bars and remarks from the user's screen; errors still show."""
-    import logging as plain_logging
-    import warnings
-
-    import datasets
-    from transformers.utils import logging
-
-    # It says at each start that a faster kernel is not there.
-    plain_logging.getLogger("bitsandbytes").setLevel(plain_logging.ERROR)
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    data_bars = datasets.utils.logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if data_bars:
-            datasets.enable_progress_bars()

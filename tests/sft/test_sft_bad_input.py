@@ -14,8 +14,8 @@ from on_policy_making import trained_bpe
 from training_making import examples_in, records, run, save_tiny, store_labels
 
 from sft.checkpoints import MARKER
+from sft.guards import memory_errors
 from sft.label_store import shard_path
-from sft.train import _memory_errors
 from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
 from synth.errors import Interrupted, MissingPackage, UserError
 from synth.models import load_model
@@ -302,7 +302,7 @@ TEACHER = {"teachers": {"t": TeacherModel(model="x")}}
     ],
 )  # fmt: skip
 def test_too_little_memory_says_what_to_lower(config, stored, named, not_named):
-    with pytest.raises(UserError) as caught, _memory_errors(Train(**config), stored):
+    with pytest.raises(UserError) as caught, memory_errors(Train(**config), stored):
         raise RuntimeError(OUT)
     said = str(caught.value)
     assert all(name in said for name in named)
@@ -311,7 +311,7 @@ def test_too_little_memory_says_what_to_lower(config, stored, named, not_named):
 
 def test_memory_that_really_does_not_suffice(models, tmp_path):
     """Ten billion layers' worth of embeddings cannot be had anywhere."""
-    with pytest.raises(UserError, match="memory does not suffice"), _memory_errors(Train()):
+    with pytest.raises(UserError, match="memory does not suffice"), memory_errors(Train()):
         torch.empty(2**60)
 
 

@@ -69,7 +69,11 @@ def test_values_alone_need_no_gradient():
     hidden, labels, head, every, _ = case()
     how = Divergence("forward_kl", 2.0)
     with torch.no_grad():
-        alone = summed_soft_loss(hidden, labels, head, every["online"][:1], how)
-    learned = summed_soft_loss(hidden, labels, head, every["online"][:1], how)
+        alone = summed_soft_loss(
+            hidden, labels, head, every["online"][:1], how, 0.5, None, VOCABULARY
+        )
+    learned = summed_soft_loss(
+        hidden, labels, head, every["online"][:1], how, 0.5, None, VOCABULARY
+    )
     assert not alone.total.requires_grad
     assert torch.equal(alone.total, learned.total)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sft.checkpoints import MARKER, StepLog, last_whole
+from sft.guards import memory_errors
 from sft.loss import has_plain_head
-from sft.train import _memory_errors, train
+from sft.train import train
 from synth.errors import Interrupted, UserError
 from synth.record import Message, Record, Task
 from synth.training_config import Lora, Student, Train
@@ -202,9 +203,9 @@ def test_a_template_of_another_family_is_refused(checkpoint, tmp_path):
 )
 def test_memory_that_does_not_suffice_names_what_to_lower(error):
     said = r"lower train.batch_size, and raise train.gradient_accumulation"
-    with pytest.raises(UserError, match=said), _memory_errors(Train()):
+    with pytest.raises(UserError, match=said), memory_errors(Train()):
         raise error
-    with pytest.raises(RuntimeError, match="another"), _memory_errors(Train()):
+    with pytest.raises(RuntimeError, match="another"), memory_errors(Train()):
         raise RuntimeError("another")
 
 
