@@ -3,10 +3,9 @@
 CPU time of one thread is what is compared, since other work on the machine moves it less.
 """
 
+import itertools
 import random
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from common import GGUF
 
@@ -61,59 +60,32 @@ def chat(task):
     return [{"role": "user", "content": task.question}]
 
 
-class Turns:
-    """Lets several trainings, a thread each, go on one after the other, a step at a time."""
-
-    def __init__(self, names):
-        self.order = list(names)
-        self.changed = threading.Condition()
-
-    def wait(self, name):
-        with self.changed:
-            self.changed.wait_for(lambda: self.order[0] == name)
-
-    def leave(self, name, again=False):
-        with self.changed:
-            self.order.remove(name)
-            if again:
-                self.order.append(name)
-            self.changed.notify_all()
-
-
 class Clock:
     """CPU seconds, wall seconds and tokens of each step but the first."""
 
-    def __init__(self, name="", turns=None):
-        self.name, self.turns = name, turns
-        self.began, self.steps = None, []
+    def __init__(self):
+        self.ends = []
 
     def tick(self, tokens):
         """To be called as a step ends, with all tokens so far."""
-        now = (time.process_time(), time.perf_counter(), tokens)
-        if self.began:
-            self.steps.append([b - a for a, b in zip(self.began, now, strict=True)])
-        if self.turns:
-            self.turns.leave(self.name, again=True)
-            self.turns.wait(self.name)
-        self.began = (time.process_time(), time.perf_counter(), tokens)
+        self.ends.append((time.process_time(), time.perf_counter(), tokens))
+
+    @property
+    def steps(self):
+        return [
+            [b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(self.ends)
+        ]
 
 
-def in_turn(ways):
-    """The steps of several trainings, `way(clock)` each, taken in turn in one process."""
-    turns = Turns(ways)
-
-    def run(name):
-        turns.wait(name)
-        clock = Clock(name, turns)
-        try:
+def in_turn(ways, rounds):
+    """The steps of several trainings, `way(clock)` each, every way once a round."""
+    found = {name: [] for name in ways}
+    for turn in range(rounds):
+        for name in list(ways)[:: -1 if turn % 2 else 1]:
+            clock = Clock()
             ways[name](clock)
-        finally:
-            turns.leave(name)
-        return clock.steps
-
-    with ThreadPoolExecutor(len(ways)) as pool:
-        found = {name: pool.submit(run, name) for name in ways}
-    return {name: future.result() for name, future in found.items()}
+            found[name] += clock.steps
+    return found
 
 
 def ours(clock, model, folder, steps, batch, labels=None, **train_config):

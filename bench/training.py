@@ -3,7 +3,7 @@
     python bench/training.py
 
 A random model of SmolLM2's shape with 6 of its 30 layers, float32, one thread. All ways run in one
-process, a step each in turn; peak memory is of a process each.
+process in turn; peak memory is of a process each.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from _training import Clock, chat, in_turn, ours, records, save_models
 from common import machine, measured, peak_mb, table, versions
 
-STEPS, BATCH, ROW, ROWS, TINY_STEPS = 6, 4, 512, 1, 40
+ROUNDS, STEPS, BATCH, ROW, ROWS, TINY_STEPS = 5, 3, 4, 512, 1, 40
 
 
 def plain(clock, model, folder, steps, packed):
@@ -123,14 +123,14 @@ def main():
         return
     print(
         f"Random Llama of SmolLM2's shape, 6 layers, float32, one thread; steps of {BATCH} traces, or of {ROWS} row of "
-        f"{ROW} tokens, in turn; medians of {STEPS - 1}; {machine()}; {versions('torch', 'transformers', 'trl')}\n",
+        f"{ROW} tokens, in turn; medians of {ROUNDS * (STEPS - 1)}; {machine()}; {versions('torch', 'transformers', 'trl')}\n",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         save_models(folder, "smollm2", ["student"])
         save_models(folder, "tiny", ["tiny"])
-        found = in_turn(ways_in(folder, STEPS))
+        found = in_turn(ways_in(folder, STEPS), ROUNDS)
         mb = {way: measured(__file__, f"{folder}|{way}")["mb"] for way in found}
         rest = overhead(folder / "tiny", folder / "overhead")
     rows, base = [], None
