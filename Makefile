@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup quickstart test test-fast test-vllm lint bench clean
+.PHONY: setup quickstart test test-fast test-long test-vllm lint bench clean
 
 setup: $(VENV)/.dev ## everything, for working on the project
 
@@ -33,6 +33,9 @@ test: $(VENV)/.dev
 
 test-fast: $(VENV)/.dev ## without the tests marked slow
 	$(PYTEST) -m 'not slow'
+
+test-long: $(VENV)/.dev ## those that take minutes each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 # vLLM pins other versions than the rest, so it has an environment of its own. torch comes by pip,
 # which reads the machine's settings; uv does what pip cannot, to leave requirements out.

@@ -360,6 +360,7 @@ def apart(trainer, prompts):
     return torch.cat(kl).mean().item(), torch.cat(same).mean().item()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_smollm2_without_two_layers_learns_from_the_whole(tmp_path, smollm2):

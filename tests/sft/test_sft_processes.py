@@ -157,6 +157,7 @@ def compare(models, folder, pairs):
         same_steps(*(folder / who / f"{method}-{layout}" for who in ("one", "two")))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_take_the_steps_of_one(models, tmp_path):
@@ -179,12 +180,14 @@ def stopped_and_resumed(config, models, folder):
     return text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_all_stop_where_one_is_asked_to_and_go_on_to_the_same_student(models, tmp_path):
     stopped_and_resumed("cpu_two.yaml", models, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sharded_weights_take_the_steps_of_one_and_resume(models, tmp_path):
@@ -192,6 +195,7 @@ def test_sharded_weights_take_the_steps_of_one_and_resume(models, tmp_path):
     assert "DistributedType.FSDP" in stopped_and_resumed("fsdp2.yaml", models, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [2, 3])
