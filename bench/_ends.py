@@ -78,7 +78,7 @@ def outcome(end, folder):
         return end.fault if asked >= end.after else ""
 
     with FaultServer(plan, 0.02) as server:
-        sound = {"kind": "openai", "base_url": server.url, "timeout_s": 0.5}
+        sound = {"kind": "openai", "base_url": server.url, "timeout_s": 1.5}
         teachers = {
             "ending": {**sound, "model": "ending", "base_url": server.url if end.fault else DEAD}
         }

@@ -169,6 +169,10 @@ def summed_soft_loss(
     return SoftLoss(total, hard.detach(), soft.detach())
 
 
+def _same(saved: torch.Tensor) -> torch.Tensor:
+    return saved
+
+
 @cache
 def _blocks() -> Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]]:
     """Sums of what a block of rows costs over all rows of logits; the first sum has a gradient."""
@@ -186,10 +190,13 @@ def _blocks() -> Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]]:
             rows = max(1, size // (logits.element_size() * logits.shape[-1]))
             for start in range(0, len(logits), rows):
                 block = logits[start : start + rows].detach()
-                with torch.set_grad_enabled(wanted):
+                # A checkpoint around this has hooks on what is saved here, and would compute all of
+                # its chunk again for every block; these take their place.
+                plain = torch.autograd.graph.saved_tensors_hooks(_same, _same)
+                with torch.set_grad_enabled(wanted), plain:
                     found = cost(block.requires_grad_(wanted), start)
-                if gradient is not None:
-                    (gradient[start : start + rows],) = torch.autograd.grad(found[0], block)
+                    if gradient is not None:
+                        (gradient[start : start + rows],) = torch.autograd.grad(found[0], block)
                 sums = [total + part.detach() for total, part in zip(sums, found, strict=True)]
             if gradient is not None:
                 ctx.save_for_backward(gradient)
