@@ -106,7 +106,7 @@ class Train(Part):
     on_policy: OnPolicy | None = Field(
         default=None, description="Settings of the method on_policy."
     )
-    epochs: float = Field(default=2, gt=0, le=10_000, description="Passes over the training data.")
+    epochs: float = Field(default=2, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps, in place of epochs."
     )
@@ -153,7 +153,7 @@ class Train(Part):
         description="Tokens of a packed row; batch_size counts rows. null: max_length, or the "
         "longest example.",
     )
-    mix: dict[str, Annotated[float, Field(ge=0, le=10_000)]] | None = Field(
+    mix: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None,
         description="How often an epoch meets each example of a source: 2 twice, 0.5 every "
         "second one, another half each epoch. Sources that are not named: once.",
