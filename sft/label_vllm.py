@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sft.label import Wanted, refuse_broken, refuse_unfit
@@ -135,13 +136,35 @@ def load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -
     """
     if importlib.util.find_spec("vllm") is None:
         raise MissingPackage("vllm", "label.engine: vllm", "vllm")
+    with _quiet_in_this_process():
+        return _load(model, wanted, longest, options)
+
+
+@contextmanager
+def _quiet_in_this_process() -> Iterator[None]:
+    """What vLLM reads while it starts, taken back after.
+
+    A teacher that vLLM serves later in this process is to have processes of its own again.
+    """
     # No processes that a kill of this one would leave behind, and no lines amid ours.
-    for name, value in (
-        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-        ("VLLM_LOGGING_LEVEL", "ERROR"),
-        ("VLLM_NO_USAGE_STATS", "1"),
-    ):
-        os.environ.setdefault(name, value)
+    wanted = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        from vllm.envs import disable_envs_cache
+
+        disable_envs_cache()
+
+
+def _load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -> Reader:
     from dataclasses import fields
 
     from vllm import LLM

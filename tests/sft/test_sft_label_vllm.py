@@ -1,6 +1,7 @@
 """vLLM's labels are those of the transformers engine, at the same positions (`make test-vllm`)."""
 
 import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -70,6 +71,11 @@ def test_labels_equal_those_of_transformers(path, traces, tmp_path):
     wanted = Wanted(k=16, temperatures=(1.0,), batch_tokens=64)
     exact = Reader(load_model(GGUF, device="cpu"), wanted).read(traces)
     engine = load(path, wanted, max(len(t.input_ids) for t in traces), OPTIONS)
+    # A teacher that vLLM serves later in this process has processes of its own.
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+    from vllm import envs
+
+    assert envs.VLLM_ENABLE_V1_MULTIPROCESSING
     assert engine.vocabulary == 49_152 and engine.dtype == "float32"
     found = engine.read(traces)
     largest = 0.0
