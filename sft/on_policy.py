@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sft.layers import bare
-from sft.on_policy_trainer import follow, trainer_class
+from sft.on_policy_trainer import trainer_class
 from sft.student import lora
-from sft.trainer import _arguments as sft_arguments
+from sft.trainer import arguments
 from sft.uld import OPENING, CrossTokenizer, before_answer
 from sft.vocabulary import shared_vocabulary
-from sft.watch import Watch
+from sft.watch import Watch, follow
 from synth.distil_config import OnPolicy
 from synth.errors import UserError
 from synth.record import Message
@@ -165,7 +165,7 @@ def _arguments(
     from transformers import TrainingArguments
     from trl import DistillationConfig
 
-    common = sft_arguments(config, folder, seed)
+    common = arguments(config, folder, seed)
     values = {f.name: getattr(common, f.name) for f in fields(TrainingArguments) if f.init}
     return DistillationConfig(
         **{

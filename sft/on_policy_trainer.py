@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from sft.divergences import Divergence
@@ -14,9 +13,8 @@ from sft.loss import has_plain_head
 from sft.masks import IGNORED
 from sft.objective import plain_logits
 from sft.soft_loss import Online, summed_soft_loss
-from sft.trainer import refuse_broken
 from sft.uld import CrossTokenizer
-from sft.watch import Watch
+from sft.watch import Watch, refuse_broken
 from synth.distil_config import OnPolicy
 
 
@@ -205,33 +203,3 @@ def _rows(inputs: dict[str, Any], pad: int) -> tuple[Any, Any, Any]:
         pad_sequence(mask, batch_first=True, padding_value=0),
         pad_sequence(labels, batch_first=True, padding_value=IGNORED),
     )
-
-
-def follow(watch: Watch) -> Any:
-    """Passes the trainer's events on."""
-    from transformers import TrainerCallback
-
-    class Follow(TrainerCallback):  # type: ignore[misc]
-        """Passes the trainer's events on."""
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_begins()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_ends(state.global_step)
-            if watch.stop:
-                control.should_save = control.should_training_stop = True
-            if control.should_save:
-                # A line ends where a checkpoint does, so a resumed run writes the same lines.
-                control.should_log = True
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
-        ) -> None:
-            watch.says(logs, state.epoch or 0.0, state.max_steps)
-
-        def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-            refuse_broken(model, state.global_step)
-            watch.saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    return Follow()

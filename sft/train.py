@@ -30,8 +30,8 @@ from sft.order import Order
 from sft.processes import any_of, load_whole
 from sft.student import load_student, load_teacher, lora, window
 from sft.teachers import gather, teachers_identity
-from sft.trainer import build_trainer, end_trackers, refuse_broken
-from sft.watch import Watch
+from sft.trainer import build_trainer, end_trackers
+from sft.watch import Watch, refuse_broken
 from synth.distil_config import HiddenStates
 from synth.errors import Interrupted, UserError
 from synth.io import read_json, write_json

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.batches import Groups, split
-from sft.hidden import Hidden
 from sft.objective import PARTS, Extra, Objective, install
 from sft.processes import Even, save_projections
-from sft.watch import Watch
+from sft.watch import Watch, follow
 from synth.errors import UserError
 from synth.training_config import Train
 
@@ -131,15 +130,24 @@ def build_trainer(
         def _send_telemetry(self) -> None:
             """Sends none."""
 
+    def epochs(shown: float, processes: int) -> float:
+        # All epochs are one to the trainer, so its own count is a share of the whole.
+        done = min(len(groups), round(shown * len(Even(groups, processes))))
+        return groups.order.epochs(done)
+
+    def on_save(checkpoint: Path) -> None:
+        if objective and objective.hidden:
+            save_projections(objective.hidden, checkpoint, watch.writes)
+
     try:
         trainer = StudentTrainer(
             model=model,
-            args=_arguments(config, folder, seed),
+            args=arguments(config, folder, seed),
             train_dataset=dataset,
             data_collator=lambda items: items[0],
             processing_class=tokenizer,
             peft_config=adapters,
-            callbacks=[_follow(watch, groups, objective.hidden if objective else None)],
+            callbacks=[follow(watch, epochs, on_save)],
         )
     except ValueError as error:
         if adapters is None:
@@ -155,59 +163,11 @@ def build_trainer(
     return trainer
 
 
-def _follow(watch: Watch, groups: Groups, hidden: Hidden | None) -> Any:
-    """Passes the trainer's events on."""
-    from transformers import TrainerCallback
-
-    class Follow(TrainerCallback):  # type: ignore[misc]
-        """Passes the trainer's events on."""
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_begins()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_ends(state.global_step)
-            if watch.stop:
-                control.should_save = control.should_training_stop = True
-            if control.should_save:
-                # A line ends where a checkpoint does, so a resumed run writes the same lines.
-                control.should_log = True
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
-        ) -> None:
-            # All epochs are one to the trainer, so its own count is a share of the whole.
-            even = len(Even(groups, args.world_size))
-            done = min(len(groups), round((state.epoch or 0.0) * even))
-            watch.says(logs, groups.order.epochs(done), state.max_steps)
-
-        def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-            refuse_broken(model, state.global_step)
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if hidden:
-                save_projections(hidden, checkpoint, watch.writes)
-            watch.saved(checkpoint)
-
-    return Follow()
-
-
 def end_trackers(names: Iterable[str]) -> None:
     """Ends the run of each tracker that keeps one open, so that the next training has its own."""
     for name in {"wandb", "trackio"} & {*names} & {*sys.modules}:
         with contextlib.suppress(RuntimeError):  # trackio's, where none was begun
             sys.modules[name].finish()
-
-
-def refuse_broken(model: Any, step: int) -> None:
-    """Raises UserError where a weight is not a number, before such weights are kept."""
-    import torch
-
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not torch.isfinite(weight).all():
-            raise UserError(
-                f"train: weights became nan or infinite by step {step} ({name}); lower "
-                "train.learning_rate"
-            )
 
 
 def save_batch(folder: Path, batch: dict[str, Any], step: int) -> None:
@@ -221,7 +181,7 @@ def save_batch(folder: Path, batch: dict[str, Any], step: int) -> None:
     (folder / "broken-batch.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def _arguments(config: Train, folder: Path, seed: int) -> Any:
+def arguments(config: Train, folder: Path, seed: int) -> Any:
     """The section `train` in TRL's words."""
     import torch
     from trl import SFTConfig

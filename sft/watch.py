@@ -119,3 +119,60 @@ class Watch:
         """Goes on from a checkpoint."""
         self.meter = meter
         self._said = (meter.tokens, meter.seconds, meter.loss_tokens)
+
+
+def follow(
+    watch: Watch,
+    epochs: Callable[[float, int], float] | None = None,
+    on_save: Callable[[Path], None] | None = None,
+) -> Any:
+    """A trainer's callback that passes its events on.
+
+    Args:
+        watch: Where they go.
+        epochs: From the trainer's own count of epochs and its number of processes to the one that
+            is logged; None: that count.
+        on_save: Gets a checkpoint's folder before the checkpoint counts.
+    """
+    from transformers import TrainerCallback
+
+    class Follow(TrainerCallback):  # type: ignore[misc]
+        """Passes the trainer's events on."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.step_begins()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.step_ends(state.global_step)
+            if watch.stop:
+                control.should_save = control.should_training_stop = True
+            if control.should_save:
+                # A line ends where a checkpoint does, so a resumed run writes the same lines.
+                control.should_log = True
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
+        ) -> None:
+            epoch = state.epoch or 0.0
+            watch.says(logs, epochs(epoch, args.world_size) if epochs else epoch, state.max_steps)
+
+        def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+            refuse_broken(model, state.global_step)
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if on_save:
+                on_save(checkpoint)
+            watch.saved(checkpoint)
+
+    return Follow()
+
+
+def refuse_broken(model: Any, step: int) -> None:
+    """Raises UserError where a weight is not a number, before such weights are kept."""
+    import torch
+
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise UserError(
+                f"train: weights became nan or infinite by step {step} ({name}); lower "
+                "train.learning_rate"
+            )
