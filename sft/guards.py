@@ -10,25 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from sft.watch import Watch
-from synth.errors import MissingPackage, UserError
+from synth.errors import UserError
 from synth.models import require_transformers
 from synth.training_config import Train
 
 
 def require_packages(config: Train) -> None:
     """Refuses early what would fail late: a missing package, or several GPUs in one process."""
-    import importlib.util
-
     require_transformers("training")
-    for package in ["trl", "accelerate", *(["peft"] if config.lora else [])]:
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package, "training", extra="train")
-    wanted: dict[str, str] = dict.fromkeys(config.report_to, "train.report_to")
-    if config.liger:
-        wanted["liger_kernel"] = "train.liger"
-    for package, needed_for in wanted.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package.replace("_", "-"), needed_for)
+    for error in config.missing():
+        raise error
     import torch
 
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:

@@ -342,13 +342,13 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         if kind in kinds and hasattr(module, "check") and not off:
             lacks += module.check(module.Config(**options))
     if {"train", "evaluate"} & set(stages):
-        for package in (
-            "torch",
-            "transformers",
-            *(("trl", "accelerate") if "train" in stages else ()),
-        ):
+        for package in ("torch", "transformers"):
             if importlib.util.find_spec(package) is None:
                 lacks.append(str(MissingPackage(package, "the student", extra="train")))
+    trainings = {f"train-{name}": step.train for name, step in run.chain.items()}
+    for stage, training in {**trainings, "train": run.train}.items():
+        if training is not None and stage in stages:
+            lacks += map(str, training.missing())
     if "label" in stages and run.label is not None:
         for package in ("torch", "transformers", *(("vllm",) * (run.label.engine == "vllm"))):
             if importlib.util.find_spec(package) is None:

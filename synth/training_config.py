@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +16,7 @@ from synth.distil_config import (
     SoftLabels,
     TeacherModel,
 )
-from synth.errors import nearest
+from synth.errors import MissingPackage, nearest
 
 
 class Rope(Part):
@@ -244,3 +246,23 @@ class Train(Part):
                 raise ValueError(
                     "hidden_states.teacher: say which of the teachers gives its layers"
                 )
+
+    def missing(self) -> list[MissingPackage]:
+        """The packages that this training needs and that are not installed."""
+        return [
+            error for module, error in self._needs() if importlib.util.find_spec(module) is None
+        ]
+
+    def _needs(self) -> Iterator[tuple[str, MissingPackage]]:
+        for package in ("trl", "accelerate", *(["peft"] if self.lora else [])):
+            yield package, MissingPackage(package, "training", extra="train")
+        for package in self.report_to:
+            yield package, MissingPackage(package, "train.report_to", extra="trackers")
+        if self.liger:
+            yield "liger_kernel", MissingPackage("liger-kernel", "train.liger")
+        quantized = {f"train.teachers.{n}": t.quantization for n, t in self.teachers.items()}
+        quantized["train.lora"] = self.lora.quantization if self.lora else None
+        for place, kind in quantized.items():
+            if kind is not None:
+                needed_for = f"{place}.quantization: {kind}"
+                yield "bitsandbytes", MissingPackage("bitsandbytes", needed_for, extra="qlora")

@@ -1,5 +1,6 @@
 """Every mistake at once, each with its line and the nearest right name."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -213,6 +214,32 @@ def test_a_missing_key_is_the_machines_lack_not_the_configs_mistake(write_config
     assert any("NO_SUCH_KEY" in lack for lack in machine_problems(run))
     monkeypatch.setenv("NO_SUCH_KEY", "secret")
     assert not machine_problems(run)
+
+
+def test_packages_that_a_training_lacks_are_told_before_anything_is_bought(
+    write_config, monkeypatch
+):
+    absent, find = {"peft", "bitsandbytes", "wandb", "liger_kernel"}, importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in absent else find(n))
+    lora = "lora: {quantization: 4bit}"
+    text = (
+        SMALL
+        + f"""student: {{model: x, prompt: {{template: plain}}}}
+chain:
+  big:
+    student: {{model: x, prompt: {{template: plain}}}}
+    train: {{{lora}, report_to: [wandb]}}
+train: {{liger: true}}
+"""
+    )
+    lacks = machine_problems(load_run(str(write_config(text)))[0])
+    assert lacks == [
+        "training needs the package peft: pip install 'synth-distill[train]'",
+        "train.report_to needs the package wandb: pip install 'synth-distill[trackers]'",
+        "train.lora.quantization: 4bit needs the package bitsandbytes: "
+        "pip install 'synth-distill[qlora]'",
+        "train.liger needs the package liger-kernel: pip install liger-kernel",
+    ]
 
 
 json_values = st.recursive(
