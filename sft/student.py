@@ -111,6 +111,12 @@ def window(student: Student) -> int | None:
     return positions
 
 
+def length_limit(student: Student, config: Train) -> int | None:
+    """Most tokens an example may have: `train.max_length`, and never more than the window."""
+    limits = [limit for limit in (config.max_length, window(student)) if limit]
+    return min(limits, default=None)
+
+
 def lora(config: Train, model: Any) -> Any:
     """The section `train.lora` in PEFT's words, or None.
 

@@ -28,7 +28,7 @@ from sft.objective import Objective
 from sft.on_policy import build_on_policy
 from sft.order import Order
 from sft.processes import any_of, load_whole
-from sft.student import load_student, load_teacher, lora, window
+from sft.student import length_limit, load_student, load_teacher, lora
 from sft.teachers import gather, teachers_identity
 from sft.trainer import build_trainer, end_trackers
 from sft.watch import Watch, refuse_broken
@@ -189,7 +189,7 @@ def _data(
         return Prompts(prompts, digest(prompts))
     tokens = folder / "tokens.arrow"
     if one.is_main_process:
-        write_examples(tokenizer, records, render_prompt, _limit(student, config), tokens)
+        write_examples(tokenizer, records, render_prompt, length_limit(student, config), tokens)
     one.wait_for_everyone()
     return open_examples(tokens)
 
@@ -302,12 +302,6 @@ def _one_process() -> Any:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available())
-
-
-def _limit(student: Student, config: Train) -> int | None:
-    """Most tokens an example may have: train.max_length, and never more than the model's window."""
-    limits = [limit for limit in (config.max_length, window(student)) if limit]
-    return min(limits) if limits else None
 
 
 def _identity(

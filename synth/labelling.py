@@ -283,17 +283,17 @@ def _examples(step: ChainStep, folder: Folder, place: Path) -> tuple[Any, Exampl
     """The student's tokenizer and the kept traces as it learns them."""
     from sft.chat import apply, choose
     from sft.examples import open_examples, write_examples
-    from sft.student import window
+    from sft.student import length_limit
 
     student = step.student
     tokenizer = load_tokenizer(student.model, student.trust_remote_code)
     apply(tokenizer, choose(tokenizer, student.chat_template))
     path = place / "tokens.arrow"
     if not path.with_suffix(".json").exists():
-        limits = [limit for limit in (step.train.max_length, window(student)) if limit]
         with shown(lambda: "label: checking the traces"):
             records = read_split(folder.stage("filter"), "kept")
-            write_examples(tokenizer, records, prompt_of(student), min(limits, default=None), path)
+            limit = length_limit(student, step.train)
+            write_examples(tokenizer, records, prompt_of(student), limit, path)
     return tokenizer, open_examples(path)
 
 

