@@ -1,7 +1,7 @@
 """Traces written by a program, for which the truth is known: two skills, in several wordings.
 
-sums     What is 7 + 5 - 3?              three numbers below 10, no running total below 0
-letters  Sort these letters: k c r b m   five letters, none twice
+backwards  Turn these letters around: k c r b m   five letters, none twice
+letters    Sort these letters: k c r b m          the same
 
 Every wording is drawn at random, so a trace is one sample of a distribution over texts, as the
 trace of a model is. Questions that are held out are in no training set.
@@ -11,37 +11,28 @@ import random
 
 from synth.record import Generation, Record, Task
 
-SKILLS = ("sums", "letters")
+SKILLS = ("backwards", "letters")
 HELD_OUT = 200  # questions of a skill
 
-_PLUS = ("{a} + {b} = {c}.", "{a} plus {b} is {c}.", "{a} and {b} make {c}.")
-_MINUS = ("{a} - {b} = {c}.", "{a} minus {b} is {c}.", "{a} without {b} leaves {c}.")
-_OPEN_SUM = ("From left to right.", "Step by step.", "I start at the left.")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_OPEN_TURN = ("From right to left.", "Backwards.", "I start at the right.")
 _OPEN_SORT = ("In the order of the alphabet.", "One after the other.", "I look for the first.")
+_BEFORE = ("Before it {x}.", "Left of it {x}.", "{x} stands before.")
 _NEXT = ("Then {x}.", "Next is {x}.", "After it {x}.")
 
 
-def sums(chance):
+def backwards(chance):
     """A question, its worked reasoning and its answer."""
-    while True:
-        numbers = [chance.randint(1, 9) for _ in range(3)]
-        signs = [chance.choice("+-") for _ in range(2)]
-        totals = [numbers[0]]
-        for sign, number in zip(signs, numbers[1:], strict=True):
-            totals.append(totals[-1] + (number if sign == "+" else -number))
-        if min(totals) >= 0:
-            break
-    terms = " ".join(f"{sign} {number}" for sign, number in zip(signs, numbers[1:], strict=True))
-    steps = [chance.choice(_OPEN_SUM)]
-    for sign, number, before, after in zip(signs, numbers[1:], totals, totals[1:], strict=False):
-        wording = chance.choice(_PLUS if sign == "+" else _MINUS)
-        steps.append(wording.format(a=before, b=number, c=after))
-    return f"What is {numbers[0]} {terms}?", " ".join(steps), str(totals[-1])
+    given = chance.sample(_LETTERS, 5)
+    turned = given[::-1]
+    steps = [chance.choice(_OPEN_TURN), f"The last is {turned[0]}."]
+    steps += [chance.choice(_BEFORE).format(x=letter) for letter in turned[1:]]
+    return f"Turn these letters around: {' '.join(given)}", " ".join(steps), " ".join(turned)
 
 
 def letters(chance):
     """The same for five letters to sort."""
-    given = chance.sample("abcdefghijklmnopqrstuvwxyz", 5)
+    given = chance.sample(_LETTERS, 5)
     first, *rest = sorted(given)
     steps = [chance.choice(_OPEN_SORT), f"First {first}."]
     steps += [chance.choice(_NEXT).format(x=letter) for letter in rest]
@@ -50,7 +41,7 @@ def letters(chance):
 
 def traces(skill, number, seed, without=()):
     """So many traces of a skill, each question once and none of those in `without`."""
-    make = {"sums": sums, "letters": letters}[skill]
+    make = {"backwards": backwards, "letters": letters}[skill]
     chance = random.Random(f"{skill}/{seed}")
     found, seen = [], set(without)
     while len(found) < number:

@@ -14,7 +14,7 @@ from common import IMAGES, RESULTS, dot_plot, over_seeds, read
 from sft.stats import compare
 
 PAGE = Path(__file__).parents[2] / "docs" / "results-distil.md"
-AXES = {"sums": "sums", "letters": "letters to sort", None: "both skills"}
+AXES = {"backwards": "letters to turn around", "letters": "letters to sort", None: "both skills"}
 
 
 def by_arm(rows):
@@ -113,7 +113,7 @@ def plots(name, students, skill):
 def main():
     IMAGES.mkdir(parents=True, exist_ok=True)
     page = PAGE.read_text()
-    for name, skills in (("soft", ["letters"]), ("two_teachers", ["sums", "letters", None])):
+    for name, skills in (("soft", ["letters"]), ("two_teachers", ["backwards", "letters", None])):
         rows = read(RESULTS / f"{name}.jsonl")
         _, students = by_arm(rows)
         if not students:

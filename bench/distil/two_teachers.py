@@ -24,7 +24,7 @@ def arms(teachers):
 
     return {
         "hard": settings(STUDENT_RATE, max_steps=STEPS),
-        "teacher of sums": taught(["sums"]),
+        "teacher of backwards": taught(["backwards"]),
         "teacher of letters": taught(["letters"]),
         "both, each for its own": taught(SKILLS, "producer"),
         "both, mean": taught(SKILLS),
