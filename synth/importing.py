@@ -35,6 +35,11 @@ def config_for(name: str) -> tuple[str, list[str]]:
         return name, []
     if not here and (name.count("/") != 1 or name[0] in "./~"):
         raise UserError(f"{name}: no such file or folder, and no name of a data set on a hub")
+    if any(path.glob("*/manifest.json")):
+        raise UserError(
+            f"{name} is the folder of a run; give the config that it was made with, or to filter "
+            f"its traces the folder of a stage, such as {path / 'generate'}"
+        )
     own = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.split(".")[0]).strip("-.") or "data"
     entry = {"source": "file", "path": name} if here else {"source": "hub", "dataset": name}
     return ALONE, [f"name=filter-{own}", f"traces={json.dumps([entry])}"]

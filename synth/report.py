@@ -423,6 +423,22 @@ def clipped(text: str) -> str:
     return text if more <= 0 else f"{text[:MOST_CHARACTERS]}\n… {more:,} more characters"
 
 
+def plain(value: Any) -> str:
+    """A setting in the words of a config, without the braces and what is not set."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "none"
+    if not isinstance(value, dict):
+        return str(value)
+    inside = (
+        f"{name} ({plain(one)})" if isinstance(one, dict) else f"{name} {plain(one)}"
+        for name, one in value.items()
+        if one is not None
+    )
+    return ", ".join(inside)
+
+
 def _shown_as(form: Callable[[Any], str]) -> Callable[..., str]:
     """A template filter that shows a value in a form, or a dash that says why there is none."""
 
@@ -450,6 +466,7 @@ def _template() -> jinja2.Template:
     )
     environment.globals["charts"] = charts
     environment.filters |= {
+        "plain": plain,
         "clipped": clipped,
         "count": _shown_as("{:,.0f}".format),
         "figure": _shown_as("{:,.4g}".format),

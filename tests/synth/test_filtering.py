@@ -91,6 +91,14 @@ def test_what_is_filtered(name, wants):
     assert config_for(name) == wants
 
 
+def test_the_folder_of_a_run_is_not_taken_for_data(tmp_path):
+    (tmp_path / "generate").mkdir()
+    (tmp_path / "generate" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is the folder of a run; give the config .*generate"):
+        config_for(str(tmp_path))
+    assert config_for(str(tmp_path / "generate"))[0] == "filter-only"
+
+
 def test_a_file_that_is_not_there_is_no_data_set(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         config_for("data/none/traces.jsonl")

@@ -14,7 +14,7 @@ from synth.folder import Folder
 from synth.io import write_json, writing
 from synth.piles import TRACES_SHOWN, spread
 from synth.record import Generation, Record, Task, Verdict
-from synth.report import MOST_CHARACTERS, clipped, headline, write_report
+from synth.report import MOST_CHARACTERS, clipped, headline, plain, write_report
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -288,6 +288,12 @@ def test_several_answers_groups_and_the_gap_are_shown(finished):
     assert "By source" not in words
     assert "1 100 30.0% 20.0% to 90.0%" in words
     assert "+66.0 points, 95% interval +60.0 to +72.0. Training closed 57.6% of it" in words
+
+
+def test_settings_are_said_in_the_words_of_a_config():
+    teachers = {"big": {"model": "x", "device": None, "trust_remote_code": False}}
+    assert plain(teachers) == "big (model x, trust_remote_code false)"
+    assert plain([1, "a"]) == "1, a" and plain([]) == "none" and plain(2.0) == "2.0"
 
 
 def test_a_gap_that_may_be_none_has_no_share(finished):
