@@ -227,15 +227,8 @@ class Hidden:
             model = bare(student)
             model.add_module(NAME, self.projections.to(model.device).requires_grad_())
 
-    def save(self, folder: Path) -> None:
-        """Writes the projections beside a checkpoint: one of adapters holds nothing else."""
-        from safetensors.torch import save_file
-
-        if self.projections is not None:
-            save_file(self.projections.state_dict(), folder / FILE)
-
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote, into the registered projections."""
+        """Reads what `sft.processes.save_projections` wrote, into the registered projections."""
         from safetensors.torch import load_file
 
         if self.projections is not None:

@@ -91,7 +91,8 @@ def hidden_loss(mine, theirs, rows, how, pairs, projections, heads):
         for row in rows:
             distance = (learned[row] - target[row]).square().mean()
             if how.relative:
-                distance = distance / target[row].square().mean()
+                # The embedding of a padding token may be 0 altogether.
+                distance = distance / target[row].square().mean().clamp(min=1e-12)
             angle = 1 - torch.nn.functional.cosine_similarity(learned[row], target[row], dim=0)
             total = total + (how.mse * distance + how.cosine * angle) / len(pairs)
     if how.relations:
@@ -156,3 +157,31 @@ def step(
     output = config.hidden_states.output if config.hidden_states else 1.0
     total = output * (alpha * sums["cross_entropy"] + (1 - alpha) * sums["divergence"])
     return (total + sums["hidden_states"]) / labelled, sums, labelled
+
+
+def close(mine, reference, tolerance=1e-6):
+    """Whether all values equal those of the reference, as parts of its largest."""
+    scale = max(1.0, float(reference.detach().abs().max()))
+    return torch.allclose(mine.double(), reference, rtol=0, atol=tolerance * scale)
+
+
+def relation_reference(student, teacher, heads, weights, documents):
+    """MiniLMv2's equations, one pair of tokens at a time."""
+    total = torch.zeros((), dtype=torch.float64)
+    batch, length, _ = student.shape
+    for b in range(batch):
+        for t in range(length):
+            if not weights[b, t]:
+                continue
+            seen = [k for k in range(t + 1) if documents[b, k] == documents[b, t]]
+            for h in range(heads):
+
+                def row(vectors, t=t, b=b, h=h, seen=seen):
+                    size = vectors.shape[-1] // heads
+                    part = vectors[b, :, h * size : (h + 1) * size]
+                    scores = torch.stack([part[t] @ part[k] for k in seen]) / math.sqrt(size)
+                    return scores - torch.logsumexp(scores, 0)
+
+                log_p, log_q = row(teacher), row(student)
+                total = total + weights[b, t] * (log_p.exp() * (log_p - log_q)).sum() / heads
+    return total

@@ -3,13 +3,9 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parent))
 from on_policy_making import trained_bpe
 from training_making import examples_in, records, run, save_tiny, store_labels
 

@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import dense_reference as reference
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parent))
-import dense_reference as reference
 from training_making import (
     curve,
     examples_in,

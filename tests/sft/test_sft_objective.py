@@ -1,16 +1,11 @@
 """One step of each method is the dense float64 computation of it: its loss and every gradient."""
 
-import sys
-from pathlib import Path
-
+import dense_reference as reference
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parent))
-import dense_reference as reference
 
 from sft.batches import lay_out
 from sft.hidden import Hidden

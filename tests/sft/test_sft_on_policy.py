@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parent))
 from on_policy_making import answered, asks, build, logits, rows_of, settings, tiny, trained_bpe
 
 from sft.chat import apply, choose

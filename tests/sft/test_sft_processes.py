@@ -8,13 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import processes_making as making
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-
-sys.path.append(str(Path(__file__).parent))
-import processes_making as making
 
 from sft.processes import Even, silent
 from synth.errors import UserError

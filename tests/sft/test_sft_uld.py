@@ -2,16 +2,12 @@
 
 import copy
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parent))
 from on_policy_making import answered, asks, build, logits, rows_of, tiny, trained_bpe
 
 from sft.chat import apply, choose
