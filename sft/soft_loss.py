@@ -36,6 +36,7 @@ _BLOCK_BYTES = {"cpu": 2**20}
 _BLOCK_BYTES_GPU = 64 * 2**20
 
 _Block = Callable[["torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]]
+_Blocks = Callable[["torch.Tensor", _Block, bool], tuple["torch.Tensor", ...]]
 _Reader = Callable[[int, int], "torch.Tensor | TopK"]
 
 
@@ -153,10 +154,14 @@ def summed_soft_loss(
             )
             return total, hard, soft
 
-        return torch.stack(_blocks()(logits, block))
+        # What a checkpoint computes first it forgets; the gradient is of use the second time.
+        forgotten = start in unseen
+        unseen.discard(start)
+        return torch.stack(_blocks()(logits, block, forgotten))
 
     rows = max(1, chunk_bytes // (4 * share * head.weight.shape[0]))
     starts = range(0, len(kept), rows)
+    unseen = set(starts) if len(starts) > 1 else set()
     if len(starts) <= 1:
         sums = one(kept, wanted, 0)
     else:
@@ -174,16 +179,21 @@ def _same(saved: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _blocks() -> Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]]:
-    """Sums of what a block of rows costs over all rows of logits; the first sum has a gradient."""
+def _blocks() -> _Blocks:
+    """Sums of what a block of rows costs over all rows of logits; the first sum has a gradient.
+
+    That gradient is left out where it would be forgotten before it is used.
+    """
     import torch
 
     class Blocks(torch.autograd.Function):  # type: ignore[misc]
         """Computes the gradient on the way there: at each block all that it needs is at hand."""
 
         @staticmethod
-        def forward(ctx: Any, logits: torch.Tensor, cost: _Block) -> tuple[torch.Tensor, ...]:
-            wanted = ctx.needs_input_grad[0]
+        def forward(
+            ctx: Any, logits: torch.Tensor, cost: _Block, forgotten: bool
+        ) -> tuple[torch.Tensor, ...]:
+            wanted = ctx.needs_input_grad[0] and not forgotten
             gradient = torch.empty_like(logits) if wanted else None
             sums = [logits.new_zeros(()) for _ in range(3)]
             size = _BLOCK_BYTES.get(logits.device.type, _BLOCK_BYTES_GPU)
@@ -198,15 +208,15 @@ def _blocks() -> Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]]:
                     if gradient is not None:
                         (gradient[start : start + rows],) = torch.autograd.grad(found[0], block)
                 sums = [total + part.detach() for total, part in zip(sums, found, strict=True)]
-            if gradient is not None:
-                ctx.save_for_backward(gradient)
+            # In place of a gradient that is not there, what a checkpoint takes for it.
+            ctx.save_for_backward(logits.detach() if gradient is None else gradient)
             return tuple(sums)
 
         @staticmethod
-        def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None]:
-            return ctx.saved_tensors[0] * outer, None
+        def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None, None]:
+            return ctx.saved_tensors[0] * outer, None, None
 
-    apply: Callable[[torch.Tensor, _Block], tuple[torch.Tensor, ...]] = Blocks.apply
+    apply: _Blocks = Blocks.apply
     return apply
 
 
