@@ -8,10 +8,9 @@ each treatment of the tail biases: docs/losses.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from synth.errors import UserError, nearest
 
@@ -22,7 +21,7 @@ Kind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "skewed_reverse_k
 Tail = Literal["bucket", "renormalise", "both"]
 
 # No finite divergence comes near this: above it, one side has no mass where the other has some.
-_INFINITE = 1e20
+INFINITE = 1e20
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,43 +147,14 @@ def divergence(
         student = student / how.temperature
     if isinstance(teacher, TopK):
         log_p, log_q = _outcomes(teacher, student, how.tail)
-    elif how.kind == "forward_kl":
-        found = _forward_kl()(teacher, student)
-        return torch.where(found > _INFINITE, torch.inf, found) * how.temperature**2
     else:
         log_p, log_q = teacher, student.log_softmax(-1)
     # The lowest number in place of -inf: 0 times it is 0, and gradients stay numbers.
     log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
     log_q = log_q.clamp(min=torch.finfo(log_q.dtype).min)
     found = _between(log_p, log_q, how)
-    found = torch.where(found > _INFINITE, torch.inf, found)
+    found = torch.where(found > INFINITE, torch.inf, found)
     return found if how.kind == "tvd" else found * how.temperature**2
-
-
-@cache
-def _forward_kl() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """KL(p, q) of log p and logits over the whole vocabulary, in half the passes over it."""
-    import torch
-
-    class ForwardKL(torch.autograd.Function):  # type: ignore[misc]
-        """Its gradient by the logits is q - p."""
-
-        @staticmethod
-        def forward(ctx: Any, log_p: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-            log_q = logits.log_softmax(-1)
-            p = log_p.exp()
-            # The lowest number in place of -inf: 0 times it is 0.
-            lowest = torch.finfo(log_q.dtype).min
-            apart = log_p.clamp(min=lowest).sub_(log_q.clamp(min=lowest)).mul_(p)
-            ctx.save_for_backward(log_q.exp_().sub_(p))
-            return apart.sum(-1)
-
-        @staticmethod
-        def backward(ctx: Any, outer: torch.Tensor) -> tuple[None, torch.Tensor]:
-            return None, ctx.saved_tensors[0] * outer.unsqueeze(-1)
-
-    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = ForwardKL.apply
-    return apply
 
 
 def _between(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
