@@ -1,12 +1,13 @@
 """What the experiments on distillation share: results as JSON lines, intervals, a plot of seeds."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 
 from markupsafe import Markup
+from scipy.special import stdtrit
 
-from sft.stats import mean_interval
 from synth.charts import Scale, ticks
 
 SEEDS = (1, 2, 3)
@@ -36,7 +37,11 @@ def append(path, row):
 
 def over_seeds(values):
     """Mean, and its 95% interval by Student's t over the seeds (None where there is one seed)."""
-    return statistics.fmean(values), mean_interval(values) if len(values) > 1 else None
+    mean, number = statistics.fmean(values), len(values)
+    if number < 2:
+        return mean, None
+    half = stdtrit(number - 1, 0.975) * statistics.stdev(values) / math.sqrt(number)
+    return mean, (mean - half, mean + half)
 
 
 def dot_plot(rows, axis, base=None, show="{:.1%}", tick="{:.0%}"):

@@ -2,7 +2,7 @@
 
 .venv/bin/python bench/distil/plots.py                   prints the tables, writes them and the plots to docs/
 
-Each arm is held against the first one, by seeds (Student's t over their differences) and by
+Each arm is held against the first one, and `ARM, more` against ARM, by seeds (Student's t over their differences) and by
 questions (each question's mean over the seeds, a permutation test).
 """
 
@@ -67,16 +67,18 @@ def difference(base, runs, skill, what, show):
     return f"{spread(gaps, show)}; by questions {pooled}"
 
 
-def table(rows, skill):
-    """Markdown of one skill, or (None) of all together; each arm against the base's same seeds."""
-    teachers, students = by_arm(rows)
-    base_name, base = next(iter(students.items()))
+def table(rows, skill, base_name):
+    """Markdown of one skill, or (None) of all together: the arms that are held against a base."""
+    teachers, every = by_arm(rows)
+    students = {arm: found for arm, found in every.items() if base_of(arm, every) == base_name}
+    base = every[base_name]
+    students = {base_name: base, **students}
     lines = [
         f"| {AXES[skill]} | seeds | right, % | more than {base_name} | held-out loss "
         f"| more than {base_name} |",
         "|---|---|---|---|---|---|",
     ]
-    for arm, held_out in teachers.items():
+    for arm, held_out in teachers.items() if base_name == next(iter(every)) else ():
         loss, right = (value(held_out, skill, what) for what in ("losses", "right"))
         lines.append(f"| {arm} | | {percent(right)} | | {nats(loss)} | |")
     for arm, found in students.items():
@@ -90,6 +92,12 @@ def table(rows, skill):
             cells.append("" if found is base else difference(same, runs, skill, what, show))
         lines.append(f"| {arm} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def base_of(arm, arms):
+    """The arm that another one is held against."""
+    shorter = arm.partition(",")[0]
+    return shorter if shorter != arm and shorter in arms else next(iter(arms))
 
 
 def plots(name, students, skill):
@@ -118,7 +126,8 @@ def main():
         _, students = by_arm(rows)
         if not students:
             continue
-        tables = [table(rows, skill) for skill in skills]
+        bases = dict.fromkeys(base_of(arm, students) for arm in students)
+        tables = [table(rows, skill, base) for base in bases for skill in skills]
         print("\n".join(tables))
         parts = [*tables, *(plots(name, students, skill) for skill in skills)]
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
