@@ -3,11 +3,10 @@
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
+from pages import Page
 
-from synth import charts
 from synth.config import Run
 from synth.errors import UserError
 from synth.folder import Folder
@@ -17,44 +16,7 @@ from synth.record import Generation, Record, Task, Verdict
 from synth.report import MOST_CHARACTERS, clipped, headline, plain, write_report
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = '<script>alert(1)</script></style></pre></details>"onload=alert(2) {{7*7}} {% if %} ]]>'
-
-
-class Page(HTMLParser):
-    """Reads a report and checks on the way that its tags are paired and that nothing can run."""
-
-    def __init__(self, html):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.attributes, self.text, self.blocks = [], [], [], [], []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "pre":
-            self.blocks.append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text.append(data)
-        if "pre" in self.open:
-            self.blocks[-1] += data
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 @pytest.fixture
@@ -570,52 +532,3 @@ def test_spread_shows_every_reason_and_reads_all():
 def test_spread_shows_as_many_as_there_are(rows):
     records = [trace(n) for n in range(rows)]
     assert len(spread(records, rows, lambda r: "one", 12)) == min(rows, 12)
-
-
-# --- charts ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (5, 5, [5]),
-        (0.00012, 0.00031, [0.00015, 0.0002, 0.00025, 0.0003]),
-    ],
-)
-def test_ticks_are_round(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
-
-
-def test_loss_that_is_no_number_leaves_a_gap():
-    nan = float("nan")
-    drawn = charts.loss_curve([(1, 2.0), (2, 1.5), (3, nan), (4, 1.0), (5, nan)], 400)
-    assert drawn.count("<polyline") == 1 and drawn.count("<circle") == 1
-    assert "nan" not in drawn
-    assert charts.loss_curve([(1, nan)], 400) == ""
-
-
-def test_many_points_are_drawn_as_means():
-    points = charts.thinned([(step, float(step)) for step in range(1, 10_001)])
-    assert len(points) <= charts.MOST_POINTS
-    assert points[0] == (13.0, 13.0)
-
-
-@pytest.mark.parametrize("lengths", [{7: 3}, {0: 1}, {1: 1, 2: 1}, {0: 2, 99_999: 5}])
-def test_histogram_counts_every_trace(lengths):
-    drawn = charts.histogram({"kept": lengths, "rejected": {}}, 400)
-    rects = Page(f"<div>{drawn}</div>")
-    counted = [text.rpartition(": ")[2] for text in rects.text if text.endswith(" kept")]
-    assert sum(int(text.split()[0]) for text in counted) == sum(lengths.values())
-
-
-def test_nothing_to_draw_draws_nothing():
-    assert charts.histogram({"kept": {}}, 400) == ""
-    assert charts.loss_curve([], 400) == ""
-    assert "nan" not in charts.bar(0, 0, 0)
-
-
-def test_accuracies_at_both_ends_stay_on_the_drawing():
-    drawn = charts.accuracies([("a", "before", 0, 0, 0.02), ("b", "after", 1, 0.98, 1)], 360)
-    assert "100%" in drawn and "a: 0.0%, 95% interval 0.0% to 2.0%" in drawn
