@@ -1,56 +1,16 @@
 """Verdicts on code: what passes, what fails and why, what cannot be told, and who cheats."""
 
-import contextlib
 import gzip
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from making import DATA, make_check, make_record
+from code_making import CALL, HUMANEVAL, ONE, SUM, judge, needs_sandbox, python
+from making import DATA
 
 from filters import _code_jobs, sandbox
-from filters._code_blocks import blocks, choose
-from filters._code_compare import same_text, same_value
-from filters._code_layouts import Either, find
-from filters._code_wire import Unreadable, decode, encode
 from synth.errors import UserError
-
-try:
-    sandbox.require()
-    MISSING = ""
-except UserError as error:
-    MISSING = str(error)
-
-needs_sandbox = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
-ONE = {"test_list": ["assert f(1) == 2"]}
-SUM = {"input_output": json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]})}
-CALL = {"input_output": {"inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]], "fn_name": "add"}}
-HUMANEVAL = {
-    "prompt": 'import math\n\ndef twice(x):\n    return 2 * x\n\n\ndef f(x: int) -> int:\n    """Twice, and one."""\n',
-    "test": "def check(candidate):\n    assert candidate(1) == 3\n    assert candidate(4) == twice(4) + 1\n",
-    "entry_point": "f",
-}
-
-
-def python(code):
-    return f"Think.\n```python\n{code}\n```\nDone."
-
-
-@pytest.fixture(scope="module")
-def judge():
-    """The decision on an answer, given what the data set says of its question."""
-
-    def decide(metadata, answer, **options):
-        record = make_record(answer)
-        record.task.metadata = metadata
-        return make_check("code_tests", **{"timeout": 1, "total_timeout": 8, **options})(record)
-
-    return decide
-
 
 RIGHT = [
     ("an assertion", ONE, "def f(x): return x + 1"),
@@ -156,61 +116,10 @@ UNDECIDED = [
     ("tests in Python for code in cpp", {**ONE, "language": "cpp"}, "```cpp\nx\n```"),
 ]  # fmt: skip
 
-# A program that does not solve the task and wants to pass.
-CHEATS = {
-    "leaves": "import os; os._exit(0)",
-    "leaves politely": "import sys; sys.exit(0)",
-    "leaves in the call": "def f(x):\n    import os; os._exit(0)",
-    "leaves at the end": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
-    "equals everything": "class Any:\n    def __eq__(self, other): return True\n    __ne__ = lambda self, other: False\n    __hash__ = lambda self: 0\ndef f(x): return Any()",
-    "a number that equals everything": "class Any(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef f(x): return Any()",
-    "a text that equals everything": "class Any(str):\n    def __eq__(self, other): return True\n    __hash__ = str.__hash__\ndef f(x): return Any()",
-    "is near to everything": "class Near:\n    def __sub__(self, other): return self\n    __rsub__ = __sub__\n    def __abs__(self): return self\n    def __lt__(self, other): return True\n    __le__ = __gt__ = __ge__ = __eq__ = __lt__\n    def __round__(self, n=0): return self\ndef f(x): return Near()",
-    "patches the built-in names": "import builtins\nfor name in ('AssertionError', 'isinstance', 'bool', 'abs', 'len'):\n    setattr(builtins, name, lambda *a, **k: True)\nabs = len = sorted = lambda *a: True\ndef f(x): return 0",
-    "patches the operators": "import operator\noperator.eq = lambda a, b: True\ndef f(x): return 0",
-    "patches unittest": "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\ndef f(x): return 0",
-    "defines the checker": "def check(candidate): pass\ndef __compared__(*a): return True\ndef __noted__(*a): return True\ndef f(x): return 0",
-    "reads its callers": "import gc, sys\ndef f(x):\n    for frame in [sys._getframe(n) for n in range(4)]:\n        for value in [*frame.f_locals.values(), *frame.f_globals.values()]:\n            if isinstance(value, str) and 'assert' in value: return 2\n    for thing in gc.get_objects():\n        if isinstance(thing, dict) and ('pieces' in thing or 'token' in thing): return 2\n    return 0",
-    "reads its input": "import os\ndef f(x):\n    for n in range(64):\n        try:\n            os.lseek(n, 0, 0)\n            if b'assert' in os.read(n, 1 << 20): return 2\n        except OSError: pass\n    return 0",
-    "reads files": "import os\ndef f(x):\n    for name in os.listdir('/tmp'):\n        if b'assert' in open('/tmp/' + name, 'rb').read() and b'f(1) == 2' in open('/tmp/' + name, 'rb').read(): return 2\n    return 0",
-    "writes the report": "import os, json\ndef f(x):\n    for n in range(64):\n        for token in ('', None, 'x' * 32):\n            try: os.write(n, b'\\n' + json.dumps({'ended': 'passed', 'asserted': 1, 'token': token}).encode() + b'\\n')\n            except OSError: pass\n    return 0",
-    "prints success": "print('ok passed 1 {\"ended\": \"passed\"}')\ndef f(x): return 0",
-    "answers for the server": "import os, json, struct\ndef f(x):\n    for answer in ({'value': {'builtin': 'NotImplemented'}, 'changed': []}, {'value': {'object': [0, 'x']}, 'changed': [1, 2]}, {'ended': 'passed'}, {'value': {'module': 'this'}, 'changed': []}):\n        text = json.dumps(answer).encode()\n        os.write(4, struct.pack('<I', len(text)) + text)\n    return 0",
-    "answers with rubbish": "import os\ndef f(x):\n    os.write(4, b'\\xff' * 4096)\n    return 0",
-    "answers too much": "import os\ndef f(x): return 'x' * (100 << 20)",
-    "answers too deeply": "def f(x):\n    y = []\n    for n in range(100000): y = [y]\n    return y",
-    "raises all kinds": "def f(x): raise SystemExit(0)",
-    "stops the iteration": "def f(x): raise StopIteration",
-    "kills the tester": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef f(x): return 0",
-    "kills everything": "import os, signal\nos.kill(-1, signal.SIGKILL)\ndef f(x): return 0",
-    "stops the tester": "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\ndef f(x): return 0",
-    "plants modules": "for name in ('ast', 'random', 'operator', 'json', 'fractions', 'decimal', 'math'):\n    open('/tmp/' + name + '.py', 'w').write('import os; os._exit(0)')\ndef f(x): return 0",
-    "traces": "import sys, threading\ndef trace(*a): return trace\nsys.settrace(trace); threading.settrace(trace)\nsys.excepthook = lambda *a: None\ndef f(x): return 0",
-    "forks": "import os\nif os.fork(): os._exit(0)\ndef f(x): return 0",
-}  # fmt: skip
-
-CHEATS_STDIN = {
-    "prints what a runner may look for": "print('3'); print('ok'); print('{\"case\": 0, \"ended\": \"exit\", \"code\": 0, \"out\": \"3\"}')",
-    "prints the first line only": "print(3)",
-    "looks for the answers": "import os\nfound = []\nfor folder, _, names in os.walk('/tmp'):\n    for name in names:\n        text = open(os.path.join(folder, name), 'rb').read()\n        if b'outputs' in text or b'expected' in text: found.append(name)\nprint(found)",
-    "writes to other files": "import os\nfor n in range(3, 64):\n    try: os.write(n, b'{\"case\": 0, \"ended\": \"exit\", \"code\": 0, \"out\": \"3\", \"err\": \"\"}\\n')\n    except OSError: pass",
-    "changes the program": "import os\nos.remove('/tmp/main.py')\nopen('/tmp/main.py', 'w').write('print(1)')",
-    "replaces the input": "import os\nos.remove('/tmp/stdin')\nos.mkdir('/tmp/stdin')\nprint(3)",
-    "makes its input a pipe": "import os\nos.remove('/tmp/stdin')\nos.mkfifo('/tmp/stdin')\nprint(3)",
-    "leaves a daemon that prints": "import os, time\nif not os.fork():\n    os.setsid()\n    time.sleep(0.2)\n    print(7)\nelse: print(3)",
-}  # fmt: skip
-
-CHEATS_CALL = {
-    "answers for the runner": "import os, json, struct\ndef add(a, b):\n    text = json.dumps({'value': 0, 'ended': 'passed', 'case': 1}).encode()\n    os.write(3, struct.pack('<I', len(text)) + text)\n    return 0",
-    "answers with forms": "import os, json, struct\ndef add(a, b):\n    text = json.dumps({'value': {'dict': 5}}).encode()\n    os.write(3, struct.pack('<I', len(text)) + text)\n    return 0",
-    "answers with rubbish": "import os\ndef add(a, b): os.write(3, b'\\x05\\0\\0\\0[[[[[')",
-    "equals everything": "class Any(int):\n    def __eq__(self, other): return True\ndef add(a, b): return Any()",
-}  # fmt: skip
-
 
 @needs_sandbox
 @pytest.mark.parametrize(("metadata", "code"), [r[1:] for r in RIGHT], ids=[r[0] for r in RIGHT])
-def test_right_code_is_kept(judge, metadata, code):
+def test_right_code_is_kept(metadata, code):
     decision = judge(metadata, python(code))
     assert decision.keep is True, decision
     assert decision.score == 1
@@ -219,7 +128,7 @@ def test_right_code_is_kept(judge, metadata, code):
 
 @needs_sandbox
 @pytest.mark.parametrize(("kind", "metadata", "code"), WRONG)
-def test_wrong_code_is_not_kept(judge, kind, metadata, code):
+def test_wrong_code_is_not_kept(kind, metadata, code):
     decision = judge(metadata, code if code.startswith("```") else python(code))
     assert decision.keep is False, decision
     assert decision.reason.split(":")[0] == kind
@@ -227,33 +136,10 @@ def test_wrong_code_is_not_kept(judge, kind, metadata, code):
 
 @needs_sandbox
 @pytest.mark.parametrize(("kind", "metadata", "code"), UNDECIDED)
-def test_what_cannot_be_told(judge, kind, metadata, code):
+def test_what_cannot_be_told(kind, metadata, code):
     decision = judge(metadata, code if code.startswith("```") else python(code))
     assert decision.keep is None, decision
     assert decision.reason.startswith(f"cannot tell: {kind}")
-
-
-@needs_sandbox
-@pytest.mark.parametrize("name", CHEATS)
-def test_no_cheat_passes_assertions(judge, name):
-    tests = {"test_list": ["assert abs(f(1) - 2) < 0.1", "assert f(1) == 2"]}
-    if name.startswith("a text"):
-        tests = {"test_list": ["assert f(1) == 'two'"]}
-    decision = judge(tests, python(CHEATS[name]))
-    assert decision.keep is not True, decision
-    json.dumps(decision.evidence)
-
-
-@needs_sandbox
-@pytest.mark.parametrize("name", CHEATS_STDIN)
-def test_no_cheat_passes_input_and_output(judge, name):
-    assert judge(SUM, python(CHEATS_STDIN[name])).keep is not True
-
-
-@needs_sandbox
-@pytest.mark.parametrize("name", CHEATS_CALL)
-def test_no_cheat_passes_calls(judge, name):
-    assert judge(CALL, python(CHEATS_CALL[name])).keep is False
 
 
 @needs_sandbox
@@ -266,7 +152,7 @@ def test_no_cheat_passes_calls(judge, name):
         ("bash", "bash", "read a b; echo $((a + b))"),
     ],
 )  # fmt: skip
-def test_languages(judge, tag, program, code):
+def test_languages(tag, program, code):
     if _code_jobs.lacks(tag):
         pytest.skip(f"no {program} here")
     assert judge(SUM, f"```{tag}\n{code}\n```", timeout=5).keep is True
@@ -275,7 +161,7 @@ def test_languages(judge, tag, program, code):
 
 
 @needs_sandbox
-def test_code_that_does_not_compile_names_the_error(judge):
+def test_code_that_does_not_compile_names_the_error():
     if _code_jobs.lacks("cpp"):
         pytest.skip("no g++ here")
     decision = judge(SUM, "```cpp\nint main() { return x; }\n```")
@@ -284,7 +170,7 @@ def test_code_that_does_not_compile_names_the_error(judge):
 
 
 @needs_sandbox
-def test_deep_recursion_in_a_compiled_program_is_as_on_a_judge(judge):
+def test_deep_recursion_in_a_compiled_program_is_as_on_a_judge():
     if _code_jobs.lacks("cpp"):
         pytest.skip("no g++ here")
     code = '#include <cstdio>\nint f(int n) { volatile int a[64]; a[0] = n; return n ? f(n - 1) + a[0] - n : 0; }\nint main() { printf("%d", f(100000)); }'
@@ -292,13 +178,13 @@ def test_deep_recursion_in_a_compiled_program_is_as_on_a_judge(judge):
     assert judge(tests, f"```cpp\n{code}\n```", timeout=5).keep is True
 
 
-def test_a_language_without_its_compiler_is_not_judged(judge, monkeypatch):
+def test_a_language_without_its_compiler_is_not_judged(monkeypatch):
     monkeypatch.setattr(_code_jobs.shutil, "which", lambda name, path=None: None)
     assert judge(SUM, "```cpp\nint main() {}\n```").reason == "cannot tell: no g++ here"
 
 
 @needs_sandbox
-def test_the_failing_case_is_the_evidence(judge):
+def test_the_failing_case_is_the_evidence():
     failed = judge(SUM, python("print(3)")).evidence["failed"]
     assert failed == {"case": 1, "input": "3 4\n", "expected": "7\n", "got": "3\n"}
     failed = judge(
@@ -308,7 +194,7 @@ def test_the_failing_case_is_the_evidence(judge):
 
 
 @needs_sandbox
-def test_a_result_that_differs_from_run_to_run_is_flaky(judge):
+def test_a_result_that_differs_from_run_to_run_is_flaky():
     code = python("import os\nprint(os.urandom(1)[0] % 2)")
     tests = {"tests": [{"input": "", "output": "1"}]}
     # One in four is: it fails by chance, then passes.
@@ -317,14 +203,14 @@ def test_a_result_that_differs_from_run_to_run_is_flaky(judge):
 
 
 @needs_sandbox
-def test_a_time_out_says_that_it_was_the_code(judge):
+def test_a_time_out_says_that_it_was_the_code():
     decision = judge(ONE, python("def f(x):\n    while True: pass"))
     assert decision.keep is False
     assert decision.reason.startswith("timed out: ")
 
 
 @needs_sandbox
-def test_all_cases_together_have_a_limit(judge):
+def test_all_cases_together_have_a_limit():
     tests = {"tests": [{"input": "", "output": ""}] * 50}
     start = time.monotonic()
     decision = judge(tests, python("import time; time.sleep(0.3)"), total_timeout=1)
@@ -333,7 +219,7 @@ def test_all_cases_together_have_a_limit(judge):
 
 
 @needs_sandbox
-def test_the_same_record_gives_the_same_decision_from_many_threads(judge):
+def test_the_same_record_gives_the_same_decision_from_many_threads():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: judge(ONE, python("def f(x): return {x, 'a'}")), range(16)))
     assert len({str(decision) for decision in found}) == 1
@@ -346,7 +232,7 @@ def test_the_same_record_gives_the_same_decision_from_many_threads(judge):
      "```python\n" + "(" * 100_000, "```python\nf = lambda x: " + "-" * 100_000 + "1\n```", "\u202e```py\nx\n```"],
 )  # fmt: skip
 @pytest.mark.parametrize("tests", [ONE, SUM, CALL, HUMANEVAL], ids=["one", "sum", "call", "he"])
-def test_hostile_answers_are_not_kept_and_raise_nothing(judge, answer, tests):
+def test_hostile_answers_are_not_kept_and_raise_nothing(answer, tests):
     start = time.monotonic()
     decision = judge(tests, answer)
     assert decision.keep is not True
@@ -368,179 +254,12 @@ def test_hostile_answers_are_not_kept_and_raise_nothing(judge, answer, tests):
         {"test_setup_code": 5, "tests": ["assert 0"]}, {"language": 5, **ONE},
     ],
 )  # fmt: skip
-def test_hostile_metadata_is_not_kept_and_raises_nothing(judge, metadata):
+def test_hostile_metadata_is_not_kept_and_raises_nothing(metadata):
     assert judge(metadata, python("def f(x): return 0\nprint(0)")).keep is not True
 
 
-@pytest.mark.parametrize(
-    ("metadata", "kind", "cases", "function"),
-    [
-        (SUM, "stdin", [("1 2\n", "3\n"), ("3 4\n", "7\n")], None),
-        ({"test_cases": {"input": ["1"], "output": ["2"]}}, "stdin", [("1", "2")], None),
-        ({"tests": '[{"input": "1", "output": "2"}]'}, "stdin", [("1", "2")], None),
-        ({"official_tests": [{"input": "1", "output": "2"}]}, "stdin", [("1", "2")], None),
-        (
-            {
-                "public_tests": {"input": ["1"], "output": ["2"]},
-                "private_tests": {"input": ["3"], "output": ["4"]},
-            },
-            "stdin",
-            [("1", "2"), ("3", "4")],
-            None,
-        ),
-        ({"input_output": {"inputs": [["1", "2"]], "outputs": [["3"]]}}, "stdin", [("1\n2", "3")], None),
-        (CALL, "calls", [([1, 2], ([3], 3)), ([3, 4], ([7], 7))], "add"),
-        (
-            {"test_cases": [{"input": "[1]\n2", "output": "3", "testtype": "functional"}], "func_name": "g"},
-            "calls",
-            [([[1], 2], 3)],
-            "g",
-        ),
-        (
-            {"verification_info": {"language": "python", "test_cases": [{"fn_name": "h", "input": [1], "output": 2}]}},
-            "calls",
-            [([1], 2)],
-            "h",
-        ),
-    ],
-)  # fmt: skip
-def test_layouts_of_pairs(metadata, kind, cases, function):
-    tests = find(metadata, "q")
-    assert (tests.kind, tests.cases, tests.function) == (kind, cases, function)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "pieces", "function"),
-    [
-        ({"test_list": ["assert a", "assert b"]}, ["assert a", "assert b"], None),
-        ({"test_list": ["assert a"], "test_setup_code": "import x"}, ["import x", "assert a"], None),
-        ({"test_list": ["assert a"], "test_imports": ["import x", "import y"]}, ["import x\nimport y", "assert a"], None),
-        (HUMANEVAL, [HUMANEVAL["test"]], "f"),
-        ({"tests": "assert a\nassert b"}, ["assert a\nassert b"], None),
-    ],
-)  # fmt: skip
-def test_layouts_of_assertions(metadata, pieces, function):
-    tests = find(metadata, "q")
-    assert (tests.kind, tests.pieces, tests.function) == ("asserts", pieces, function)
-
-
-def test_a_field_can_be_named():
-    assert find({"mine": ["assert a"], "tests": ["assert b"]}, "q", "mine").pieces == ["assert a"]
-    assert find({"tests": ["assert b"]}, "q", "mine") is None
-
-
-def test_code_to_complete_may_stand_in_the_question():
-    metadata = {name: HUMANEVAL[name] for name in ("test", "entry_point")}
-    assert find(metadata, HUMANEVAL["prompt"]).prompt == HUMANEVAL["prompt"]
-    assert find(metadata, "Write f.").prompt is None
-
-
-@pytest.mark.parametrize(
-    ("got", "expected", "same"),
-    [
-        ("1\n2\n", "1\n2", True), ("1  \n2\n\n", "1\n2\n", True), ("1\n", "1\n2\n3\n", False),
-        ("1\n2\n3\n", "1\n", False), ("", "1", False), ("1 2", "1 2 3", False), ("", "", True),
-        ("0.33333333", "0.33333334", True), ("0.333", "0.33333334", False), ("1000001", "1000000", False),
-        ("3.1", "3.10", True), ("3", "3.0", True), ("inf", "1e999", False), ("nan", "1.0", False),
-        ("YES", "yes", False), ("a.b", "a.c", False), ("\n1", "1", False),
-    ],
-)  # fmt: skip
-def test_outputs_are_compared_whole(got, expected, same):
-    assert same_text(got, expected, 1e-6) is same
-
-
-@pytest.mark.parametrize(
-    ("got", "expected", "same"),
-    [
-        ((1, 2), [1, 2], True), ([1, 2], [1, 2, 3], False), ([1], 1, False), ({1: "a"}, {"1": "a"}, True),
-        ({"a": (1,)}, {"a": [1]}, True), (0.1 + 0.2, 0.3, True), (1, 1.0, True), (2**70, 2**70, True),
-        (2**70, 2**70 + 1, False), (1.0, 10**400, False), ({1, 2}, [1, 2], False), (None, None, True),
-        ("1", 1, False), (3, Either(([3], 3)), True), ([3], Either(([3], 3)), True), (4, Either(([3], 3)), False),
-        (float("nan"), 1.0, False), ({}, [], False), (True, 1, True),
-    ],
-)  # fmt: skip
-def test_results_are_compared_as_json(got, expected, same):
-    assert same_value(encode(got, None), expected, 1e-6) is same
-
-
-def test_which_block_counts():
-    answer = "```python\na\n```\n```cpp\nlonger than all\n```\n```py\nbbb\n```\n```\nc\n```\n```python\nd\n```"
-    found = blocks(answer)
-    tags = _code_jobs.LANGUAGES["python"].tags
-    assert [choose(found, tags, which) for which in ("first", "last", "longest")] == [
-        "a\n",
-        "d\n",
-        "bbb\n",
-    ]
-    assert choose(blocks("```\nx\n```"), tags, "last") == "x\n"
-    assert choose(blocks("```js\nx\n```"), tags, "last") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("````md\n```py\nx\n```\n````", [("md", "```py\nx\n```\n")]),
-        ("~~~ py\nx\n~~~", [("py", "x\n")]),
-        ("```python\ncut off", [("python", "cut off")]),
-        ("  ```c++ title\nx\n  ```", [("c++", "x\n")]),
-        ("no `code` here", []),
-    ],
-)
-def test_fences(text, expected):
-    assert blocks(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["```" * 300_000, "`" * 10**6, "\n```\n" * 200_000, " " * 10**6, "~~~ \t" * 200_000]
-)
-def test_fences_are_found_in_linear_time(text):  # fmt: skip
-    start = time.monotonic()
-    blocks(text)
-    assert time.monotonic() - start < 3
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-    | st.fractions() | st.decimals(allow_nan=False) | st.dates() | st.complex_numbers(allow_nan=False),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner)
-    | st.frozensets(st.integers()) | st.sets(st.text()),
-    max_leaves=20,
-)  # fmt: skip
-
-
-@given(VALUES)
-def test_values_survive_the_wire(value):
-    def refuse(*what):
-        raise AssertionError(what)
-
-    sent = json.loads(json.dumps(encode(value, refuse)))
-    got = decode(sent, refuse)
-    assert got == value
-    assert type(got) is type(value)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner)
-    | st.dictionaries(
-        st.sampled_from(["dict", "tuple", "set", "int", "complex", "bytes", "range", "builtin", "built"]) | st.text(),
-        inner,
-    ),
-)  # fmt: skip
-
-
-@settings(max_examples=100)
-@given(JSON)
-def test_rubbish_on_the_wire_is_unreadable_and_nothing_else(sent):
-    def refuse(name, content):
-        raise Unreadable(name)
-
-    with contextlib.suppress(Unreadable):
-        decode(sent, refuse)
-
-
 @needs_sandbox
-def test_canonical_solutions_of_humaneval_pass(judge):
+def test_canonical_solutions_of_humaneval_pass():
     path = DATA / "humaneval.jsonl.gz"
     if not path.exists():
         pytest.skip("humaneval.jsonl.gz is not here")
