@@ -6,6 +6,9 @@ A random model of SmolLM2's shape with 6 of its 30 layers, float32, one thread. 
 process in turn; peak memory is of a process each.
 """
 
+import contextlib
+import functools
+import itertools
 import json
 import statistics
 import sys
@@ -17,6 +20,7 @@ from _training import Clock, chat, in_turn, ours, records, save_models
 from common import machine, measured, peak_mb, table, versions
 
 ROUNDS, STEPS, BATCH, ROW, ROWS, TINY_STEPS = 5, 3, 4, 512, 1, 40
+PART_ROUNDS = 3
 
 
 def plain(clock, model, folder, steps, packed):
@@ -57,41 +61,85 @@ def plain(clock, model, folder, steps, packed):
     trainer.train()
 
 
-def overhead(model, folder):
-    """CPU seconds a step of `sft` outside of forward, backward, clipping and the optimizer."""
+@contextlib.contextmanager
+def parted(spent):
+    """Adds up in `spent` the CPU seconds of a step's parts, and the positions computed, padding too."""
     import accelerate
     import torch
+    import trl
+    from transformers import LlamaModel
 
     from sft import objective
 
-    spent = [0.0]
+    parts = [
+        (LlamaModel, "forward", "body"), (objective.Objective, "__call__", "loss"),
+        (trl.SFTTrainer, "compute_loss", "loss"), (accelerate.Accelerator, "backward", "backward"),
+        (accelerate.Accelerator, "clip_grad_norm_", "update"), (torch.optim.AdamW, "step", "update"),
+    ]  # fmt: skip
 
-    def counted(function):
+    def counted(function, part):
         def call(*args, **kwargs):
             began = time.process_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent[0] += time.process_time() - began
+                spent[part] += time.process_time() - began
+                if part == "body":
+                    spent["positions"] += kwargs["input_ids"].numel()
 
-        return call
+        return functools.wraps(function)(call)
 
-    held = []
-    parts = [
-        (objective.Objective, "__call__"), (accelerate.Accelerator, "backward"),
-        (accelerate.Accelerator, "clip_grad_norm_"), (torch.optim.AdamW, "step"),
-    ]  # fmt: skip
-    for owner, name in parts:
-        held.append(getattr(owner, name))
-        setattr(owner, name, counted(held[-1]))
+    held = [(owner, name, getattr(owner, name)) for owner, name, _ in parts]
+    for (owner, name, function), (_, _, part) in zip(held, parts, strict=True):
+        setattr(owner, name, counted(function, part))
     try:
-        clock = Clock()
-        ours(clock, model, folder, TINY_STEPS, 1)
+        yield
     finally:
-        for (owner, name), function in zip(parts, held, strict=True):
+        for owner, name, function in held:
             setattr(owner, name, function)
-    steps = len(clock.steps)
-    return sum(cpu for cpu, _, _ in clock.steps) / steps - spent[0] / TINY_STEPS
+
+
+class PartedClock(Clock):
+    """Knows besides what each part of a step took."""
+
+    def __init__(self, spent):
+        super().__init__()
+        self.spent, self.sums = spent, []
+
+    def tick(self, tokens):
+        super().tick(tokens)
+        self.sums.append(dict(self.spent))
+
+    @property
+    def parts(self):
+        return [{part: b[part] - a[part] for part in b} for a, b in itertools.pairwise(self.sums)]
+
+
+def parts_of(way, rounds, unit="tokens"):
+    """Positions and CPU milliseconds of each part of a step, for a token or another unit of it."""
+    spent = dict.fromkeys(("body", "loss", "backward", "update", "positions"), 0)
+    found = []
+    with parted(spent):
+        for _ in range(rounds):
+            clock = PartedClock(spent)
+            way(clock)
+            found += [
+                {"whole": cpu, **parts, "tokens": tokens, "step": 1}
+                for (cpu, _, tokens), parts in zip(clock.steps, clock.parts, strict=True)
+            ]
+
+    def median(part):
+        return statistics.median(part(step) / step[unit] for step in found)
+
+    return [
+        median(lambda s: s["positions"]),
+        1000 * median(lambda s: s["whole"]),
+        1000 * median(lambda s: s["body"]),
+        1000 * median(lambda s: s["loss"] - s["body"]),
+        1000 * median(lambda s: s["backward"]),
+        1000 * median(lambda s: s["update"]),
+        1000 * median(lambda s: s["whole"] - s["loss"] - s["backward"] - s["update"]),
+    ]
 
 
 def ways_in(folder, steps):
@@ -132,7 +180,12 @@ def main():
         save_models(folder, "tiny", ["tiny"])
         found = in_turn(ways_in(folder, STEPS), ROUNDS)
         mb = {way: measured(__file__, f"{folder}|{way}")["mb"] for way in found}
-        rest = overhead(folder / "tiny", folder / "overhead")
+        parts = {way: parts_of(run, PART_ROUNDS) for way, run in ways_in(folder, STEPS).items()}
+        tiny = parts_of(
+            lambda clock: ours(clock, folder / "tiny", folder / "tiny-run", TINY_STEPS, 1),
+            1,
+            "step",
+        )
     rows, base = [], None
     for way, steps in found.items():
         rate = statistics.median(tokens / cpu for cpu, _, tokens in steps)
@@ -145,7 +198,15 @@ def main():
     table(
         ["", "tokens/s of CPU", "ratio", "tokens/s of wall time", "tokens a step", "peak MB"], rows
     )
-    print(f"The trainer's own work a step (data, counting, logging): {1000 * rest:.1f} ms of CPU")
+    print(
+        "CPU milliseconds a token, by parts (other steps than above). The body is the layers below\n"
+        "the output layer; positions a token are 1 where no padding is computed.\n"
+    )
+    table(
+        ["", "positions a token", "whole step", "body", "output layer and loss", "backward", "clipping and AdamW", "rest"],
+        [(way, *(f"{value:.2f}" for value in values)) for way, values in parts.items()],
+    )  # fmt: skip
+    print(f"The rest of a step (data, counting, logging) of a tiny model: {tiny[-1]:.1f} ms of CPU")
 
 
 if __name__ == "__main__":
