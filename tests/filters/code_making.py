@@ -2,19 +2,7 @@
 
 import json
 
-import pytest
 from making import make_check, make_record
-
-from filters import sandbox
-from synth.errors import UserError
-
-try:
-    sandbox.require()
-    MISSING = ""
-except UserError as error:
-    MISSING = str(error)
-
-needs_sandbox = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 ONE = {"test_list": ["assert f(1) == 2"]}
 SUM = {"input_output": json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]})}

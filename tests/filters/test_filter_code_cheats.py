@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from code_making import CALL, SUM, judge, needs_sandbox, python
+from code_making import CALL, SUM, judge, python
+from sandboxed import needs_sandbox
 
 # A program that does not solve the task and wants to pass.
 CHEATS = {

@@ -6,8 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from code_making import CALL, HUMANEVAL, ONE, SUM, judge, needs_sandbox, python
+from code_making import CALL, HUMANEVAL, ONE, SUM, judge, python
 from making import DATA
+from sandboxed import needs_sandbox
 
 from filters import _code_jobs, sandbox
 from synth.errors import UserError

@@ -9,24 +9,15 @@ import threading
 import time
 from pathlib import Path
 
+import escapes
 import pytest
+from sandboxed import needs_sandbox
 
 from filters import _sandbox_seccomp, sandbox
 from filters._sandbox_run import run_under
 from filters.sandbox import PYTHON, Limits, SandboxFailed
-from synth.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import escapes
 
 ROOT = Path(__file__).resolve().parents[2]
-try:
-    sandbox.require()
-    MISSING = ""
-except UserError as error:
-    MISSING = str(error)
-
-needs_sandbox = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 def python(source, stdin=b"", files=None, **limits):

@@ -9,23 +9,15 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+import escapes
 import pytest
+from sandboxed import needs_sandbox
 
 from filters import sandbox
-from synth.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import escapes
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = ["root", "nobody"] if os.geteuid() == 0 else ["self"]
-try:
-    sandbox.require()
-    MISSING = ""
-except UserError as error:
-    MISSING = str(error)
-
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = needs_sandbox
 
 
 @pytest.fixture(scope="module", params=USERS)
