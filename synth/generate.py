@@ -349,8 +349,8 @@ class _Run:
 
         try:
             loop.add_signal_handler(signal.SIGINT, interrupted)
-        except (ValueError, RuntimeError, NotImplementedError):  # not the main thread
-            return False
+        except (ValueError, RuntimeError, NotImplementedError):
+            return False  # Python gives signals to the main thread alone, and no loop on Windows
         return True
 
 

@@ -1,6 +1,7 @@
 """What tests of all packages share: a run in a folder of its own, and a real API on loopback."""
 
 import asyncio
+import gzip
 import json
 import os
 import subprocess
@@ -89,6 +90,21 @@ class ApiServer:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+
+@pytest.fixture
+def rows():
+    """Reads a file of the real data; skips where it does not lie beside the checkout."""
+
+    def read(name):
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        return [json.loads(line) for line in text.splitlines() if line]
+
+    return read
 
 
 @pytest.fixture

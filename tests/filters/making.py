@@ -1,12 +1,8 @@
 """Records made from texts, and filters made from options."""
 
-from pathlib import Path
-
 from filters.contract import Context, Decision, decide
 from synth import plugins
 from synth.record import Generation, Record, Task
-
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def make_record(

@@ -1,13 +1,11 @@
 """Verdicts on code: what passes, what fails and why, what cannot be told, and who cheats."""
 
-import gzip
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from code_making import CALL, HUMANEVAL, ONE, SUM, judge, python
-from making import DATA
 from sandboxed import needs_sandbox
 
 from filters import _code_jobs, sandbox
@@ -260,15 +258,11 @@ def test_hostile_metadata_is_not_kept_and_raises_nothing(metadata):
 
 
 @needs_sandbox
-def test_canonical_solutions_of_humaneval_pass():
-    path = DATA / "humaneval.jsonl.gz"
-    if not path.exists():
-        pytest.skip("humaneval.jsonl.gz is not here")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+def test_canonical_solutions_of_humaneval_pass(rows):
+    problems = rows("humaneval.jsonl.gz")
     # The ones whose tests draw, use helpers of the prompt or compare with a tolerance; and others.
     for number in (2, 4, 32, 38, 45, 50, 53, 99, *range(100, 164, 16)):
-        row = rows[number]
+        row = problems[number]
         decision = judge(row, python(row["canonical_solution"]), timeout=5)
         assert decision.keep is True, (row["task_id"], decision)
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,13 @@ def test_ctrl_c_keeps_what_is_in_flight_and_a_rerun_goes_on(api, tmp_path, write
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     assert len(api.received) == 100
     assert len({str(b["messages"]) for b in api.received}) == 100 > asked
+
+
+def test_off_the_main_thread_which_gets_no_signals_all_is_answered(path):
+    ask = ask_with(Scripted(lambda r, n: "x"))
+    with ThreadPoolExecutor(1) as threads:
+        got, counts = threads.submit(run, ask, tasks(20), path).result()
+    assert (len(got), counts.bought) == (20, 20)
 
 
 def test_the_fake_teacher_is_deterministic_and_makes_the_faults_asked_for(path, tmp_path):
