@@ -7,7 +7,7 @@ import difflib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 # Engine arguments that let a prompt be computed in several steps.
 _SPLITTING = ("enable_chunked_prefill", "long_prefill_token_threshold", "max_num_partial_prefills")
@@ -43,6 +43,19 @@ def check_arguments(given: Iterable[str], known: Collection[str], cpu: bool) -> 
             )
 
 
+def without_defaults(arguments: Iterable[str], defaults: Mapping[str, object]) -> list[str]:
+    """The arguments less each `--no-x` of an x that is off by itself.
+
+    Some of vLLM's switches can only be turned on: its command has no `--no-disable-log-stats`.
+    """
+    return [
+        argument
+        for argument in arguments
+        if not argument.startswith("--no-")
+        or defaults.get(argument[5:].replace("-", "_")) is not False
+    ]
+
+
 def main() -> None:
     """Passes the arguments on to vLLM; on the CPU with prompts kept whole."""
     if importlib.util.find_spec("vllm") is None:
@@ -51,9 +64,11 @@ def main() -> None:
     from vllm.platforms import current_platform
 
     cpu = current_platform.is_cpu()
-    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)} | _SERVER
+    defaults = {field.name: field.default for field in dataclasses.fields(AsyncEngineArgs)}
+    known = defaults.keys() | _SERVER
     names = (a[2:].partition("=")[0].replace("-", "_") for a in sys.argv if a.startswith("--"))
     check_arguments((n if n in known else n.removeprefix("no_") for n in names), known, cpu)
+    sys.argv = without_defaults(sys.argv, defaults)
     if cpu:
         sys.argv.append("--no-enable-chunked-prefill")
 
