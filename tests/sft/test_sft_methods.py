@@ -310,13 +310,15 @@ def test_stopped_and_gone_on_it_is_the_undisturbed_run(which, more, models, labe
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+# With pauses: the kill is to come in its midst on a fast machine too.
 SCRIPT = """
-import json, sys
+import json, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from training_making import records, run
 labels = Path({labels!r}) if {labels!r} else None
-run({model!r}, Path({folder!r}), records(writers=("a", "b")), labels=labels, **json.loads({config!r}))
+run({model!r}, Path({folder!r}), records(writers=("a", "b")), labels=labels,
+    on_progress=lambda row: time.sleep(0.1), **json.loads({config!r}))
 """
 
 

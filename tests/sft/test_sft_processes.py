@@ -244,7 +244,7 @@ train:
   method: soft_labels
   teachers: {{big: {{model: {models / "teacher"}}}}}
   soft_labels: {{alpha: 0.5, temperature: 2}}
-  epochs: 8
+  epochs: 24
   batch_size: 4
   learning_rate: 1.0e-3
   save_steps: 3

@@ -163,14 +163,16 @@ def test_a_loss_that_is_no_number_stops_the_training(checkpoint, tmp_path):
     assert not (tmp_path / "run" / "student").exists()
 
 
+# With pauses: the kills are to come in its midst on a fast machine too.
 SCRIPT = """
-import json, sys
+import json, sys, time
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_sft_training import SETTINGS, prompt, records
 from sft.train import train
 from synth.training_config import Student, Train
-train(records(), prompt, Student(model={model!r}), Train(**SETTINGS), Path({folder!r}), 0)
+train(records(), prompt, Student(model={model!r}), Train(**SETTINGS), Path({folder!r}), 0,
+      lambda row: time.sleep(0.1))
 """
 
 
@@ -195,6 +197,7 @@ def test_killed_twice_and_resumed_it_is_the_undisturbed_run(checkpoint, tmp_path
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert not (folder / "student").exists()
     # A checkpoint that a kill left half-written does not count.
     half = folder / "checkpoints" / "checkpoint-11"
     half.mkdir(parents=True)
