@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -170,6 +171,20 @@ def cache_folder(name: str) -> Path:
     folder = home / "synth-distill" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@functools.cache
+def _sockets() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="vllm-", ignore_cleanup_errors=True)
+
+
+def sockets_folder() -> str:
+    """Where vLLM's processes meet; gone with this process, unless that is killed.
+
+    vLLM leaves its sockets behind, seven an engine, in the system's temporary folder by itself. The
+    folder is one for all engines, since vLLM looks it up once in a process.
+    """
+    return os.environ.get("VLLM_RPC_BASE_PATH") or _sockets().name
 
 
 def weights(model: str) -> str:

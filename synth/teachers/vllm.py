@@ -36,6 +36,7 @@ from synth.teachers._vllm import (
     lacking,
     new_log,
     say,
+    sockets_folder,
     tail,
     weights,
 )
@@ -313,6 +314,7 @@ def _quiet(log: Path) -> Iterator[None]:
         "VLLM_LOGGING_CONFIG_PATH": str(settings),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": sockets_folder(),
         "PYTHONWARNINGS": "ignore",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }

@@ -38,6 +38,7 @@ from synth.teachers._vllm import (
     last_line,
     new_log,
     say,
+    sockets_folder,
     tail,
     weights,
 )
@@ -182,7 +183,11 @@ class _Served:
             f"(log: {self._log})"
         )
         # The key goes by the environment: anyone on the machine can read a command line.
-        environment = {**os.environ, "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
+        environment = os.environ | {
+            "VLLM_API_KEY": key,
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_RPC_BASE_PATH": sockets_folder(),
+        }
         self._guard = self._guard or Guard()
         with self._log.open("ab") as log:
             try:

