@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -55,12 +56,12 @@ class Filter:
         """`question`, `trace` or `set`."""
         return str(getattr(self.module, "LEVEL", "trace"))
 
-    @property
+    @functools.cached_property
     def version(self) -> int:
         """Of its code."""
         return int(getattr(self.module, "VERSION", 1))
 
-    @property
+    @functools.cached_property
     def measures(self) -> Mapping[str, str | tuple[str, str]]:
         """Its figures, where it only measures."""
         return cast("Mapping[str, Any]", getattr(self.module, "MEASURES", {}))
@@ -112,11 +113,7 @@ class Filter:
 
     def verdict(self, outcome: Outcome, seconds: float = 0.0) -> Verdict:
         """What follows from an outcome by the config's bounds and action."""
-        config = self.config
-        if isinstance(outcome, Figures):
-            outcome = decide(outcome, config, self.measures)
-        keep, reason, score, threshold, evidence = outcome
-        action = (config.cannot_tell if keep is None else None) or config.action
+        keep, reason, score, threshold, evidence = self._decision(outcome)
         return Verdict(
             filter=self.name,
             keep=keep,
@@ -125,9 +122,22 @@ class Filter:
             threshold=threshold,
             evidence=canonical_json(evidence) if evidence else None,
             version=self.version,
-            drops=not keep and action == "drop",
+            drops=self._dropped(keep),
             seconds=seconds,
         )
+
+    def drops(self, outcome: Outcome) -> bool:
+        """Whether its verdict drops the record."""
+        return self._dropped(self._decision(outcome).keep)
+
+    def _decision(self, outcome: Outcome) -> Decision:
+        if isinstance(outcome, Figures):
+            return decide(outcome, self.config, self.measures)
+        return outcome
+
+    def _dropped(self, keep: bool | None) -> bool:
+        action = (self.config.cannot_tell if keep is None else None) or self.config.action
+        return not keep and action == "drop"
 
 
 def checked(outcome: Any) -> Outcome:

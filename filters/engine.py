@@ -10,7 +10,8 @@ from the ledger.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from filters.chain import Filter, FilterSpec, Outcome, checked, load_filters
 from filters.contract import Context, SetCheck
 from filters.ledger import Ledger, pack
-from filters.pieces import Piece, pieces_of, read_pieces
+from filters.pieces import Piece, pieces_of, read_piece
 from filters.pool import Job, judge_pieces
 from synth.errors import UserError
 from synth.record import Record, digest
@@ -100,12 +101,12 @@ class Engine:
         self._in_processes([one for one in alone if not _here(one)])
         for one in filter(_here, alone):
             self._in_this_process(one)
-        for one in filter(_set, self.filters):
-            self._over_the_set(one)
+        self._over_the_sets([one for one in self.filters if _set(one)])
 
     def records(self) -> Iterator[Record]:
         """Every record in the data's order with its verdicts, in the config's order."""
-        return self._joined(self.filters)
+        for piece in self._pieces:
+            yield from self._records(piece, self.filters)
 
     def notes(self) -> dict[str, list[str]]:
         """What filters said of themselves, such as what they could not check."""
@@ -118,15 +119,29 @@ class Engine:
     def _manner(self, one: Filter) -> Any:
         return [self._keys[one.name], one.config.model_dump(mode="json")]
 
-    def _joined(self, filters: list[Filter]) -> Iterator[Record]:
-        for piece, records in read_pieces(self._pieces):
-            columns = [self._outcomes(one, piece) for one in filters]
-            for row, record in enumerate(records):
-                record.verdicts = []
-                for one, (outcomes, seconds) in zip(filters, columns, strict=True):
-                    if (outcome := outcomes[row]) is not None:
-                        record.verdicts.append(one.verdict(outcome, seconds))
-                yield record
+    def _records(
+        self, piece: Piece, filters: list[Filter], rows: Sequence[int] | None = None
+    ) -> Iterator[Record]:
+        """Records of a piece with what these filters say of them; some of its rows, or all."""
+        columns = [(one, *self._outcomes(one, piece)) for one in filters]
+        places = range(piece.stop - piece.start) if rows is None else rows
+        for row, record in zip(places, read_piece(piece, rows), strict=True):
+            record.verdicts = [
+                one.verdict(outcome, seconds)
+                for one, outcomes, seconds in columns
+                if (outcome := outcomes[row]) is not None
+            ]
+            yield record
+
+    def _kept(
+        self, piece: Piece, filters: list[Filter], rows: Iterable[int] | None = None
+    ) -> list[int]:
+        """Which rows of a piece (of some, or of all) these filters keep; the ledger alone tells."""
+        kept = list(range(piece.stop - piece.start) if rows is None else rows)
+        for one in filters:
+            outcomes = self._outcomes(one, piece)[0]
+            kept = [row for row in kept if (o := outcomes[row]) is None or not one.drops(o)]
+        return kept
 
     def _outcomes(self, one: Filter, piece: Piece) -> tuple[list[Outcome | None], float]:
         """A filter's outcomes for a piece, and the seconds that each of them took on average."""
@@ -174,80 +189,82 @@ class Engine:
         check = None
         self.progress.begin(one.name, sum(piece.stop - piece.start for piece in self._pieces))
         try:
-            joined = self._joined(before)
             for piece in self._pieces:
-                records = [next(joined) for _ in range(piece.stop - piece.start)]
                 outcomes, seconds = self._outcomes(one, piece)
-                rows = [
-                    row
-                    for row, record in enumerate(records)
-                    if outcomes[row] is None and record.rejected_by is None
-                ]
+                rows = [row for row in self._kept(piece, before) if outcomes[row] is None]
                 if rows:
                     if check is None:
                         check = one.module.build(one.config, self._context)
+                    records = list(self._records(piece, before, rows))
                     start = time.perf_counter()
-                    for row, outcome in zip(
-                        rows, self._all(one, check, records, rows), strict=True
-                    ):
+                    for row, outcome in zip(rows, self._all(one, check, records), strict=True):
                         outcomes[row] = outcome
                     # Of the piece, not of each record: those that wait for a teacher wait together.
                     self._write(one, piece, outcomes, seconds + time.perf_counter() - start)
-                self.progress.done += len(records)
+                self.progress.done += piece.stop - piece.start
         finally:
             if close := getattr(check, "close", None):
                 close()
         if check is not None:
             self._note(one.name, list(getattr(check, "notes", [])))
 
-    def _all(
-        self, one: Filter, check: Any, records: list[Record], rows: list[int]
-    ) -> list[Outcome]:
+    def _all(self, one: Filter, check: Any, records: list[Record]) -> list[Outcome]:
         if not one.has("ASKS_TEACHER"):
-            return [one.judge(check, records[row]) for row in rows]
+            return [one.judge(check, record) for record in records]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="filter") as pool:
-            return list(pool.map(lambda row: one.judge(check, records[row]), rows))
+            return list(pool.map(lambda record: one.judge(check, record), records))
 
-    def _over_the_set(self, one: Filter) -> None:
-        """Runs a set filter anew unless all of it is in the ledger."""
-        have = self._ledger.pieces(self._keys[one.name], self._data[one.name])
-        if len(have) == len(self._pieces):
+    def _over_the_sets(self, filters: list[Filter]) -> None:
+        """Runs set filters one after the other, each on what all before it keep.
+
+        What is in the ledger is not run again. What is kept so far is held: two bytes a record.
+        """
+        if all(self._whole(one) for one in filters):
             return
+        before = [one for one in self.filters if not _set(one)]
+        kept = [array("H", self._kept(piece, before)) for piece in self._pieces]
+        for one in filters:
+            if not self._whole(one):
+                self._over_the_set(one, kept)
+            for piece in self._pieces:
+                kept[piece.number] = array("H", self._kept(piece, [one], kept[piece.number]))
+
+    def _whole(self, one: Filter) -> bool:
+        """Whether all that a set filter says is in the ledger."""
+        have = self._ledger.pieces(self._keys[one.name], self._data[one.name])
+        return len(have) == len(self._pieces)
+
+    def _over_the_set(self, one: Filter, kept: list[array[int]]) -> None:
+        """Runs a set filter on these rows of each piece."""
         place = self.filters.index(one)
         before = [x for x in self.filters if not _set(x) or self.filters.index(x) < place]
-        total = sum(sum(self._passing(piece, before)) for piece in self._pieces)
+        total = sum(map(len, kept))
         self._state_memory(one, total)
         self.progress.begin(one.name, total)
         check: SetCheck = one.module.build(one.config, self._context)
+
+        def records() -> Iterator[Record]:
+            for piece in self._pieces:
+                if rows := kept[piece.number]:
+                    yield from self._records(piece, before, rows)
+
         start = time.perf_counter()
         try:
-            decisions = check(
-                lambda: (record for record in self._joined(before) if record.rejected_by is None)
-            )
+            decisions = check(records)
             for piece in self._pieces:
-                outcomes: list[Outcome | None] = [
-                    checked(next(decisions)) if passes else None
-                    for passes in self._passing(piece, before)
-                ]
+                outcomes: list[Outcome | None] = [None] * (piece.stop - piece.start)
+                for row in kept[piece.number]:
+                    outcomes[row] = checked(next(decisions))
                 now = time.perf_counter()
                 self._write(one, piece, outcomes, now - start)
                 start = now
-                self.progress.done += sum(outcome is not None for outcome in outcomes)
+                self.progress.done += len(kept[piece.number])
             if next(decisions, None) is not None:
                 raise RuntimeError(f"the filter {one.name} gave more decisions than records")
             self._note(one.name, list(getattr(check, "notes", [])))
         finally:
             if close := getattr(check, "close", None):
                 close()
-
-    def _passing(self, piece: Piece, filters: list[Filter]) -> list[bool]:
-        """Which records of a piece these filters keep; read from the ledger alone."""
-        passing = [True] * (piece.stop - piece.start)
-        for one in filters:
-            for row, outcome in enumerate(self._outcomes(one, piece)[0]):
-                if outcome is not None and passing[row]:
-                    passing[row] = not one.verdict(outcome).drops
-        return passing
 
     def _state_memory(self, one: Filter, records: int) -> None:
         """Says what a set filter will hold, and refuses what the machine has not got."""

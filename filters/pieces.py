@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +48,12 @@ def pieces_of(folder: Path, split: str) -> list[Piece]:
     return found
 
 
-def read_piece(piece: Piece) -> list[Record]:
+def read_piece(piece: Piece, rows: Sequence[int] | None = None) -> list[Record]:
     """The records of a piece.
+
+    Args:
+        piece: Where they lie.
+        rows: Which of them, counted from its first; all by default.
 
     Raises:
         UserError: Its shard is damaged, or holds no records.
@@ -57,9 +61,10 @@ def read_piece(piece: Piece) -> list[Record]:
     import pyarrow as pa
 
     try:
-        table = _group(piece.shard, piece.group)
-        rows = table.slice(piece.start, piece.stop - piece.start).to_pylist()
-        return [from_row(row) for row in rows]
+        table = _group(piece.shard, piece.group).slice(piece.start, piece.stop - piece.start)
+        if rows is not None and len(rows) < len(table):
+            table = table.take(pa.array(rows, pa.int64()))
+        return [from_row(row) for row in table.to_pylist()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{piece.shard}: not a sound shard of records ({error})") from error
 
@@ -71,9 +76,3 @@ def _group(shard: str, group: int) -> Any:
 
     with pq.ParquetFile(shard) as file:
         return file.read_row_group(group)
-
-
-def read_pieces(pieces: list[Piece]) -> Iterator[tuple[Piece, list[Record]]]:
-    """Every piece with its records."""
-    for piece in pieces:
-        yield piece, read_piece(piece)

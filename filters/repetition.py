@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,17 +141,19 @@ def _measure(text: str, config: Config) -> _Found:
     masked = ["0" if token[0].isdigit() else token for token in tokens]
     whole = tokens[:-1]  # the last word may be cut
     enough = len(tokens) >= _WORDS_TO_JUDGE
+    numbers, ends = numbered(tokens), repeated_ends(whole)
+    counting = repeated_ends(masked[:-1])
     period, cycles, start = max(
-        cycle_anywhere(tokens, config.cycle_words),
-        tail_cycle(whole, config.cycle_words, _is_said),
-        tail_cycle(masked[:-1], config.cycle_words, str.isalpha, _WORDS_TO_COUNT),
+        cycle_anywhere(tokens, numbers, config.cycle_words),
+        tail_cycle(whole, ends, config.cycle_words, _is_said),
+        tail_cycle(masked[:-1], counting, config.cycle_words, str.isalpha, _WORDS_TO_COUNT),
         key=lambda cycle: cycle.times,
     )
     figures = {
         "cycles": cycles,
-        "suffix": repeated_suffix(whole) / len(tokens) if enough else None,
-        "circling": circling(tokens),
-        "share": repeated_share(tokens, config.words) if enough else None,
+        "suffix": max(ends.values(), default=0) / len(tokens) if enough else None,
+        "circling": circling(tokens, numbers),
+        "share": repeated_share(numbers, config.words) if enough else None,
         "compression": compression(text),
     }
     evidence: dict[str, Any] = {}
@@ -167,33 +170,39 @@ def _clipped(tokens: Sequence[str]) -> str:
     return " ".join(token[:_CLIP] for token in tokens[:_CLIP])[:_CLIP]
 
 
-def repeated_share(tokens: Sequence[str], n: int) -> float:
+def numbered(tokens: Sequence[str]) -> NDArray[np.uint64]:
+    """The tokens as numbers: equal tokens have equal ones, all above 0."""
+    import numpy as np
+
+    numbers = {token: number for number, token in enumerate(dict.fromkeys(tokens), 1)}
+    return np.fromiter(map(numbers.__getitem__, tokens), np.uint64, len(tokens))
+
+
+def repeated_share(numbers: NDArray[np.uint64], n: int) -> float:
     """Which share of the runs of n tokens stood before in the text; 0 where there is no run.
 
-    >>> repeated_share("abcabcabc", 3)
+    >>> repeated_share(numbered("abcabcabc"), 3)
     0.5714285714285714
     """
-    since = _since(tokens, n)
+    since = _since(numbers, n)
     return float((since > 0).mean()) if len(since) else 0.0
 
 
-def circling(tokens: Sequence[str]) -> float | None:
+def circling(tokens: Sequence[str], numbers: NDArray[np.uint64]) -> float | None:
     """Which share of the last runs of symbols stood before; None where there are too few.
 
     A symbol is a token that is no word of letters: a number, a mark, a variable of one letter.
     """
-    symbols = [token for token in tokens if len(token) == 1 or not token[0].isalpha()]
-    since = _since(symbols, _SYMBOLS)[-_SYMBOLS_AT_END:]
+    symbols = [len(token) == 1 or not token[0].isalpha() for token in tokens]
+    since = _since(numbers[symbols], _SYMBOLS)[-_SYMBOLS_AT_END:]
     return float((since > 0).mean()) if len(since) >= _SYMBOLS_AT_END / 2 else None
 
 
-def _since(tokens: Sequence[str], n: int) -> NDArray[np.int64]:
+def _since(numbers: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     """For each run of n tokens, how far before it the same run stood last; 0 where it is new."""
     import numpy as np
 
-    codes: dict[str, int] = {}
-    numbers = np.array([codes.setdefault(t, len(codes) + 1) for t in tokens], dtype=np.uint64)
-    runs = np.zeros(max(0, len(tokens) - n + 1), dtype=np.uint64)
+    runs = np.zeros(max(0, len(numbers) - n + 1), dtype=np.uint64)
     for place in range(n):  # a polynomial of the words' numbers, modulo 2^64
         runs = runs * np.uint64(_BASE) + numbers[place : place + len(runs)]
     order = np.argsort(runs, kind="stable")
@@ -203,16 +212,7 @@ def _since(tokens: Sequence[str], n: int) -> NDArray[np.int64]:
     return since
 
 
-def repeated_suffix(tokens: Sequence[Hashable]) -> int:
-    """Length of the longest end of a text that stands in it before; the two may overlap.
-
-    >>> repeated_suffix("so xy and xy")
-    3
-    """
-    return max(_prefix_lengths(tokens[::-1]), default=0)
-
-
-def cycle_anywhere(tokens: Sequence[str], least: int) -> Cycle:
+def cycle_anywhere(tokens: Sequence[str], numbers: NDArray[np.uint64], least: int) -> Cycle:
     """The cycle that a text goes through most often without a break, anywhere.
 
     Found is what is gone through twice, fills `least` tokens, and states something: it holds a
@@ -221,7 +221,7 @@ def cycle_anywhere(tokens: Sequence[str], least: int) -> Cycle:
     """
     import numpy as np
 
-    since = _since(tokens, _SAME)
+    since = _since(numbers, _SAME)
     # Where every run stood p tokens before, as the one before it did, the text has the period p.
     first = np.flatnonzero(np.diff(since, prepend=-1))
     last = np.append(first[1:], len(since)) - 1
@@ -247,6 +247,7 @@ def _ends(token: str, after: str) -> bool:
 
 def tail_cycle(
     tokens: Sequence[str],
+    ends: Mapping[int, int],
     least: int = 0,
     counts: Callable[[str], bool] = bool,
     kinds: int = 1,
@@ -255,21 +256,23 @@ def tail_cycle(
 
     The last time round may be cut off, as it is where a limit on tokens ended a loop. Cycles whose
     repetitions fill fewer than `least` tokens do not count, nor those with fewer than `kinds`
-    different tokens that count.
+    different tokens that count. `ends` is what `repeated_ends` finds.
 
-    >>> tail_cycle("so xyzxyzxy")
+    >>> tail_cycle("so xyzxyzxy", repeated_ends("so xyzxyzxy"))
     Cycle(words=3, times=2.6666666666666665, start=3)
     """
-    backwards = tokens[::-1]
-    best = NO_CYCLE
     met: set[str] = set()
+    shortest = 0  # the cycle that holds so many kinds
+    while len(met) < kinds and shortest < len(tokens):
+        shortest += 1
+        if counts(tokens[-shortest]):
+            met.add(tokens[-shortest])
+    best = NO_CYCLE
     # The text ends in a cycle of p tokens for as long as it equals itself moved by p.
-    for period, more in enumerate(_prefix_lengths(backwards)):
+    for period, more in ends.items() if len(met) >= kinds else ():
         filled = period + more
-        if more and filled >= least and len(met) >= kinds and filled / period > best.times:
+        if period >= shortest and filled >= least and filled / period > best.times:
             best = Cycle(period, filled / period, len(tokens) - filled)
-        if len(met) < kinds and counts(backwards[period]):
-            met.add(backwards[period])
     return best
 
 
@@ -277,17 +280,31 @@ def _is_said(token: str) -> bool:
     return token[0].isalnum()
 
 
-def _prefix_lengths(tokens: Sequence[Hashable]) -> list[int]:
-    """For each place but the first, how many tokens there equal those at the start (Z array)."""
-    lengths = [0] * len(tokens)
-    start = end = 0  # the stretch known to equal the start that reaches farthest
-    for i in range(1, len(tokens)):
-        k = min(end - i, lengths[i - start]) if i < end else 0
-        while i + k < len(tokens) and tokens[k] == tokens[i + k]:
-            k += 1
-        lengths[i] = k
-        if i + k > end:
-            start, end = i, i + k
+def repeated_ends(tokens: Sequence[str]) -> dict[int, int]:
+    """How many of the last tokens stand so many tokens before as well, by that distance.
+
+    Distances at which none does are left out; the two stretches may overlap. (The Z algorithm on
+    the text read backwards; Gusfield, Algorithms on Strings, Trees and Sequences, section 1.4.)
+
+    >>> repeated_ends("so xy and xy")
+    {7: 3}
+    """
+    backwards = list(tokens[::-1])
+    lengths: dict[int, int] = {}
+    start = end = 0  # the stretch known to equal the text's beginning that reaches farthest
+    i = 1
+    with suppress(ValueError):  # where the first token does not come again
+        while backwards:
+            if i >= end:
+                i = backwards.index(backwards[0], i)
+            k = min(end - i, lengths.get(i - start, 0)) if i < end else 0
+            if i + k >= end:
+                while i + k < len(backwards) and backwards[k] == backwards[i + k]:
+                    k += 1
+                start, end = i, i + k
+            if k:
+                lengths[i] = k
+            i += 1
     return lengths
 
 

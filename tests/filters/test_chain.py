@@ -214,6 +214,8 @@ def test_figures_are_held_to_the_bounds(bounds, answer, keep, reason, score, thr
     measuring()
     with build_chain([FilterSpec("chaintest.counts", bounds)], Context()) as chain:
         (said,) = chain.check_trace(records(answer)[0])
+        ((one, check),) = chain.checks
+        assert one.drops(one.judge(check, records(answer)[0])) == said.drops == (not keep)
     assert (said.keep, said.reason, said.score, said.threshold) == (keep, reason, score, threshold)
     assert said.evidence == '{"seen":"x"}'
 
@@ -244,6 +246,9 @@ def test_off_tag_and_drop():
     assert [(v.keep, v.drops) for v in record.verdicts] == [
         (False, False), (None, False), (None, True), (None, True),
     ]  # fmt: skip
+    assert [one.drops(one.judge(check, record)) for one, check in chain.checks] == [
+        v.drops for v in record.verdicts
+    ]
     assert record.rejected_by is record.verdicts[2]
     assert record.rejected_by.reason == "cannot tell: dark"
 

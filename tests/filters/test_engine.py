@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from filters import pieces
 from filters.chain import FilterSpec
 from filters.contract import Context, Decision
 from filters.engine import Engine
@@ -266,6 +267,31 @@ def test_set_filters_see_what_the_others_keep(run, asked):
     assert asked() == ["first r0"]  # other records reach it
 
 
+def test_a_set_filter_is_read_no_record_that_it_does_not_judge(run, monkeypatch):
+    read = []
+
+    def read_piece(piece, rows=None):
+        if rows is not None:
+            read.append((piece.number, list(rows)))
+        return pieces.read_piece(piece, rows)
+
+    monkeypatch.setattr("filters.engine.read_piece", read_piece)
+    answers = ["bad"] * ROWS + ["x", "bad", "x"] + ["bad"] * ROWS
+    done, _ = run(answers, spec("has"), spec("first"))
+    # Three passes, of which one is left after its first record.
+    assert read == [(1, [0, 2])] * 3
+    assert [r.id for r in done if r.rejected_by is None] == [f"r{ROWS + 2}"]
+
+
+def test_some_rows_of_a_piece_are_those_of_all(tmp_path):
+    put(tmp_path / "data", *(f"a{n}" for n in range(ROWS + 9)))
+    whole = pieces.read_piece(pieces_of(tmp_path / "data", "train")[1])
+    assert [r.id for r in whole] == [f"r{ROWS + n}" for n in range(9)]
+    for rows in ([], [0], [3, 8], list(range(9))):
+        some = pieces.read_piece(pieces_of(tmp_path / "data", "train")[1], rows)
+        assert some == [whole[row] for row in rows]
+
+
 def test_what_a_set_filter_will_hold_is_said_and_bounded(run, monkeypatch):
     lines = []
     monkeypatch.setenv("ENGINE_TEST_BYTES", str(100_000_000))
@@ -325,10 +351,8 @@ def test_a_shard_of_other_columns_is_one_message(tmp_path):
     put(tmp_path / "data", "a")
     (shard,) = (tmp_path / "data" / "data").glob("*.parquet")
     pq.write_table(pa.table({"text": ["a", "b"]}), shard)
-    from filters.pieces import read_piece
-
     with pytest.raises(UserError, match="not a sound shard of records"):
-        read_piece(pieces_of(tmp_path / "data", "train")[0])
+        pieces.read_piece(pieces_of(tmp_path / "data", "train")[0])
 
 
 def test_outcomes_come_back_from_the_ledger():
@@ -340,6 +364,7 @@ WORK = """
 import functools, sys
 sys.path.insert(0, {code!r})
 from pathlib import Path
+from filters import pieces
 from filters.chain import FilterSpec
 from filters.contract import Context
 from filters.engine import Engine

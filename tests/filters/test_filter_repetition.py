@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from filters import repetition
 from filters.contract import Context
-from filters.repetition import cycle_anywhere, repeated_share, tail_cycle
+from filters.repetition import cycle_anywhere, numbered, repeated_ends, repeated_share, tail_cycle
 from synth.record import Record, Task
 
 CHECK = repetition.build(repetition.Config(), Context())
@@ -79,7 +79,7 @@ def test_an_answer_may_restate_the_reasoning(make, record):
 def test_share_is_the_one_counted_by_hand(tokens, n):
     runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     expected = 1 - len(set(runs)) / len(runs) if runs else 0
-    assert repeated_share(tokens, n) == pytest.approx(expected)
+    assert repeated_share(numbered(tokens), n) == pytest.approx(expected)
 
 
 def test_a_long_end_that_stood_before_is_a_loop(make, record):
@@ -120,12 +120,25 @@ def test_cycle_is_the_one_found_by_trying_all(tokens):
             length += 1
         if length > period:
             best = max(best, length / period)
-    assert tail_cycle(tokens).times == best
+    assert tail_cycle(tokens, repeated_ends(tokens)).times == best
+
+
+@given(st.text("ab", max_size=30), st.integers(1, 4))
+def test_ends_are_those_found_by_trying_all(text, times):
+    text *= times
+    found = {}
+    for distance in range(1, len(text)):
+        before, same = text[:-distance], 0
+        while same < len(before) and before[-1 - same] == text[-1 - same]:
+            same += 1
+        if same:
+            found[distance] = same
+    assert repeated_ends(text) == found
 
 
 @given(st.lists(st.sampled_from("a="), max_size=40), st.integers(16, 30))
 def test_a_cycle_anywhere_is_one(tokens, least):
-    words, times, start = cycle_anywhere(tokens, least)
+    words, times, start = cycle_anywhere(tokens, numbered(tokens), least)
     end = start + round(words * times)
     assert times == 1 or end - start >= least
     assert all(tokens[i] == tokens[i + words] for i in range(start, end - words))
@@ -134,7 +147,8 @@ def test_a_cycle_anywhere_is_one(tokens, least):
 @given(st.integers(1, 30), st.integers(3, 8))
 def test_a_cycle_that_was_planted_is_found(length, times):
     cycle = ["is", "=", *(f"{number}" for number in range(length))]
-    found = cycle_anywhere([*"x1y2z", *cycle * times, *"3v4w"], 8)
+    tokens = [*"x1y2z", *cycle * times, *"3v4w"]
+    found = cycle_anywhere(tokens, numbered(tokens), 8)
     if len(cycle) * (times - 1) >= 16:
         assert (found.words, found.times) == (len(cycle), times)
 
