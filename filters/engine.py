@@ -9,6 +9,7 @@ from the ledger.
 
 from __future__ import annotations
 
+import itertools
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -241,12 +242,15 @@ class Engine:
         total = sum(map(len, kept))
         self._state_memory(one, total)
         self.progress.begin(one.name, total)
+        passes = itertools.count(1)
         check: SetCheck = one.module.build(one.config, self._context)
 
         def records() -> Iterator[Record]:
+            self.progress.begin(f"{one.name}, pass {next(passes)},", total)
             for piece in self._pieces:
                 if rows := kept[piece.number]:
                     yield from self._records(piece, before, rows)
+                    self.progress.done += len(rows)
 
         start = time.perf_counter()
         try:
@@ -258,7 +262,6 @@ class Engine:
                 now = time.perf_counter()
                 self._write(one, piece, outcomes, now - start)
                 start = now
-                self.progress.done += len(kept[piece.number])
             if next(decisions, None) is not None:
                 raise RuntimeError(f"the filter {one.name} gave more decisions than records")
             self._note(one.name, list(getattr(check, "notes", [])))

@@ -276,10 +276,16 @@ def test_a_set_filter_is_read_no_record_that_it_does_not_judge(run, monkeypatch)
         return pieces.read_piece(piece, rows)
 
     monkeypatch.setattr("filters.engine.read_piece", read_piece)
+    begun = []
+    monkeypatch.setattr(
+        "filters.engine.Progress.begin", lambda self, doing, total: begun.append((doing, total))
+    )
     answers = ["bad"] * ROWS + ["x", "bad", "x"] + ["bad"] * ROWS
     done, _ = run(answers, spec("has"), spec("first"))
     # Three passes, of which one is left after its first record.
     assert read == [(1, [0, 2])] * 3
+    passes = [(f"enginetest.first, pass {n},", 2) for n in (1, 2, 3)]
+    assert begun == [("judging", len(answers)), ("enginetest.first", 2), *passes]
     assert [r.id for r in done if r.rejected_by is None] == [f"r{ROWS + 2}"]
 
 
