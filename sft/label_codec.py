@@ -35,7 +35,7 @@ _LEVEL = 12
 _STRETCHES = (0, 4, 16, 32)
 _HEAD = struct.Struct("<IHBB")  # tokens, k, temperatures, reserved
 _FAR, _LARGEST = 5000.0, 65504.0  # farthest below the top, largest float16
-_ODDS = 1 / 64  # step of log odds
+_ODDS = 1 / 256  # step of log odds; the rest of a high temperature is large, and felt
 _NO_REST = -32768  # steps of a rest that has no mass
 # Kinds of positions: at most so many, and positions that pay for one's list; how often a token is
 # in a kind to be listed; positions that kinds are fitted on, and how often.
@@ -301,7 +301,7 @@ def _odds(scaled: Any, lse: Any) -> Any:
     short = np.minimum(_logsumexp(scaled) - lse, 0)  # log of the mass inside
     with np.errstate(divide="ignore"):
         odds = np.log(-np.expm1(short)) - short
-    return np.rint(np.maximum(odds / _ODDS, _NO_REST))
+    return np.rint(np.clip(odds / _ODDS, _NO_REST, -_NO_REST - 1))
 
 
 def _logsumexp(z: Any) -> Any:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 # Labelled tokens of a shard: what a kill costs at most, and about 64 MB while it is written.
 SHARD_TOKENS = 2**16
-_MAGIC = b"SDLABEL1"
+_MAGIC = b"SDLABEL2"
 _HEAD = struct.Struct("<8sIIII")  # magic, rows, their crc32, bytes of the codebook, their crc32
 _NEEDED = {"temperatures", "vocabulary", "records", "shards", "index"}
 _BOOKS = 16  # codebooks of shards that stay in memory
