@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 from statistics import median
 
 import pytest
@@ -85,3 +86,17 @@ def test_real_traces_that_turned_into_noise_are_far_longer(rows):
             records.append(Record(names[-1], Task(str(row["idx"]), ""), [], None, text))
     far = {n for n, d in zip(names, judged(records), strict=True) if not d.keep}
     assert {"25-1", "45-5", "48-3"} <= far
+
+
+def test_no_more_is_held_than_is_stated():
+    count = 50_000
+    trace(1)
+    records = (trace(n % 997) for n in range(count))
+    check = length_outliers.build(length_outliers.Config(), Context())
+    tracemalloc.start()
+    for _ in check(lambda: records):
+        pass
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    stated = length_outliers.memory(length_outliers.Config(), count)
+    assert stated / 2 < held < stated
