@@ -241,7 +241,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 refused(lambda: os.truncate(os.open("/tmp/x", os.O_CREAT | os.O_RDWR), 1 << 40))""",
     "write without end": "while True: os.write(1, b'x' * 65536)",
     "write errors without end": "while True: os.write(2, b'x' * 65536)",
-    "write a little without end": "while True: os.write(1, b'x'); os.write(2, b'y')",
+    "write a little without end": "while True: os.write(1, b'x' * 256); os.write(2, b'y' * 256)",
     "spin": "while True: pass",
     "spin in many processes": "[os.fork() for n in range(3)]\nwhile True: pass",
     "sleep": "time.sleep(600)",
