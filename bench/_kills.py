@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from _faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw, text_of
 
-from synth.config import load_run
-from synth.prompts import load_prompt
-from synth.reasoning import parse_completion
-from synth.record import Task
+from synth.config.validate import load_run
+from synth.core.prompts import load_prompt
+from synth.core.reasoning import parse_completion
+from synth.core.record import Request, Task
 from synth.run_teachers import build_teachers
 from synth.store import Store, request_key
-from synth.teachers.contract import Request
 
 WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
 QUESTIONS_A_KILL = 16  # so many that the work outlasts the kills

@@ -26,7 +26,7 @@ def save_models(folder, shape, names):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(GGUF)
     kind, size = SHAPES[shape]
@@ -42,7 +42,7 @@ def save_models(folder, shape, names):
 
 def records(count=64):
     """Sums with more or less of a way to them; most tokens carry loss."""
-    from synth.record import Record, Task
+    from synth.core.record import Record, Task
 
     draw = random.Random(0)
     made = []
@@ -91,7 +91,7 @@ def in_turn(ways, rounds):
 def ours(clock, model, folder, steps, batch, labels=None, **train_config):
     """A training by `sft.train` for so many steps."""
     from sft.train import train
-    from synth.training_config import Student, Train
+    from synth.config.train import Student, Train
 
     settings = {
         "max_steps": steps, "batch_size": batch, "learning_rate": 1e-4, "save_steps": 10**6, **train_config

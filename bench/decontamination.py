@@ -21,7 +21,7 @@ from common import Timer, machine, peak_mb, table, versions
 
 from filters import decontaminate, overlap
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 
 def main():

@@ -99,8 +99,8 @@ def build(data, count, path):
         for number in order:
             file.write(texts[number][2] + "\n")
     path.with_suffix(".pairs").write_text(json.dumps(pairs))
-    from synth.io import writing
-    from synth.record import Record, Task
+    from synth.core.dataset import writing
+    from synth.core.record import Record, Task
 
     with writing(path.with_suffix(".records"), ["kept"]) as (splits, _):
         for place, number in enumerate(order):
@@ -115,7 +115,7 @@ def ours(texts, workers=2):
     """The core of the filter: hashing, candidates, exact Jaccard, choice."""
     from filters import near_dedup
     from filters.contract import Context
-    from synth.record import Record, Task
+    from synth.core.record import Record, Task
 
     def records():
         for place, text in enumerate(texts):
@@ -134,7 +134,7 @@ def ours_from_parquet(path, workers=2):
     """The whole filter on a data set of records, which lie on the disk and not in memory."""
     from filters import near_dedup
     from filters.contract import Context
-    from synth.io import read_split
+    from synth.core.dataset import read_split
 
     config = near_dedup.Config(per_question=False, threshold=THRESHOLD)
     check = near_dedup.build(config, Context(workers=workers))

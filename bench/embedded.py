@@ -14,8 +14,8 @@ WAYS = (
 
 
 def requests():
-    from synth.config import load_run
-    from synth.prompts import load_prompt
+    from synth.config.validate import load_run
+    from synth.core.prompts import load_prompt
     from synth.tasks.load import load_tasks
 
     run, _ = load_run("quickstart")
@@ -28,7 +28,7 @@ def plain(dtype, chats):
     """Left-padded batches through `generate`, as transformers' own documentation has it."""
     import torch
 
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     model, tokenizer = load_model(GGUF, dtype), load_tokenizer(GGUF)
     tokenizer.padding_side = "left"
@@ -51,8 +51,8 @@ def plain(dtype, chats):
 
 
 def embedded(dtype, chats):
+    from synth.core.record import Request
     from synth.teachers import transformers
-    from synth.teachers.contract import Request
 
     teacher = transformers.build(
         transformers.Config(model=GGUF, dtype=dtype, batch_size=BATCH), "bench"

@@ -45,7 +45,7 @@ def loop(path):
 
 
 def read(path):
-    from synth.record import Record
+    from synth.core.record import Record
     from synth.traces import file
     from synth.traces.load import Unique, records
 

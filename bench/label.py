@@ -16,7 +16,7 @@ EXAMPLES, BATCH_TOKENS, ROUNDS = 24, 1024, 5
 
 def examples():
     from sft.masks import Encoded
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(GGUF)
     made = []
@@ -34,7 +34,7 @@ def main():
     from sft.label import Wanted, batches
     from sft.label_store import tokens_hash, write_shard
     from sft.label_transformers import Reader
-    from synth.models import load_model
+    from synth.core.models import load_model
 
     model, data = load_model(GGUF, device="cpu"), examples()
     wanted = Wanted(batch_tokens=BATCH_TOKENS)

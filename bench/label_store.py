@@ -25,7 +25,7 @@ def torch_logits(tokens, data):
     """Teacher's and student's logits of real traces (SmolLM2 reads solutions of MATH problems)."""
     import torch
 
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     tokenizer, model = load_tokenizer(GGUF), load_model(GGUF, device="cpu")
     layers = model.model.layers

@@ -29,7 +29,7 @@ from common import Timer, machine, measured, table, versions  # noqa: E402
 
 from filters import math_answer  # noqa: E402
 from filters.contract import Context  # noqa: E402
-from synth.record import Record, Task  # noqa: E402
+from synth.core.record import Record, Task  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 CORES = 2

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from common import GGUF, table
 
+from synth.config.generate import Samples, Sampling, Truncation
+from synth.core.prompts import load_prompt
+from synth.core.record import Task, Verdict
 from synth.counts import Counts
 from synth.generate import Ask, generate
-from synth.generate_config import Samples, Sampling, Truncation
-from synth.prompts import load_prompt
-from synth.record import Task, Verdict
 from synth.store import Store
 
 # What is asked of SmolLM2: the first are easier for it than the second.
@@ -42,7 +42,7 @@ def record(out):
 
     from filters.chain import FilterSpec, build_chain
     from filters.contract import Context
-    from synth.configfile import read_config
+    from synth.config.yaml_file import read_config
     from synth.teachers import transformers
 
     prompt = read_config("quickstart", []).data["generate"]["prompt"]
@@ -81,7 +81,7 @@ def record(out):
 
 def traces(path):
     """Real traces with labels: eight answers each to a hundred MATH questions; tokens as counted."""
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(GGUF)
     rows = {}

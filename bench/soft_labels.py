@@ -27,7 +27,7 @@ def setting(folder, shape, count):
     from sft.examples import open_examples, write_examples
     from sft.label import Wanted, label
     from sft.label_transformers import Reader
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     save_models(folder, shape, ["student", "teacher"])
     tokenizer = load_tokenizer(str(folder / "student"))
@@ -49,8 +49,8 @@ class Way:
         from sft.label_store import LabelStore
         from sft.objective import Objective
         from sft.order import Order
-        from synth.models import load_model
-        from synth.training_config import Train
+        from synth.config.train import Train
+        from synth.core.models import load_model
 
         teachers = {"teacher": {"model": "teacher"}}
         more = {} if name == SFT else {"method": "soft_labels", "teachers": teachers}

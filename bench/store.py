@@ -20,8 +20,8 @@ WAYS = ("put", "compress", "loop")
 
 def pairs(body_bytes, number):
     """Keys and answers to store, no two alike."""
+    from synth.core.record import Request
     from synth.store import keyed
-    from synth.teachers.contract import Request
 
     parts = answers(body_bytes)
     identity = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
@@ -43,7 +43,7 @@ async def at_a_time(items, work):
 
 
 def measure(way, size):
-    from synth.codec import compress
+    from synth.core.compression import compress
     from synth.store import Store
 
     items = list(pairs(*SIZES[size]))

@@ -31,8 +31,8 @@ def plain(clock, model, folder, steps, packed):
     from trl import SFTConfig, SFTTrainer
 
     from sft.chat import apply, choose
-    from synth.models import load_tokenizer
-    from synth.reasoning import join_trace
+    from synth.core.models import load_tokenizer
+    from synth.core.reasoning import join_trace
 
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(str(model))

@@ -26,7 +26,7 @@ OPTIONS = {"model": GGUF, "dtype": "bfloat16", "max_model_len": 1024, "enforce_e
 
 
 def run_config():
-    from synth.config import load_run
+    from synth.config.validate import load_run
 
     run, _ = load_run("quickstart-vllm")
     return run
@@ -42,7 +42,7 @@ def plain():
     """Gives `answer(round)`, which asks `LLM.chat` everything at once, as its documentation has it."""
     from vllm import LLM, SamplingParams
 
-    from synth.prompts import load_prompt
+    from synth.core.prompts import load_prompt
     from synth.teachers._vllm import weights
 
     run = run_config()
@@ -64,11 +64,11 @@ def plain():
 
 def ours(kind):
     from synth.ask import Ask
+    from synth.config.generate import Samples, Sampling
+    from synth.core.plugins import load
+    from synth.core.prompts import load_prompt
     from synth.counts import Counts
     from synth.generate import generate
-    from synth.generate_config import Samples, Sampling
-    from synth.plugins import load
-    from synth.prompts import load_prompt
     from synth.store import Store
 
     run = run_config()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from filters.contract import Context
 from filters.math_answer import Config, MathAnswer, build, final_boxes
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 # Comparing all answers may take so long; what is not compared by then stands for itself.
 LIMIT_S = 30.0

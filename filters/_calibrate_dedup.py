@@ -14,10 +14,10 @@ from filters._dedup import On, parts, text_of
 from filters._minhash import folded
 from filters._text import words
 from filters.contract import Context
-from synth import plugins
-from synth.errors import UserError
-from synth.record import Record
-from synth.text import CJK
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.question_text import CJK
+from synth.core.record import Record
 
 FILTERS = ("exact_dedup", "near_dedup", "semantic_dedup")
 # Texts of fewer words cannot be edited by small steps; so many drops are checked one by one.

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from synth.errors import UserError, nearest
-from synth.models import load_tokenizer, locate, require_transformers
+from synth.core.errors import UserError, nearest
+from synth.core.models import load_tokenizer, locate, require_transformers
 
 # Tokens that one forward pass takes at most; one input longer than that is a pass of its own.
 _BATCH_TOKENS = 8192

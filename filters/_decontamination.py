@@ -21,8 +21,8 @@ from pydantic import Field
 
 from filters._decontamination_sets import EvalSet, Item, listed, read_set
 from filters.contract import Context, FilterConfig
-from synth.errors import UserError
-from synth.text import normalise_question
+from synth.core.errors import UserError
+from synth.core.question_text import normalise_question
 
 if TYPE_CHECKING:
     import numpy as np

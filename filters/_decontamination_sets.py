@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, computed_field, field_validator, model_validator
 
-from synth.errors import UserError, nearest
-from synth.plugins import PluginConfig
+from synth.core.errors import UserError, nearest
+from synth.core.plugins import PluginConfig
 
 # What data sets call their questions and their rows' names, best first; case does not count.
 _QUESTIONS = ("question", "problem", "prompt", "instruction", "query", "input", "text")

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from filters._select import length, verifies
 from filters.contract import Decision, FilterConfig
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

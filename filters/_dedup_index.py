@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.errors import UserError
-from synth.record import canonical_json
+from synth.core.errors import UserError
+from synth.core.record import canonical_json
 
 _ROWS = 1000
 _KEY = b"synth-distill"

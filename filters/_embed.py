@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from synth.errors import MissingPackage, UserError
+from synth.core.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
     import numpy as np

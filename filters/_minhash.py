@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
-from synth.text import CJK, nfkc
+from synth.core.question_text import CJK, nfkc
 
 if TYPE_CHECKING:
     import numpy as np

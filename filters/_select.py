@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from synth import plugins
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core import plugins
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 
 
 def _known(key: str) -> str:

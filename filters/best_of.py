@@ -9,8 +9,8 @@ from pydantic import Field
 
 from filters._select import draw, length, verifies
 from filters.contract import Context, Decision, FilterConfig, SetCheck
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 
 LEVEL = "set"
 

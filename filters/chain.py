@@ -17,9 +17,9 @@ from typing import Any, Self, cast
 from pydantic import ValidationError
 
 from filters.contract import Check, Context, Decision, Figures, FilterConfig, bounds, decide
-from synth import plugins
-from synth.errors import DistillError, UserError
-from synth.record import Record, Task, Verdict, canonical_json, digest
+from synth.core import plugins
+from synth.core.errors import DistillError, UserError
+from synth.core.record import Record, Task, Verdict, canonical_json, digest
 
 _LEVELS = ("question", "trace", "set")
 _CLIP = 120

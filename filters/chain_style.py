@@ -15,7 +15,7 @@ from pydantic import Field
 
 from filters._text import words
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.record import Record
+from synth.core.record import Record
 
 MEASURES = {
     "paragraph_words": "long paragraph",

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from filters._math_text import visible
-from filters._text import boxes
 from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
-from synth.record import Record
-from synth.text import nfkc
+from synth.core.boxed import boxes
+from synth.core.question_text import nfkc
+from synth.core.record import Record
 
 VERIFIES = True
 

@@ -12,8 +12,8 @@ from filters import _code_blocks, _code_jobs, sandbox
 from filters._code_compare import same_text, same_value
 from filters._code_layouts import Either, Tests, find
 from filters.contract import Context, Decision, FilterConfig, cannot_tell
-from synth.errors import UserError
-from synth.record import Record
+from synth.core.errors import UserError
+from synth.core.record import Record
 
 VERIFIES = True
 

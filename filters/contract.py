@@ -47,9 +47,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synth.errors import UserError
-from synth.plugins import PluginConfig
-from synth.record import Message, Record, Task
+from synth.core.errors import UserError
+from synth.core.plugins import PluginConfig
+from synth.core.record import Message, Record, Task
 
 Action = Literal["off", "tag", "drop"]
 

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from filters import math_answer
 from filters._agreement import final_answer
-from filters._text import boxes, words
+from filters._text import words
 from filters.contract import KEEP, Context, Decision, FilterConfig, cannot_tell
-from synth.record import Record, Task
+from synth.core.boxed import boxes
+from synth.core.record import Record, Task
 
 # A conclusion stands at the end; what was said earlier may have been given up since.
 VERSION = math_answer.VERSION  # it compares as that does

@@ -5,7 +5,7 @@ from __future__ import annotations
 from filters._decontamination import SHORTEST_IN_TRACE, OverlapConfig, build_index, tokens_of
 from filters._decontamination_sets import listed
 from filters.contract import Check, Context, Figures
-from synth.record import Record
+from synth.core.record import Record
 
 USES_EVAL_TASKS = True
 MEASURES = {"overlap": "repeats evaluation"}

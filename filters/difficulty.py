@@ -11,12 +11,12 @@ from pydantic import Field, field_validator, model_validator
 
 from filters.chain import Filter, FilterSpec, load_filters
 from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
-from synth.config import split_plugin
-from synth.errors import UserError
-from synth.generate_config import Sampling
-from synth.prompts import load_prompt
-from synth.reasoning import split_trace
-from synth.record import Record, Task
+from synth.config.generate import Sampling
+from synth.config.plugin_entries import split_plugin
+from synth.core.errors import UserError
+from synth.core.prompts import load_prompt
+from synth.core.reasoning import split_trace
+from synth.core.record import Record, Task
 
 LEVEL = "question"
 ASKS_TEACHER = True

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from filters._embed import DIMENSIONS, STATIC, embedder, missing
 from filters.contract import Context, Decision, FilterConfig, SetCheck
-from synth.errors import MissingPackage
-from synth.record import Record
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

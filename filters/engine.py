@@ -23,8 +23,8 @@ from filters.contract import Context, SetCheck
 from filters.ledger import Ledger, pack
 from filters.pieces import Piece, pieces_of, read_piece
 from filters.pool import Job, judge_pieces
-from synth.errors import UserError
-from synth.record import Record, digest
+from synth.core.errors import UserError
+from synth.core.record import Record, digest
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ class Engine:
     """Filters over one split of a data set.
 
     Args:
-        folder: The data set, as `synth.io.writing` writes it.
+        folder: The data set, as `synth.core.dataset.writing` writes it.
         split: Its split.
         content: A hash of its records: other records are judged anew.
         specs: The filters of the config.

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from filters._math_text import visible
 from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
-from filters.math_answer import final_boxes, shown
-from synth.record import Record
-from synth.text import nfkc
+from filters.math_answer import final_boxes
+from synth.core.display import shown
+from synth.core.question_text import nfkc
+from synth.core.record import Record
 
 VERIFIES = True
 

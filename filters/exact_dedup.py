@@ -11,7 +11,7 @@ from filters._dedup import DedupConfig, On, Roll, choose, decisions, parts
 from filters._dedup_index import Entry, save, saved
 from filters._minhash import folded
 from filters.contract import Context, Decision, SetCheck
-from synth.record import Record
+from synth.core.record import Record
 
 LEVEL = "set"
 VERSION = 2

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from synth.record import Record
+from synth.core.record import Record
 
 # Keys of a task's metadata that say how hard it is, the first that is there.
 DIFFICULTY = ("difficulty", "level", "pass_rate", "grade")

@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field, field_validator
 from filters import _json_worker
 from filters._workers import CallFailed, WorkerLost, Workers, longest
 from filters.contract import Context, Decision, FilterConfig, cannot_tell
-from filters.math_answer import shown
-from synth.errors import MissingPackage
-from synth.record import Record
+from synth.core.display import shown
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 _LONGEST = 2_000_000
 

@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from filters.contract import Ask, Check, Context, Decision, Figures, FilterConfig, cannot_tell
-from filters.math_answer import shown
-from synth.errors import UserError
-from synth.generate_config import Sampling
-from synth.prompts import load_prompt
-from synth.reasoning import join_trace
-from synth.record import Message, Record, digest
+from synth.config.generate import Sampling
+from synth.core.display import shown
+from synth.core.errors import UserError
+from synth.core.prompts import load_prompt
+from synth.core.reasoning import join_trace
+from synth.core.record import Message, Record, digest
 
 ASKS_TEACHER = True
 VERSION = 2

@@ -18,8 +18,8 @@ from filters import _languages
 from filters._languages import LANGUAGES, SCRIPTS, WORD, count_words
 from filters._prose import blanked, clip
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.errors import nearest
-from synth.record import Record
+from synth.core.errors import nearest
+from synth.core.record import Record
 
 MEASURES = {
     "reasoning": "reasoning in another language",

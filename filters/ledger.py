@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from filters.chain import Outcome
 from filters.contract import Decision, Figures
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS outcomes (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.reasoning import join_trace
-from synth.record import Record
+from synth.core.reasoning import join_trace
+from synth.core.record import Record
 
 VERSION = 2
 USES_STUDENT_TOKENS = True

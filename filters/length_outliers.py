@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from filters.contract import Context, Decision, FilterConfig, SetCheck, cannot_tell
-from synth.record import Record
+from synth.core.record import Record
 
 LEVEL = "set"
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from filters._select import Key, Seen, group_of, length
 from filters.contract import Context, Decision, FilterConfig, SetCheck
-from synth.record import Record
+from synth.core.record import Record
 
 LEVEL = "set"
 

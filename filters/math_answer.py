@@ -10,11 +10,12 @@ from pydantic import Field
 
 from filters import _math_worker
 from filters._math_text import plain, rational, visible
-from filters._text import boxes
 from filters._workers import CallFailed, WorkerLost, Workers, longest
 from filters.contract import Context, Decision, FilterConfig, cannot_tell
-from synth.errors import MissingPackage
-from synth.record import Record
+from synth.core.boxed import boxes
+from synth.core.display import shown
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 VERIFIES = True
 VERSION = 2
@@ -25,7 +26,6 @@ _TAIL = 2000
 _LONGEST = 2000
 # Boxes stand at the end: a text longer than a million characters is read from there.
 _READ = 1_000_000
-_SHOWN = 60
 # Numbers that are further apart than this share of the greater are not one number rounded.
 _NEAR = 1e-3
 
@@ -205,10 +205,3 @@ def _evidence(answer: str, reference: str, by: str) -> dict[str, Any]:
 def _wrong(said: dict[str, Any]) -> Decision:
     reason = f"wrong answer: got {said['answer']}, expected {said['reference']}"
     return Decision(False, reason, 0.0, None, said)
-
-
-def shown(text: str, most: int = _SHOWN) -> str:
-    """A text on one short line, with nothing in it that a terminal or a file would choke on."""
-    text = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -23,7 +23,7 @@ from filters._minhash import (
     unpacked,
 )
 from filters.contract import Context, Decision, SetCheck
-from synth.record import Record
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

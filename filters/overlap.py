@@ -7,7 +7,7 @@ from pydantic import Field
 from filters._decontamination import SHORTEST, OverlapConfig, build_index, tokens_of
 from filters._decontamination_sets import listed
 from filters.contract import Check, Context, Figures
-from synth.record import Record
+from synth.core.record import Record
 
 LEVEL = "question"
 VERSION = 2
@@ -33,7 +33,8 @@ def build(config: Config, context: Context) -> Check:
     counts. Shares under 0.5 are given as 0. Evaluation questions of fewer than 5 words are found
     only where they are the whole question.
 
-    Words are those of `synth.text.normalise_question`; code of drawings (`[asy]`) is left out.
+    Words are those of `normalise_question` in `synth.core.question_text`; code of drawings
+    (`[asy]`) is left out.
 
     Raises:
         UserError: An evaluation set cannot be loaded.

@@ -16,8 +16,8 @@ from filters.contract import (
     cannot_tell,
     decide,
 )
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 
 LEVEL = "set"
 _MEASURES = {"pass_rate": ("too hard", "too easy")}

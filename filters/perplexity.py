@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 
 from filters._prose import clip
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.errors import UserError
-from synth.reasoning import join_trace
-from synth.record import Message, Record
+from synth.core.errors import UserError
+from synth.core.reasoning import join_trace
+from synth.core.record import Message, Record
 
 MEASURES = {
     "perplexity": ("likely under the student", "unlikely under the student"),

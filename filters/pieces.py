@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.errors import UserError
-from synth.record import Record, from_row
+from synth.core.errors import UserError
+from synth.core.record import Record, from_row
 
 ROWS = 200
 

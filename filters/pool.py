@@ -23,7 +23,7 @@ from filters.chain import Chain, Filter, FilterSpec, Outcome, failed, load_filte
 from filters.contract import Context
 from filters.ledger import pack
 from filters.pieces import Piece, read_piece
-from synth.errors import DistillError
+from synth.core.errors import DistillError
 
 # Seconds that a filter may take over one record; one that limits itself says how long that is.
 LIMIT_S = 120.0

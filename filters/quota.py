@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from filters._select import Key, Seen, draw, group_of
 from filters.contract import Context, Decision, FilterConfig, SetCheck
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 
 LEVEL = "set"
 

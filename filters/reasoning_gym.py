@@ -11,9 +11,10 @@ from pydantic import Field
 from filters import _gym_worker
 from filters._workers import CallFailed, WorkerLost, Workers, longest
 from filters.contract import Context, Decision, Figures, FilterConfig, cannot_tell
-from filters.math_answer import final_boxes, shown
-from synth.errors import MissingPackage
-from synth.record import Record
+from filters.math_answer import final_boxes
+from synth.core.display import shown
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 VERIFIES = True
 MEASURES = {"score": "wrong answer"}

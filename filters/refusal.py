@@ -8,7 +8,7 @@ from pydantic import Field
 
 from filters._prose import blanked, clip
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.record import Record
+from synth.core.record import Record
 
 MEASURES = {"refusals": "refusal", "meta": "talk of instructions"}
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
-from filters.math_answer import shown
-from synth.errors import MissingPackage
-from synth.record import Record
+from synth.core.display import shown
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 _EXTRA = 60
 

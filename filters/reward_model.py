@@ -10,10 +10,10 @@ from pydantic import Field
 
 from filters import _classifier
 from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
-from synth.errors import UserError
-from synth.models import locate
-from synth.reasoning import join_trace
-from synth.record import Record
+from synth.core.errors import UserError
+from synth.core.models import locate
+from synth.core.reasoning import join_trace
+from synth.core.record import Record
 
 ONE_PROCESS = True
 MEASURES = {"score": ("low reward", "high reward")}

@@ -24,7 +24,7 @@ from functools import cache
 from filters import _sandbox_seccomp
 from filters._sandbox_command import Limits
 from filters._sandbox_run import Ended, Result, SandboxFailed, run_under
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 __all__ = ["PYTHON", "Limits", "Result", "SandboxFailed", "layers", "require", "run"]
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from filters._prose import blanked
 from filters._secret_forms import FORMS, LONG, LONG_NUMBER, SECRET, Kind
 from filters.contract import KEEP, Check, Context, Decision, FilterConfig
-from synth.record import Record
+from synth.core.record import Record
 
 _PERSONAL: list[Kind] = ["email", "phone", "iban", "card", "ssn", "cn_id", "ip"]
 _MOST = 1000

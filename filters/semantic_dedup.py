@@ -14,8 +14,8 @@ from filters._dedup import DedupConfig, On, Roll, choose, decisions, text_of
 from filters._dedup_index import Entry, save, saved
 from filters._embed import DIMENSIONS, STATIC, embedder, missing
 from filters.contract import Context, Decision, SetCheck
-from synth.errors import MissingPackage
-from synth.record import Record
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

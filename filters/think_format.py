@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from filters._text import boxes
 from filters.contract import KEEP, Check, Context, Decision, FilterConfig
-from synth.reasoning import Mark, marks
-from synth.record import Record
+from synth.core.boxed import boxes
+from synth.core.reasoning import Mark, marks
+from synth.core.record import Record
 
 VERSION = 2
 
@@ -27,7 +27,7 @@ class Config(FilterConfig):
 
 
 def build(config: Config, context: Context) -> Check:
-    r"""The check. It reads what `synth.reasoning` made of the response, in no language.
+    r"""The check. It reads what `synth.core.reasoning` made of the response, in no language.
 
     A tag of any dialect that is left in the reasoning or in the answer means a nested, a second, an
     unclosed or a stray think block, so the trace is malformed however it reads, also where the

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from filters._classifier import Classifier, lacking, load
 from filters.contract import Check, Context, Figures, FilterConfig
-from synth.record import Record
+from synth.core.record import Record
 
 MEASURES = {"score": "toxic"}
 ONE_PROCESS = True

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from filters._text import words
 from filters.contract import KEEP, Check, Context, Decision, FilterConfig
-from synth.reasoning import is_cut, marks
-from synth.record import Record
+from synth.core.reasoning import is_cut, marks
+from synth.core.record import Record
 
 VERSION = 2
 

@@ -16,9 +16,9 @@ from filters.contract import (
     cannot_tell,
     decide,
 )
-from synth.config import split_plugin
-from synth.errors import UserError
-from synth.record import Record
+from synth.config.plugin_entries import split_plugin
+from synth.core.errors import UserError
+from synth.core.record import Record
 
 VERIFIES = True
 

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from filters._agreement import final_answer, tally_weighted
 from filters.contract import Context, Decision, FilterConfig, SetCheck, cannot_tell
-from filters.math_answer import shown
-from synth.record import Record
+from synth.core.display import shown
+from synth.core.record import Record
 
 LEVEL = "set"
 

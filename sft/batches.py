@@ -14,7 +14,7 @@ from sft.examples import Examples
 from sft.label_store import LabelStore, tokens_hash
 from sft.masks import IGNORED, Encoded
 from sft.order import Order
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -19,9 +19,9 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from synth.errors import UserError, nearest
-from synth.reasoning import OPEN
-from synth.record import Message
+from synth.core.errors import UserError, nearest
+from synth.core.reasoning import OPEN
+from synth.core.record import Message
 
 FOLDER = Path(__file__).parent / "templates"
 # What a tokenizer must know for a template, the most telling family first: a tokenizer made from

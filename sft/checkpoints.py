@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.io import read_json, write_json
+from synth.core.files import read_json, write_json
 
 MARKER = "whole.json"
 

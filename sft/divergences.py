@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from synth.errors import UserError, nearest
+from synth.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.masks import IGNORED, Encoded, check_dataset
-from synth.io import read_json, write_json
-from synth.record import Message, Record, Task
+from synth.core.files import read_json, write_json
+from synth.core.record import Message, Record, Task
 
 _ROWS_PER_BATCH = 1_000
 _RATES = ("pass_rate", "difficulty")

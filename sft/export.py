@@ -10,7 +10,7 @@ from sft.hidden import NAME, strip
 from sft.objective import remove
 from sft.processes import load_whole
 from sft.student import load_student, merged
-from synth.training_config import Student
+from synth.config.train import Student
 
 
 def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -> None:

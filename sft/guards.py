@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sft.watch import Watch
-from synth.errors import UserError
-from synth.models import require_transformers
-from synth.training_config import Train
+from synth.config.train import Train
+from synth.core.errors import UserError
+from synth.core.models import require_transformers
 
 
 def require_packages(config: Train) -> None:

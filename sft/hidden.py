@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sft.layers import Pairs, attention_inputs, bare, decoder_layers, layer_pairs, watch
-from synth.distil_config import HiddenStates
-from synth.errors import UserError
+from synth.config.distillation import HiddenStates
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

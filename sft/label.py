@@ -24,7 +24,7 @@ from sft.label_store import (
     write_shard,
 )
 from sft.masks import IGNORED
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     from sft.examples import Examples
@@ -146,7 +146,7 @@ def label(
         engine: The teacher.
         examples: The data as the student is trained on it.
         folder: Where the label set goes.
-        identity: Names the teacher's weights (`synth.models.weights_identity`).
+        identity: Names the teacher's weights (`synth.core.models.weights_identity`).
         only: Which of the examples; None: all.
         on_progress: Gets labelled tokens done and in all: once for what a run before wrote, then
             after each batch.

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.label_codec import Codebook, SoftLabels, decode, encode
-from synth.errors import UserError
-from synth.io import MANIFEST, read_json, write_json
-from synth.labels import hash_tokens
+from synth.core.dataset import MANIFEST
+from synth.core.errors import UserError
+from synth.core.files import read_json, write_json
+from synth.core.logprobs import hash_tokens
 
 if TYPE_CHECKING:
     from sft.masks import Encoded

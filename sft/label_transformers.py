@@ -13,7 +13,7 @@ from sft.label import Wanted, labelled_tokens, refuse_broken, refuse_unfit
 from sft.label_codec import SoftLabels
 from sft.loss import has_plain_head
 from sft.masks import IGNORED
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

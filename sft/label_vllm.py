@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sft.label import Wanted, refuse_broken, refuse_unfit
 from sft.label_codec import SoftLabels
 from sft.masks import IGNORED
-from synth.errors import MissingPackage, UserError, nearest
+from synth.core.errors import MissingPackage, UserError, nearest
 
 if TYPE_CHECKING:
     from sft.masks import Encoded

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from synth.errors import UserError, nearest
+from synth.core.errors import UserError, nearest
 
 Pairs = list[tuple[int, int]]
 _MAPS = ("uniform", "skip", "last")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.stats import wilson
-from synth.errors import MissingPackage, UserError, nearest
+from synth.core.errors import MissingPackage, UserError, nearest
 
 
 def load_tasks(tasks: Sequence[str], own_tasks: str | Path | None = None) -> Any:

@@ -18,10 +18,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sft.chat import KNOWN, choose, end_token, guess, pieces, render_spans
-from synth.errors import MissingPackage, UserError
-from synth.reasoning import CLOSE, OPEN, join_trace
-from synth.record import Message, Record, Task
-from synth.training_config import Student
+from synth.config.train import Student
+from synth.core.errors import MissingPackage, UserError
+from synth.core.reasoning import CLOSE, OPEN, join_trace
+from synth.core.record import Message, Record, Task
 
 IGNORED = -100
 _OPENING = f"{OPEN}\n"
@@ -133,7 +133,7 @@ _templates: dict[tuple[str, str, bool], str] = {}
 def _preview_template(model: str, name: str, trust_remote_code: bool) -> str:
     key = (model, name, trust_remote_code)
     if key not in _templates:
-        from synth.models import load_tokenizer
+        from synth.core.models import load_tokenizer
 
         try:
             tokenizer = load_tokenizer(model, trust_remote_code) if name == "auto" else None

@@ -15,8 +15,8 @@ from sft.hidden import Hidden
 from sft.layers import bare
 from sft.loss import has_plain_head, summed_loss
 from sft.soft_loss import Online, Stored, summed_soft_loss
-from synth.distil_config import SoftLabels
-from synth.training_config import Train
+from synth.config.distillation import SoftLabels
+from synth.config.train import Train
 
 if TYPE_CHECKING:
     import torch

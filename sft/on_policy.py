@@ -19,10 +19,10 @@ from sft.trainer import arguments
 from sft.uld import OPENING, CrossTokenizer, before_answer
 from sft.vocabulary import shared_vocabulary
 from sft.watch import Watch, follow
-from synth.distil_config import OnPolicy
-from synth.errors import UserError
-from synth.record import Message
-from synth.training_config import Train
+from synth.config.distillation import OnPolicy
+from synth.config.train import Train
+from synth.core.errors import UserError
+from synth.core.record import Message
 
 
 def build_on_policy(

@@ -15,7 +15,7 @@ from sft.objective import plain_logits
 from sft.soft_loss import Online, summed_soft_loss
 from sft.uld import CrossTokenizer
 from sft.watch import Watch, refuse_broken
-from synth.distil_config import OnPolicy
+from synth.config.distillation import OnPolicy
 
 
 def trainer_class() -> type[Any]:

@@ -15,8 +15,8 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from sft.examples import Examples
-from synth.errors import UserError, nearest
-from synth.training_config import Train
+from synth.config.train import Train
+from synth.core.errors import UserError, nearest
 
 Group: TypeAlias = list[list[int]]  # rows, each the examples that lie in it
 _POOL = 50  # batches among which examples are sorted by length

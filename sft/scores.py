@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.stats import compare, gap_closed, majority_at_k, mean_interval, pass_at_k
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 # Comparing all answers of one who is evaluated may take so long; the rest is compared as text.
 COMPARING_S = 300.0

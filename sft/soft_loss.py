@@ -24,7 +24,7 @@ from sft.divergences import (
     mix_top_k,
     top_k,
 )
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

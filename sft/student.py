@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sft.layers import take
-from synth.distil_config import TeacherModel
-from synth.errors import MissingPackage, UserError, nearest
-from synth.models import load_model, loading, locate, require_transformers
-from synth.training_config import Rope, Student, Train
+from synth.config.distillation import TeacherModel
+from synth.config.train import Rope, Student, Train
+from synth.core.errors import MissingPackage, UserError, nearest
+from synth.core.models import load_model, loading, locate, require_transformers
 
 # Kinds of scaling whose frequencies depend on the window that the model had before.
 _FROM_BEFORE = ("llama3", "longrope", "yarn")

@@ -10,10 +10,10 @@ from sft.examples import Examples
 from sft.label_store import LabelStore, tokens_hash
 from sft.student import load_teacher
 from sft.vocabulary import shared_vocabulary
-from synth.distil_config import TeacherModel
-from synth.errors import UserError
-from synth.models import load_tokenizer, weights_identity
-from synth.training_config import Train
+from synth.config.distillation import TeacherModel
+from synth.config.train import Train
+from synth.core.errors import UserError
+from synth.core.models import load_tokenizer, weights_identity
 
 
 @dataclass(frozen=True)

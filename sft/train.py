@@ -32,12 +32,12 @@ from sft.student import length_limit, load_student, load_teacher, lora
 from sft.teachers import gather, teachers_identity
 from sft.trainer import build_trainer, end_trackers
 from sft.watch import Watch, refuse_broken
-from synth.distil_config import HiddenStates
-from synth.errors import Interrupted, UserError
-from synth.io import read_json, write_json
-from synth.models import load_tokenizer, weights_identity
-from synth.record import Message, Record, Task, digest
-from synth.training_config import Student, Train
+from synth.config.distillation import HiddenStates
+from synth.config.train import Student, Train
+from synth.core.errors import Interrupted, UserError
+from synth.core.files import read_json, write_json
+from synth.core.models import load_tokenizer, weights_identity
+from synth.core.record import Message, Record, Task, digest
 
 # What a config may change without the training becoming another one.
 _COSMETIC = {"logging_steps", "save_steps", "keep_checkpoints", "report_to"}

@@ -15,8 +15,8 @@ from sft.batches import Groups, split
 from sft.objective import PARTS, Extra, Objective, install
 from sft.processes import Even, save_projections
 from sft.watch import Watch, follow
-from synth.errors import UserError
-from synth.training_config import Train
+from synth.config.train import Train
+from synth.core.errors import UserError
 
 
 def build_trainer(

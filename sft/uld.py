@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sft.chat import apply, choose
 from sft.masks import IGNORED, encode
 from sft.masks import _plain_ids as plain_ids
-from synth.errors import UserError
-from synth.reasoning import OPEN
-from synth.record import Message
+from synth.core.errors import UserError
+from synth.core.reasoning import OPEN
+from synth.core.record import Message
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 # Cut alike by two tokenizers, these say that merges, normalisation and handling of spaces agree.
 _PROBES = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from sft.checkpoints import Meter, StepLog, keep_last, mark_whole
 from sft.processes import any_of
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 
 @dataclass

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from synth.codec import parse_json
-from synth.labels import Labels, pack, take_labels
-from synth.reasoning import is_cut, parse_completion, split_trace, whole_text
-from synth.record import Message
-from synth.teachers.contract import Request, Retry
+from synth.core.compression import parse_json
+from synth.core.logprobs import Labels, pack, take_labels
+from synth.core.reasoning import is_cut, parse_completion, split_trace, whole_text
+from synth.core.record import Message, Request
+from synth.teachers.contract import Retry
 
 
 @dataclass(slots=True)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from synth.generate_config import Budget, Samples, Sampling, Truncation
+from synth.config.generate import Budget, Samples, Sampling, Truncation
+from synth.core.prompts import Prompt
+from synth.core.record import Record, Verdict
+from synth.core.usage import Price
 from synth.lane import Lane, Limits
 from synth.plan import Route
-from synth.prompts import Prompt
-from synth.record import Record, Verdict
-from synth.teachers.contract import Price, Teacher, TeacherConfig
+from synth.teachers.contract import Teacher, TeacherConfig
 
 Check = Callable[[Record], list[Verdict]]
 

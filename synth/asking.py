@@ -9,13 +9,13 @@ from typing import Any
 
 from synth.ask import Ask
 from synth.buying import Buyer, Stopped
+from synth.core.errors import UserError, nearest
+from synth.core.reasoning import parse_completion
+from synth.core.record import Message, Request
 from synth.counts import Counts
-from synth.errors import UserError, nearest
 from synth.lane import Closed
-from synth.reasoning import parse_completion
-from synth.record import Message
 from synth.store import Store
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 
 class Asker:

@@ -13,18 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth.augment_config import Agreement, Augment
-from synth.config import Run
+from synth.config.augment import Agreement, Augment
+from synth.config.generate import Sampling
+from synth.config.run import Run
+from synth.core.dataset import SplitWriter, read_split, writing
+from synth.core.prompts import Prompt, load_prompt
+from synth.core.question_text import question_key
+from synth.core.record import Record, Task, Verdict, digest
+from synth.core.run_folder import Folder
 from synth.counts import Counts
 from synth.draws import Draw, draws, in_answer, stands_in
 from synth.filtering import Say, build_chain_of, filters_at
-from synth.folder import Folder
-from synth.generate_config import Sampling
-from synth.io import SplitWriter, read_split, writing
-from synth.prompts import Prompt, load_prompt
-from synth.record import Record, Task, Verdict, digest
 from synth.run_teachers import ask_all, build_teacher, single_ask
-from synth.text import question_key
 
 if TYPE_CHECKING:
     from filters.chain import Chain

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 
 from synth.answers import Reply, parse_answer
 from synth.ask import Ask
-from synth.counts import Counts, Purse, usage_of
-from synth.errors import DistillError, Unfinished, UserError
+from synth.core.errors import DistillError, Unfinished, UserError
+from synth.core.reasoning import parse_completion
+from synth.core.record import Request
+from synth.core.usage import usage_of
+from synth.counts import Counts, Purse
 from synth.lane import Closed
-from synth.reasoning import parse_completion
 from synth.store import Bought, Keyed, Store, StoreFull, keyed
-from synth.teachers.contract import Refused, Request, Retry
+from synth.teachers.contract import Refused, Retry
 
 LONGEST_WAIT_S = 60.0
 

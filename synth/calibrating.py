@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from synth.config import Run, traces_of
-from synth.errors import UserError
-from synth.filtering import load, workers
-from synth.folder import Folder
-from synth.io import read_split
+from synth.config.run import Run, traces_of
+from synth.core.dataset import read_split
+from synth.core.errors import UserError
+from synth.core.processes import workers
+from synth.core.run_folder import Folder
+from synth.filtering import load
 
 if TYPE_CHECKING:
     from filters._calibrate_dedup import Calibration

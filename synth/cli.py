@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from synth.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
+from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
 
 app = typer.Typer(
     help="Turn a big model's reasoning into a better small model, from one config file.",
@@ -30,10 +30,10 @@ def say(text: str) -> None:
 
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
-    from synth.config import load_run
+    from synth.config.validate import load_run
+    from synth.core.processes import first_process
     from synth.pipeline import do_stage, refuse_if_lacking, refuse_unasked
     from synth.summary import stage_summary
-    from synth.training import first_process
 
     run, _ = load_run(config, overrides or [])
     refuse_unasked(name, run)
@@ -57,7 +57,8 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
 @app.command()
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
-    from synth.config import load_run, stages_of
+    from synth.config.run import stages_of
+    from synth.config.validate import load_run
     from synth.pipeline import do_stage, refuse_if_lacking
     from synth.report import write_report
     from synth.summary import stage_summary
@@ -92,7 +93,7 @@ def filter_(
     ] = False,
 ) -> None:
     """Runs the filters over the traces, a run's or any data set's, and prints the funnel."""
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.importing import config_for
     from synth.pipeline import do_stage, refuse_if_lacking
     from synth.summary import explain_funnel, stage_summary
@@ -136,7 +137,7 @@ def dedup(
 ) -> None:
     """Measures the dedup filters on the traces at hand: recall and precision that they reach."""
     from synth.calibrating import calibrations
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.importing import config_for
     from synth.pipeline import do_stage
     from synth.summary import calibration_summary
@@ -164,7 +165,7 @@ def label(
     """Stores what the teachers think of every token of the kept traces."""
     if not estimate:
         return _one_stage("label", config, overrides)
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.labelling import show_estimate
     from synth.pipeline import refuse_if_lacking, refuse_unasked
 
@@ -204,7 +205,7 @@ def compare(
 @app.command()
 def report(config: Config, overrides: Overrides = None) -> None:
     """Writes report.html for what is done so far."""
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.importing import config_for
     from synth.report import write_report
 
@@ -221,7 +222,7 @@ def preview(
     ask: Annotated[bool, typer.Option(help="Ask the teacher, or only show the prompts.")] = True,
 ) -> None:
     """Shows prompts, the teacher's traces, verdicts and the training mask for a few questions."""
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.preview import show
 
     checked, _ = load_run(config, overrides or [])
@@ -231,7 +232,8 @@ def preview(
 @app.command()
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Checks a config: every mistake at once, each with its line. Spends nothing."""
-    from synth.config import load_run, machine_problems, stages_of
+    from synth.config.run import stages_of
+    from synth.config.validate import load_run, machine_problems
 
     checked, source = load_run(config, overrides or [])
     say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")
@@ -252,7 +254,7 @@ def estimate(
     ] = None,
 ) -> None:
     """Says what is still to be bought: calls, tokens, money, hours, disk, with intervals."""
-    from synth.config import load_run
+    from synth.config.validate import load_run
     from synth.estimate import make_estimate
     from synth.summary import estimate_summary
 
@@ -290,7 +292,7 @@ def schema() -> None:
     """Prints the JSON schema of a config, for editors."""
     import json
 
-    from synth.config import json_schema
+    from synth.config.schema import json_schema
 
     say(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 

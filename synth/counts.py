@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from synth.errors import DistillError, Unfinished
-from synth.generate_config import Budget
+from synth.config.generate import Budget
+from synth.core.errors import DistillError, Unfinished
 from synth.store import Spent
-from synth.teachers.contract import Cap, Price
+from synth.teachers.contract import Cap
 
 
 @dataclass
@@ -81,27 +81,6 @@ class Counts:
             "p95": ordered[round(0.95 * last)],
             "max": ordered[last],
         }
-
-
-def usage_of(
-    raw: Mapping[str, Any], price: Price | None
-) -> tuple[int | None, int | None, float | None]:
-    """Prompt tokens, completion tokens and dollars of a raw response; None is not known.
-
-    Figures that cannot be (negative, not whole, above 2^40) count as not known.
-    """
-    usage = raw.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-
-    def whole(key: str) -> int | None:
-        value = usage.get(key)
-        sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
-        return value if sound else None
-
-    prompt, completion = whole("prompt_tokens"), whole("completion_tokens")
-    if price is None or prompt is None or completion is None:
-        return prompt, completion, None
-    return prompt, completion, price.of(prompt, completion)
 
 
 class Purse:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from synth.augment_config import Augment
-from synth.record import Record, Task
+from synth.config.augment import Augment
+from synth.core.record import Record, Task
 
 # A number that can be masked: no exponent or index, no part of a word, a date or a time.
 _NUMBER = re.compile(

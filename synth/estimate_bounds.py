@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from synth import ledger
-from synth.config import Run
+from synth.config.run import Run
+from synth.core.record import Message, Task
 from synth.estimate_stock import COUNTED, Question, Stock
 from synth.forecast import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
 from synth.plan import Route
-from synth.record import Message, Task
 from synth.teachers.contract import TeacherConfig
 
 # Tokens of a text where no tokenizer and no answer of the teacher's says: by its characters.

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth import filtering, ledger, plugins, run_teachers, stages
+from synth import filtering, ledger, run_teachers, stages
 from synth.ask import Ask
-from synth.config import Run, split_plugin
+from synth.config.plugin_entries import split_plugin
+from synth.config.run import Run
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.prompts import load_prompt
+from synth.core.record import Message, Request, Task, digest
 from synth.counts import Counts
-from synth.errors import UserError
 from synth.generate import generate
-from synth.prompts import load_prompt
-from synth.record import Message, Task, digest
 from synth.store import Store, Stored, keyed
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
 RENDERED = 500  # prompts whose length is taken

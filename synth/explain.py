@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.errors import UserError
-from synth.folder import Folder, differences
-from synth.io import MANIFEST, read_split
+from synth.core.dataset import MANIFEST, read_split
+from synth.core.errors import UserError
+from synth.core.record import Record
+from synth.core.run_folder import Folder, differences
 from synth.ledger import Entry, entries
-from synth.record import Record
 
 # From this share on (difflib's ratio) one question is an edit of the other.
 NEAR = 0.6
@@ -80,7 +80,7 @@ def run_of(name: str) -> tuple[Folder, Path]:
         return Folder(Path(name)), Path(name).parent / "responses.sqlite"
     if Path(name).is_dir():
         raise UserError(f"{name}: no folder of a run whose generation is done")
-    from synth.config import load_run
+    from synth.config.validate import load_run
 
     run, _ = load_run(name)
     return Folder(run.folder), run.store_path

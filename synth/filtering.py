@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.config import Run, plugin_config, split_plugin, traces_of
-from synth.errors import UserError
-from synth.folder import Folder
-from synth.io import read_split, writing
-from synth.models import weights_identity
-from synth.progress import duration, shown
-from synth.prompts import load_prompt
-from synth.record import Record, Task
+from synth.config.plugin_entries import split_plugin
+from synth.config.run import Run, traces_of
+from synth.core.dataset import read_split, writing
+from synth.core.errors import UserError
+from synth.core.models import weights_identity
+from synth.core.processes import workers
+from synth.core.progress import duration, shown
+from synth.core.prompts import load_prompt
+from synth.core.record import Record, Task
+from synth.core.run_folder import Folder
 from synth.run_teachers import asker, build_teacher
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _tokenizer_of(
     """
     if run.student is None or not any(one.has("USES_STUDENT_TOKENS") for one in filters):
         return None
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     own = load_tokenizer(run.student_origin, run.student.trust_remote_code)
     fast = getattr(own, "backend_tokenizer", None)
@@ -192,7 +193,7 @@ def _tokenizer_of(
 @functools.lru_cache(maxsize=2)
 def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
     """Counts the tokens of a text as the student will see them."""
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -200,7 +201,7 @@ def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]
 
 @functools.lru_cache(maxsize=1)
 def _student(model: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code)
     return load_model(model, dtype, trust_remote_code=trust_remote_code), tokenizer
@@ -280,17 +281,6 @@ def filters_at(run: Run, levels: Iterable[str]) -> list[Any]:
         for one in load(run)
         if one.level in levels
     ]
-
-
-def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
-    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
-    name, _ = split_plugin(kind, entry)
-    return {name: plugin_config(kind, entry).model_dump(mode="json")}
-
-
-def workers() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(run: Run) -> int:

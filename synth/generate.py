@@ -17,15 +17,16 @@ from typing import Any
 from synth.answers import Reply, continuation, merged
 from synth.ask import Agreed, Ask
 from synth.buying import Buyer, Stopped
-from synth.counts import Counts, usage_of
-from synth.errors import Interrupted, Unfinished, UserError
+from synth.core.errors import Interrupted, Unfinished, UserError
+from synth.core.reasoning import is_cut
+from synth.core.record import Generation, Message, Record, Request, Task, Verdict
+from synth.core.usage import usage_of
+from synth.counts import Counts
 from synth.hope import Hope
 from synth.lane import Closed
 from synth.plan import Slot
-from synth.reasoning import is_cut
-from synth.record import Generation, Message, Record, Task, Verdict
 from synth.store import Store, keyed
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from synth.generate_config import Samples
-from synth.record import Task
+from synth.config.generate import Samples
+from synth.core.record import Task
 
 if TYPE_CHECKING:
     import numpy as np

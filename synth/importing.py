@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synth import plugins
-from synth.config import Run, plugin_config, split_plugin
-from synth.errors import UserError
-from synth.filtering import resolved
-from synth.folder import Folder
-from synth.io import writing
-from synth.progress import Clock, shown
-from synth.record import Record
+from synth.config.plugin_entries import plugin_config, resolved, split_plugin
+from synth.config.run import Run
+from synth.core import plugins
+from synth.core.dataset import writing
+from synth.core.errors import UserError
+from synth.core.progress import Clock, shown
+from synth.core.record import Record
+from synth.core.run_folder import Folder
 from synth.traces.load import Tally, read_traces
 
 Say = Callable[[str], None]

@@ -16,21 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.config import Run
-from synth.distil_config import SoftLabels, TeacherModel
-from synth.errors import UserError
-from synth.folder import Folder
-from synth.io import MANIFEST, read_json, read_split, write_json
-from synth.models import load_tokenizer, locate, weights_identity
-from synth.progress import Clock, duration, shown
-from synth.prompts import load_prompt
-from synth.record import digest
-from synth.training import first_process, prompt_of, step_of
+from synth.config.distillation import SoftLabels, TeacherModel
+from synth.config.run import Run
+from synth.core.dataset import MANIFEST, read_split
+from synth.core.errors import UserError
+from synth.core.files import read_json, write_json
+from synth.core.models import load_tokenizer, locate, weights_identity
+from synth.core.processes import first_process
+from synth.core.progress import Clock, duration, shown
+from synth.core.prompts import load_prompt
+from synth.core.record import digest
+from synth.core.run_folder import Folder
+from synth.training import prompt_of, step_of
 
 if TYPE_CHECKING:
     from sft.examples import Examples
     from sft.label import Engine, Estimate, Wanted
-    from synth.config import ChainStep
+    from synth.config.run import ChainStep
 
 Say = Callable[[str], None]
 

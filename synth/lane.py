@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from synth.errors import DistillError, Unfinished, UserError
+from synth.core.errors import DistillError, Unfinished, UserError
 from synth.teachers.contract import Advertised, Retry
 
 # Attempts to reach an endpoint that has not answered yet: more would only delay the message.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.codec import decompress
-from synth.errors import UserError
+from synth.core.compression import decompress
+from synth.core.errors import UserError
 
 # What SQLite and the columns beside the blobs take of the file for a row and its key's index.
 ROW_BYTES = 280

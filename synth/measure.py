@@ -13,18 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth import plugins
 from synth.ask import Ask
-from synth.config import Run, RunStudent, load_run, split_plugin
+from synth.config.plugin_entries import resolved, split_plugin
+from synth.config.run import Run, RunStudent
+from synth.config.validate import load_run
+from synth.core import plugins
+from synth.core.dataset import SplitWriter, read_split, writing
+from synth.core.errors import UserError, nearest
+from synth.core.files import read_json, write_json
+from synth.core.models import load_model, load_tokenizer, weights_identity
+from synth.core.processes import workers
+from synth.core.progress import Clock
+from synth.core.prompts import Prompt, load_prompt
+from synth.core.record import Record, Task
+from synth.core.run_folder import Folder
 from synth.counts import Counts
-from synth.errors import UserError, nearest
-from synth.filtering import resolved, workers
-from synth.folder import Folder
-from synth.io import SplitWriter, read_json, read_split, write_json, writing
-from synth.models import load_model, load_tokenizer, weights_identity
-from synth.progress import Clock
-from synth.prompts import Prompt, load_prompt
-from synth.record import Record, Task
 from synth.run_teachers import ask_all, build_teachers, prices_of, teacher_options
 from synth.stages import Say
 from synth.teachers.contract import Teacher, TeacherConfig
@@ -206,7 +209,7 @@ def _taking(counted: Scores, writer: SplitWriter) -> Callable[[Task, list[Record
 
 
 def _samples(run: Run, one: _Asked) -> Any:
-    from synth.generate_config import Samples
+    from synth.config.generate import Samples
 
     assert run.evaluate is not None
     return Samples(max=run.evaluate.samples * len(one.teachers))

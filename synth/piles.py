@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synth.io import read_split
-from synth.record import Record
+from synth.core.dataset import read_split
+from synth.core.record import Record
 
 TRACES_SHOWN = 12
 

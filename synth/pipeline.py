@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 from synth import stages
-from synth.config import Run, machine_problems, stages_of
-from synth.errors import UserError
-from synth.folder import Folder, differences, only_one
-from synth.io import MANIFEST, write_json
-from synth.progress import duration
-from synth.training import first_process, processes
+from synth.config.run import Run, stages_of
+from synth.config.validate import machine_problems
+from synth.core.dataset import MANIFEST
+from synth.core.errors import UserError
+from synth.core.files import write_json
+from synth.core.processes import first_process, processes
+from synth.core.progress import duration
+from synth.core.run_folder import Folder, differences, only_one
 
 Say = Callable[[str], None]
 Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
@@ -61,7 +63,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     """Runs a stage unless its result is there and still holds.
 
     Args:
-        name: One of `synth.config.stages_of`.
+        name: One of `synth.config.run.stages_of`.
         run: The checked config.
         say: Prints a line for the user.
 

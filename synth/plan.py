@@ -20,7 +20,7 @@ class Route:
     """How samples are dealt to teachers.
 
     Attributes:
-        kind: turns, weights, fallback or cascade (`synth.generate_config.Generate.route`).
+        kind: turns, weights, fallback or cascade (`synth.config.generate.Generate.route`).
         teachers: Names, in the order of the config.
         weights: Share of each, with `weights`.
         caps: Most samples of each a question, with `cascade`.

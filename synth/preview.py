@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from synth.config import Run
-from synth.errors import MissingPackage, UserError
-from synth.prompts import load_prompt
-from synth.record import Message, Record, Task
+from synth.config.run import Run
+from synth.core.errors import MissingPackage, UserError
+from synth.core.prompts import load_prompt
+from synth.core.record import Message, Record, Task
 
 
 def show(run: Run, number: int, ask: bool) -> None:
@@ -75,10 +75,10 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     """One answer a question, with the verdicts of the trace filters that can run here."""
     import asyncio
 
+    from synth.config.generate import Samples
     from synth.counts import Counts
     from synth.filtering import build_chain_of
     from synth.generate import generate
-    from synth.generate_config import Samples
     from synth.run_teachers import build_teachers
     from synth.stages import build_ask
     from synth.store import Store

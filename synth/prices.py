@@ -10,7 +10,8 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-from synth.teachers.contract import Price, TeacherConfig
+from synth.core.usage import Price
+from synth.teachers.contract import TeacherConfig
 
 OLD_AFTER = datetime.timedelta(days=365)
 

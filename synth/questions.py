@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 FILE = "questions.parquet"
 

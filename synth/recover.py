@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.codec import decompress, parse_json
-from synth.counts import usage_of
-from synth.errors import UserError
+from synth.core.compression import decompress, parse_json
+from synth.core.errors import UserError
+from synth.core.usage import usage_of
 from synth.store import SCHEMA
 
 _MAGIC = b"SQLite format 3\0"

@@ -21,13 +21,14 @@ import jinja2
 from markupsafe import Markup
 
 from synth import __version__, charts
-from synth.config import Run, questions_of, split_plugin, stages_of, traces_of
+from synth.config.plugin_entries import split_plugin
+from synth.config.run import Run, questions_of, stages_of, traces_of
+from synth.core.dataset import read_split
+from synth.core.progress import duration
+from synth.core.record import Record
+from synth.core.run_folder import Folder, differences
 from synth.evaluation_summary import benchmark_rows
-from synth.folder import Folder, differences
-from synth.io import read_split
 from synth.piles import Pile, gather
-from synth.progress import duration
-from synth.record import Record
 
 REPORT = "report.html"
 STAGES = (

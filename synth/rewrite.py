@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from synth.augment import identities, unreadable
-from synth.augment_config import Rewrite
-from synth.config import Run
+from synth.config.augment import Rewrite
+from synth.config.run import Run
+from synth.core.dataset import SplitWriter, read_split, writing
+from synth.core.prompts import Prompt
+from synth.core.record import Record, Task, Verdict
+from synth.core.run_folder import Folder
 from synth.counts import Counts
 from synth.draws import one_in_answer
 from synth.filtering import Say, build_chain_of, check_threads, filters_at
-from synth.folder import Folder
-from synth.io import SplitWriter, read_split, writing
-from synth.prompts import Prompt
-from synth.record import Record, Task, Verdict
 from synth.run_teachers import ask_all, single_ask
 
 NAME = "rewrite"  # of this stage's own verdicts

@@ -7,20 +7,22 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from synth import plugins
-from synth.config import Run, plugin_config, split_plugin
-from synth.errors import UserError
-from synth.generate_config import Generate, PromptChoice, Samples, Sampling, Truncation
-from synth.progress import Clock, shown
-from synth.prompts import Prompt, load_prompt
-from synth.record import Record, Task, Verdict
+from synth.config.generate import Generate, PromptChoice, Samples, Sampling, Truncation
+from synth.config.plugin_entries import plugin_config, split_plugin
+from synth.config.run import Run
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.progress import Clock, shown
+from synth.core.prompts import Prompt, load_prompt
+from synth.core.record import Record, Task, Verdict
 
 if TYPE_CHECKING:
     from synth.ask import Ask
     from synth.asking import Asker
+    from synth.core.usage import Price
     from synth.counts import Counts
     from synth.store import Store
-    from synth.teachers.contract import Price, Teacher, TeacherConfig
+    from synth.teachers.contract import Teacher, TeacherConfig
 
 
 def build_teacher(run: Run, name: str) -> Teacher:

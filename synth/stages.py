@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.config import Run, plugin_entries, questions_of
-from synth.errors import Unfinished, UserError
+from synth.config.plugin_entries import plugin_entries
+from synth.config.run import Run, questions_of
+from synth.core.dataset import read_split, writing
+from synth.core.errors import Unfinished, UserError
+from synth.core.prompts import load_prompt
+from synth.core.record import Record, Task
+from synth.core.run_folder import Folder
 from synth.filtering import build_chain_of, check_threads, counter_of, filters_at
-from synth.folder import Folder
-from synth.io import read_split, writing
-from synth.prompts import load_prompt
-from synth.record import Record, Task
 from synth.run_teachers import (
     ask_all,
     build_teachers,
@@ -28,7 +29,7 @@ from synth.run_teachers import (
 
 if TYPE_CHECKING:
     from synth.ask import Agreed, Ask
-    from synth.labels import Labels
+    from synth.core.logprobs import Labels
     from synth.store import Store
     from synth.teachers.contract import Teacher
 
@@ -122,8 +123,8 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
 
     Where a cap or the last teacher's end stops it, what came so far is written all the same.
     """
+    from synth.core.logprobs import LabelWriter
     from synth.counts import Counts
-    from synth.labels import LabelWriter
     from synth.prices import default_lines
     from synth.questions import QuestionWriter
 
@@ -185,7 +186,7 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
 
 
 def _labels_of(record: Record, store: Store) -> Labels:
-    from synth.labels import joined, unpack
+    from synth.core.logprobs import joined, unpack
 
     assert record.generation is not None
     keys = [*record.generation.earlier_keys, record.generation.key]

@@ -33,10 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.codec import compress, decompress, parse_json
-from synth.errors import UserError
-from synth.record import canonical_json
-from synth.teachers.contract import Request
+from synth.core.compression import compress, decompress, parse_json
+from synth.core.errors import UserError
+from synth.core.record import Request, canonical_json
 
 VERSION = 2
 SCHEMA = f"""

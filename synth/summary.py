@@ -12,16 +12,17 @@ from typing import Any
 
 from rich.text import Text
 
-from synth import __version__, plugins
-from synth.config import Run
-from synth.configfile import config_names
-from synth.errors import UserError, nearest
+from synth import __version__
+from synth.config.run import Run
+from synth.config.yaml_file import config_names
+from synth.core import plugins
+from synth.core.errors import UserError, nearest
+from synth.core.files import read_json
+from synth.core.progress import duration
+from synth.core.prompts import load_prompt, prompt_names
+from synth.core.run_folder import Folder
 from synth.evaluation_summary import evaluation_summary
-from synth.folder import Folder
-from synth.io import read_json
 from synth.ledger import bought
-from synth.progress import duration
-from synth.prompts import load_prompt, prompt_names
 from synth.tables import console as _console
 from synth.tables import percent as _percent
 from synth.tables import table as _table

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synth.config import ChainStep, Run, questions_of, trained
-from synth.errors import UserError
-from synth.folder import Folder
-from synth.io import MANIFEST, read_json, read_split, write_json
-from synth.progress import Clock, shown
-from synth.prompts import load_prompt
-from synth.record import Message, Task, digest
+from synth.config.run import ChainStep, Run, questions_of, trained
+from synth.core.dataset import MANIFEST, read_split
+from synth.core.errors import UserError
+from synth.core.files import read_json, write_json
+from synth.core.processes import first_process
+from synth.core.progress import Clock, shown
+from synth.core.prompts import load_prompt
+from synth.core.record import Message, Task, digest
+from synth.core.run_folder import Folder
 from synth.weighing import accuracies, by_accuracy, held_out, manifest_of, without
 
 Say = Callable[[str], None]
@@ -60,7 +61,7 @@ def model_path(run: Run, model: str) -> str:
 
 def train_inputs(run: Run, folder: Folder, name: str | None = None) -> dict[str, Any]:
     """Kept traces, student, its prompt, and the settings of the training."""
-    from synth.models import weights_identity
+    from synth.core.models import weights_identity
 
     step = step_of(run, name)
     named = run if name is None else run.chain[name]  # `trained:` as the config writes it
@@ -149,16 +150,6 @@ def learned_from(run: Run) -> tuple[str, str]:
     if run.generate is None and run.traces is None:
         return questions_of(run), "train"
     return "filter", "kept"
-
-
-def first_process() -> bool:
-    """Whether this process writes: it is alone, or the first of those that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def processes() -> int:
-    """How many processes a launcher started for this training."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def prompt_of(student: Any) -> Callable[[Task], list[Message]]:

@@ -7,19 +7,20 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from synth import plugins
 from synth.ask import Ask
-from synth.config import ChainStep, Run, split_plugin
+from synth.config.evaluate import Evaluate
+from synth.config.generate import Samples
+from synth.config.plugin_entries import split_plugin
+from synth.config.run import ChainStep, Run
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.files import read_json, write_json
+from synth.core.models import weights_identity
+from synth.core.processes import workers
+from synth.core.prompts import load_prompt
+from synth.core.record import Record, Task, digest
+from synth.core.run_folder import Folder
 from synth.counts import Counts
-from synth.errors import UserError
-from synth.evaluate_config import Evaluate
-from synth.filtering import workers
-from synth.folder import Folder
-from synth.generate_config import Samples
-from synth.io import read_json, write_json
-from synth.models import weights_identity
-from synth.prompts import load_prompt
-from synth.record import Record, Task, digest
 from synth.run_teachers import ask_all
 
 Say = Callable[[str], None]
@@ -99,7 +100,7 @@ def _accuracy(
     from filters.chain import FilterSpec, build_chain
     from filters.contract import Context
     from sft.chat import choose
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(model, step.train.teachers[name].trust_remote_code)
     options: Any

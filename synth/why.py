@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from synth.errors import UserError
-from synth.folder import Folder
-from synth.io import MANIFEST
-from synth.record import Record, Verdict, from_row
+from synth.core.dataset import MANIFEST
+from synth.core.display import printable
+from synth.core.errors import UserError
+from synth.core.record import Record, Verdict, from_row
+from synth.core.run_folder import Folder
 
 # Where the records of a run end up, and what that means; the first that has one is the last word.
 _ENDS = (
@@ -55,7 +56,7 @@ def folder_of(name: str) -> Folder:
         return Folder(Path(name))
     if Path(name).is_dir():
         raise UserError(f"{name}: no folder of a run whose traces are filtered")
-    from synth.config import load_run
+    from synth.config.validate import load_run
 
     run, _ = load_run(name)
     return Folder(run.folder)
@@ -97,11 +98,6 @@ def _evidence(value: dict[str, Any]) -> Iterator[str]:
         if len(text) > _EVIDENCE_SHOWN:
             text = text[:_EVIDENCE_SHOWN] + f" ... ({len(text):,} characters)"
         yield f"{key}: {text}"
-
-
-def printable(line: str) -> str:
-    """A line without what would steer a terminal: models and data sets write into it."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
 
 
 def _with_id(stage: Path, split: str, id: str) -> Iterator[Record]:

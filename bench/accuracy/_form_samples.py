@@ -5,8 +5,8 @@ import json
 import re
 from typing import NamedTuple
 
-from synth.reasoning import DIALECTS, split_trace
-from synth.record import Record, Task
+from synth.core.reasoning import DIALECTS, split_trace
+from synth.core.record import Record, Task
 
 # Seen in the 800 real traces by eye.
 TURN_INTO_NOISE = {"25-1", "45-5", "48-3"}  # and are cut at the limit on tokens

@@ -26,7 +26,7 @@ from common import machine, table, versions
 
 from filters import code_tests, sandbox
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TIMEOUT = 2  # seconds of processor time; bare runs have five times as long by the clock

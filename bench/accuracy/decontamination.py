@@ -22,8 +22,8 @@ from filters import decontaminate, overlap  # noqa: E402
 from filters._decontamination import SHORTEST_IN_TRACE, Index, tokens_of  # noqa: E402
 from filters._decontamination_sets import Item  # noqa: E402
 from filters.contract import Context, decide  # noqa: E402
-from synth.record import Record, Task  # noqa: E402
-from synth.text import normalise_question  # noqa: E402
+from synth.core.question_text import normalise_question  # noqa: E402
+from synth.core.record import Record, Task  # noqa: E402
 
 MATH = re.compile(r"\$[^$]+\$")
 SENTENCES = (

@@ -23,7 +23,7 @@ def read(data, name):
 
 def corpora(data):
     """Records by the name of the corpus."""
-    from synth.record import Record, Task
+    from synth.core.record import Record, Task
 
     def records(rows, question, answer, kind):
         return [

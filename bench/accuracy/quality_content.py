@@ -32,7 +32,7 @@ from filters import language, perplexity, refusal, secrets  # noqa: E402
 from filters._languages import LANGUAGES  # noqa: E402
 from filters.contract import Context, decide  # noqa: E402
 from sft.stats import wilson  # noqa: E402
-from synth.record import Record, Task  # noqa: E402
+from synth.core.record import Record, Task  # noqa: E402
 
 SEED = 11
 # Traces of the mathematics model that turn into noise of many scripts, found by eye.
@@ -359,7 +359,7 @@ def speed(data, rounds=7):
 
 def student(data, rng):
     """How IFD and perplexity tell a solution under its own question from one under another."""
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     made = load_model(GGUF), load_tokenizer(GGUF)
     check = perplexity.build(perplexity.Config(), Context(student=lambda: made))

@@ -17,7 +17,7 @@ from common import table  # noqa: E402
 
 from filters import vote  # noqa: E402
 from filters.contract import Context  # noqa: E402
-from synth.record import Record, Task  # noqa: E402
+from synth.core.record import Record, Task  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 

@@ -9,7 +9,7 @@ trace of a model is. Questions that are held out are in no training set.
 
 import random
 
-from synth.record import Generation, Record, Task
+from synth.core.record import Generation, Record, Task
 
 SKILLS = ("backwards", "letters")
 HELD_OUT = 200  # questions of a skill

@@ -25,11 +25,12 @@ os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE
 from common import IMAGES, RESULTS, SEEDS, append, dot_plot, over_seeds, read
 
 from sft.stats import compare
-from synth.config import load_run, split_plugin
-from synth.folder import Folder
-from synth.io import read_split
+from synth.config.plugin_entries import split_plugin
+from synth.config.validate import load_run
+from synth.core.dataset import read_split
+from synth.core.record import digest
+from synth.core.run_folder import Folder
 from synth.pipeline import do_stage
-from synth.record import digest
 
 CONFIG = "quickstart"
 STEPS = 45  # what the quickstart itself makes of its 120 traces in three epochs

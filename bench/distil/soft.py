@@ -10,7 +10,7 @@ STEPS = 30  # of 16 traces, two epochs
 
 
 def arms(teachers):
-    from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
+    from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 
     models = {"letters": TeacherModel(model=teachers["letters"], dtype="bfloat16")}
 

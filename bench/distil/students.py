@@ -34,7 +34,7 @@ def prompt(task):
 
 def settings(rate, **more):
     """What all trainings here share. bf16 over float32 weights is what this processor is fast at."""
-    from synth.training_config import Train
+    from synth.config.train import Train
 
     common = {"batch_size": BATCH, "learning_rate": rate, "warmup_ratio": 0.1, "bf16": True}
     return Train(**common, scheduler="linear", save_steps=10_000, logging_steps=25, **more)
@@ -42,7 +42,7 @@ def settings(rate, **more):
 
 def base(work):
     """SmolLM2-135M-Instruct as a folder of safetensors: read in a second, not in twenty."""
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     folder = work / "base"
     if not (folder / "whole").exists():
@@ -59,7 +59,7 @@ def _teacher(skill, work):
 def teach(skill, work):
     """Trains the whole model for one epoch on one skill, on other traces than any student sees."""
     from sft.train import train
-    from synth.training_config import Student
+    from synth.config.train import Student
 
     records = data.training(skill, TEACHER_TRACES, "teacher")
     config = settings(TEACHER_RATE, epochs=1)
@@ -79,7 +79,7 @@ def traces(skills, seed, steps):
 def run(out, arm, skills, seed, config, work):
     """Trains one arm of one seed and measures it, unless its row is there."""
     from sft.train import train
-    from synth.training_config import Student
+    from synth.config.train import Student
 
     if any(row["arm"] == arm and row["seed"] == seed for row in read(out)):
         return
@@ -96,7 +96,7 @@ def measure(folder, skills):
     """Held-out loss in nats a token, and which answers are right, for each skill."""
     import torch
 
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     torch.set_num_threads(1)
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))

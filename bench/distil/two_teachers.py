@@ -11,7 +11,7 @@ STEPS = 60  # of 16 traces, two epochs
 
 
 def arms(teachers):
-    from synth.distil_config import SoftLabels, TeacherModel
+    from synth.config.distillation import SoftLabels, TeacherModel
 
     def taught(by, weights="given"):
         return settings(

@@ -104,7 +104,7 @@ def main():
     from sft.label import Wanted
     from sft.label_transformers import Reader
     from sft.objective import Extra, Objective
-    from synth.training_config import Train
+    from synth.config.train import Train
 
     device = "cpu" if options.dry_run else "cuda"
     if device == "cuda" and not torch.cuda.is_available():

@@ -6,11 +6,11 @@ import openai as _  # noqa: F401 - its import is in nobody's figures
 from _driver import drive, question
 
 from synth.ask import Ask
+from synth.config.generate import Samples, Sampling
+from synth.core.prompts import load_prompt
+from synth.core.record import Task
 from synth.counts import Counts
 from synth.generate import generate
-from synth.generate_config import Samples, Sampling
-from synth.prompts import load_prompt
-from synth.record import Task
 from synth.store import Store
 from synth.teachers import openai
 

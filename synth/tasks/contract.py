@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 from pydantic import Field
 
-from synth.plugins import PluginConfig
-
-
-class Row(NamedTuple):
-    """A row as the source gave it.
-
-    Attributes:
-        place: For messages, such as `data.jsonl:12`.
-        values: The columns, or None where the row could not be read.
-        error: Why it could not.
-    """
-
-    place: str
-    values: dict[str, Any] | None
-    error: str = ""
+from synth.core.plugins import PluginConfig
 
 
 class SourceConfig(PluginConfig):
@@ -41,6 +24,3 @@ class SourceConfig(PluginConfig):
     )
     limit: int | None = Field(None, ge=1, description="Take at most so many tasks")
     shuffle: int | None = Field(None, description="Seed; take the tasks in a random order")
-
-
-Rows = Iterator[Row]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from synth.errors import UserError
-from synth.tasks.contract import Row, Rows, SourceConfig
+from synth.core.errors import UserError
+from synth.core.rows import Row, Rows
+from synth.tasks.contract import SourceConfig
 
 
 class Config(SourceConfig):

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.tasks.contract import Row, Rows, SourceConfig
+from synth.core.rows import Row, Rows
+from synth.tasks.contract import SourceConfig
 
 
 class Config(SourceConfig):

@@ -7,7 +7,8 @@ import json
 
 from pydantic import FilePath
 
-from synth.tasks.contract import Row, Rows, SourceConfig
+from synth.core.rows import Row, Rows
+from synth.tasks.contract import SourceConfig
 
 
 class Config(SourceConfig):

@@ -13,20 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from synth import plugins
-from synth.config import Tasks, plugin_config, split_plugin
-from synth.errors import UserError, nearest
-from synth.record import Task, digest
-from synth.tasks.contract import Row, SourceConfig
-from synth.text import question_key
-
-
-@dataclass(slots=True)
-class Skipped:
-    """A row that gave no task: where it stands, and why."""
-
-    place: str
-    reason: str
+from synth.config.plugin_entries import plugin_config, split_plugin
+from synth.config.run import Tasks
+from synth.core import plugins
+from synth.core.errors import UserError, nearest
+from synth.core.question_text import question_key
+from synth.core.record import Task, digest
+from synth.core.rows import Row, Skipped
+from synth.tasks.contract import SourceConfig
 
 
 @dataclass(slots=True)

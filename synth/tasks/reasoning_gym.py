@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.errors import MissingPackage, UserError, nearest
-from synth.tasks.contract import Row, Rows, SourceConfig
+from synth.core.errors import MissingPackage, UserError, nearest
+from synth.core.rows import Row, Rows
+from synth.tasks.contract import SourceConfig
 
 
 class Config(SourceConfig):

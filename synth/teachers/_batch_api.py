@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
-from synth.codec import parse_json
-from synth.errors import Interrupted, Unfinished, UserError
+from synth.core.compression import parse_json
+from synth.core.errors import Interrupted, Unfinished, UserError
 from synth.lane import FIRST_ATTEMPTS, LONGEST_PAUSE_S
 from synth.teachers.contract import Refused, Retry
 from synth.teachers.openai import Config, OpenAITeacher

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from synth import models
-from synth.errors import UserError
-from synth.record import digest
+from synth.core import models
+from synth.core.errors import UserError
+from synth.core.record import Request, digest
 from synth.teachers._sampling import Row, Sampling, choose_tokens
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 # What ends a turn in chat templates whose checkpoint names only the end of a document.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from synth.errors import UserError, nearest
+from synth.core.errors import UserError, nearest
 
 
 class Sampling(BaseModel):

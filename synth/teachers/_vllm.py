@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth import models
-from synth.errors import UserError, nearest
-from synth.record import digest
+from synth.core import models
+from synth.core.errors import UserError, nearest
+from synth.core.record import digest
 from synth.teachers.contract import TeacherConfig
 
 # Engine arguments that change when an answer comes, or whether there is room for it, but not what

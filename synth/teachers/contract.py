@@ -1,30 +1,20 @@
 """What every teacher is: something that answers one request with a raw chat completion.
 
 The raw response has OpenAI's chat-completion form whatever the teacher, so that one store holds
-them all and one parser reads them all (`synth.reasoning.parse_completion`).
+them all and one parser reads them all (`synth.core.reasoning.parse_completion`).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from synth.plugins import PluginConfig
-from synth.record import Message, Task
-
-
-class Price(PluginConfig):
-    """What tokens cost, in US dollars a million."""
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars for one response."""
-        return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6
+from synth.core.plugins import PluginConfig
+from synth.core.record import Request
+from synth.core.usage import Price
 
 
 class Cap(PluginConfig):
@@ -62,24 +52,6 @@ class TeacherConfig(PluginConfig):
     def shared(cls) -> set[str]:
         """Names of the options that all teachers have: how it is asked, not what it answers."""
         return set(TeacherConfig.model_fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One sample of one question.
-
-    Attributes:
-        messages: What is sent.
-        sampling: OpenAI's parameter names (temperature, top_p, max_tokens, stop, seed, logprobs,
-            top_logprobs, ...).
-        sample: Which sample of the question this is, from 0.
-        task: The question itself, for teachers that make their answers up (`fake`).
-    """
-
-    messages: list[Message]
-    sampling: dict[str, Any] = field(default_factory=dict)
-    sample: int = 0
-    task: Task | None = None
 
 
 Trouble = Literal["rate limit", "outage", "malformed"]
@@ -164,7 +136,7 @@ class Teacher(Protocol):
         Returns:
             The completion as JSON values, or as the bytes in which it came (stored as they are).
             Where `request.sampling` asks for `top_logprobs`, a dict may hold the soft labels
-            under `labels` as a `synth.labels.Labels`; else they are read from
+            under `labels` as a `synth.core.logprobs.Labels`; else they are read from
             `choices[0].logprobs` in OpenAI's form.
         """
         ...

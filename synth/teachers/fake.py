@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.record import canonical_json
-from synth.teachers.contract import Refused, Request, Retry, TeacherConfig
+from synth.core.record import Request, canonical_json
+from synth.teachers.contract import Refused, Retry, TeacherConfig
 
 
 class Config(TeacherConfig):

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from synth.config import env_key
-from synth.errors import Unfinished, UserError
-from synth.teachers.contract import Advertised, Refused, Request, Retry, TeacherConfig
+from synth.core.credentials import env_key
+from synth.core.errors import Unfinished, UserError
+from synth.core.record import Request
+from synth.teachers.contract import Advertised, Refused, Retry, TeacherConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -170,8 +171,8 @@ class OpenAITeacher:
 
     def _with_labels(self, answer: bytes) -> dict[str, Any] | bytes:
         """The completion with soft labels whose ids are looked up in the tokenizer."""
-        from synth.codec import parse_json
-        from synth.labels import take_labels
+        from synth.core.compression import parse_json
+        from synth.core.logprobs import take_labels
 
         if self._id_of is None:
             self._id_of = _ids_by_bytes(str(self._config.token_ids))
@@ -296,7 +297,7 @@ def span(text: str) -> float:
 
 def _ids_by_bytes(tokenizer: str) -> Any:
     """Looks token ids up by the bytes that an API sends for each token."""
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     loaded = load_tokenizer(tokenizer)
     known: dict[bytes, int] = {}

@@ -21,16 +21,16 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import Field
 
 from synth.answers import parse_answer
-from synth.codec import parse_json
-from synth.config import env_key
-from synth.counts import usage_of
-from synth.errors import DistillError, Interrupted, Unfinished, UserError
+from synth.core.compression import parse_json
+from synth.core.credentials import env_key
+from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
+from synth.core.record import Request, canonical_json
+from synth.core.usage import usage_of
 from synth.prices import price_of
-from synth.record import canonical_json
 from synth.store import Batch, Bought, Keyed, StoreFull, keyed
 from synth.teachers import openai
 from synth.teachers._batch_api import ENDPOINT, BatchApi, Unknown
-from synth.teachers.contract import Refused, Request, Retry
+from synth.teachers.contract import Refused, Retry
 from synth.teachers.openai import check as check
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from synth import models
-from synth.errors import UserError
-from synth.record import digest
+from synth.core import models
+from synth.core.errors import UserError
+from synth.core.record import Request, digest
 from synth.teachers._decoding import Loaded, Slots, Whole, choose_engine, settle
 from synth.teachers._sampling import Row, Sampling, read_sampling
-from synth.teachers.contract import Request, TeacherConfig
+from synth.teachers.contract import TeacherConfig
 
 
 class Config(TeacherConfig):

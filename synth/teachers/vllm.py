@@ -25,8 +25,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from synth.errors import DistillError, MissingPackage, Unfinished, UserError
-from synth.labels import Labels
+from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
+from synth.core.logprobs import Labels
+from synth.core.record import Request
 from synth.teachers._guard import Guard
 from synth.teachers._serve import check_arguments
 from synth.teachers._vllm import (
@@ -40,7 +41,7 @@ from synth.teachers._vllm import (
     tail,
     weights,
 )
-from synth.teachers.contract import Refused, Request, Retry
+from synth.teachers.contract import Refused, Retry
 
 
 class Config(Options):

@@ -25,9 +25,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from synth.codec import parse_json
-from synth.errors import DistillError, MissingPackage, Unfinished, UserError
-from synth.labels import take_labels
+from synth.core.compression import parse_json
+from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
+from synth.core.logprobs import take_labels
+from synth.core.record import Request
 from synth.teachers import _serve, openai
 from synth.teachers._guard import Guard, kill_all
 from synth.teachers._vllm import (
@@ -42,7 +43,7 @@ from synth.teachers._vllm import (
     tail,
     weights,
 )
-from synth.teachers.contract import Request, Retry
+from synth.teachers.contract import Retry
 
 _SAY_EVERY_S = 15.0
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from synth.codec import parse_json
-from synth.record import canonical_json
-from synth.traces._values import Unreadable, json_value, kind_of
+from synth.core.compression import parse_json
+from synth.core.record import canonical_json
+from synth.core.rows import kind_of
+from synth.traces._values import Unreadable, json_value
 
 # What a turn's speaker is called, and what it is called here.
 _SPEAKERS = {

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synth.reasoning import parse_completion, split_trace
-from synth.record import Generation, Message, Record, Task
+from synth.core.boxed import last_box
+from synth.core.reasoning import parse_completion, split_trace
+from synth.core.record import Generation, Message, Record, Task
+from synth.core.rows import kind_of
 from synth.traces._chat import Turn, read_turns
 from synth.traces._own import own_records
-from synth.traces._values import Unreadable, count, json_value, kind_of, last_box
+from synth.traces._values import Unreadable, count, json_value
 from synth.traces.layouts import Layout
 
 Convert = Callable[[dict[str, Any]], Iterator[Record | str]]

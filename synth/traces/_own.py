@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from synth.record import Record, from_row
-from synth.traces._values import Unreadable, json_value, kind_of
+from synth.core.record import Record, from_row
+from synth.core.rows import kind_of
+from synth.traces._values import Unreadable, json_value
 
 _INT64 = range(-(2**63), 2**63)
 _KINDS: dict[str, tuple[type, ...]] = {

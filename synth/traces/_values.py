@@ -32,33 +32,6 @@ def json_value(value: Any, depth: int = 0) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def kind_of(value: Any) -> str:
-    """What a value is called in a message."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
-             float: "a number", type(None): "empty"}  # fmt: skip
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
 def count(value: Any) -> int | None:
     """A number of tokens; None where it is not one."""
     return value if type(value) is int and 0 <= value < 2**63 else None
-
-
-def last_box(text: str) -> str | None:
-    r"""What the last `\\boxed{...}` of a text holds; None where there is none that is closed.
-
-    >>> last_box(r"So $\\boxed{1}$ or $\\boxed{\\frac{1}{2}}$.")
-    '\\\\frac{1}{2}'
-    """
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    depth, start = 1, start + len(r"\boxed{")
-    for at in range(start, len(text)):
-        if text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if not depth:
-                return text[start:at].strip() or None
-    return None

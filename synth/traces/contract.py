@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from synth.errors import nearest
-from synth.plugins import PluginConfig
-from synth.tasks.contract import Row, Rows
-from synth.tasks.load import Skipped
+from synth.core.errors import nearest
+from synth.core.plugins import PluginConfig
+from synth.core.rows import Row, Rows, Skipped
 from synth.traces.layouts import LAYOUTS, ROLES
 
 __all__ = ["Row", "Rows", "Skipped", "TraceConfig", "printable", "skip"]

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from synth.errors import UserError, nearest
-from synth.io import MANIFEST, read_json
-from synth.traces._formats import read_rows
+from synth.core.dataset import MANIFEST
+from synth.core.errors import UserError, nearest
+from synth.core.files import read_json
+from synth.core.readers import read_rows
 from synth.traces.contract import Rows, TraceConfig
 
 FORMATS = {

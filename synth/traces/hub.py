@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.errors import UserError
+from synth.core.errors import UserError
 from synth.tasks import hub as task_hub
 from synth.traces.contract import Row, Rows, TraceConfig
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synth import plugins
-from synth.errors import UserError, nearest
-from synth.record import Record
+from synth.core import plugins
+from synth.core.errors import UserError, nearest
+from synth.core.record import Record
 from synth.traces._convert import Convert, converter
 from synth.traces.contract import Row, Rows, Skipped, TraceConfig, printable, skip
 from synth.traces.layouts import LAYOUTS, chosen

@@ -1,8 +1,8 @@
 """Records made from texts, and filters made from options."""
 
 from filters.contract import Context, Decision, decide
-from synth import plugins
-from synth.record import Generation, Record, Task
+from synth.core import plugins
+from synth.core.record import Generation, Record, Task
 
 
 def make_record(

@@ -3,7 +3,7 @@
 import pytest
 
 from filters import sandbox
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 
 def missing():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from filters.chain import FilterSpec, build_chain, load_filters
 from filters.contract import KEEP, Context, Decision, Figures, FilterConfig, cannot_tell
-from synth.errors import UserError
-from synth.plugins import PluginConfig
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.plugins import PluginConfig
+from synth.core.record import Record, Task
 
 
 class Options(FilterConfig):

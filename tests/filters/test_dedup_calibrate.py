@@ -5,7 +5,7 @@ import pytest
 
 from filters._calibrate_dedup import EDITS, calibrate
 from filters._minhash import Banding
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 
 @pytest.fixture

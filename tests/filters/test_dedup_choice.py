@@ -5,8 +5,8 @@ import random
 import pytest
 
 from filters._dedup import Roll, choose
-from synth.errors import UserError
-from synth.record import Verdict
+from synth.core.errors import UserError
+from synth.core.record import Verdict
 
 FILTERS = ["exact_dedup", "near_dedup"]
 

@@ -11,8 +11,8 @@ import pytest
 
 from filters._dedup_index import Entry, save, saved
 from filters.contract import Context
-from synth import plugins
-from synth.errors import UserError
+from synth.core import plugins
+from synth.core.errors import UserError
 
 KIND = {"filter": "x"}
 

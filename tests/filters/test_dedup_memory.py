@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from synth import plugins
+from synth.core import plugins
 
 MEASURED = """
 import json, random, resource, sys
 from filters.contract import Context
 from synth import plugins
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 name, count, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 

@@ -17,9 +17,9 @@ from filters.contract import Context, Decision
 from filters.engine import Engine
 from filters.ledger import Ledger, pack, unpack
 from filters.pieces import ROWS, pieces_of
-from synth.errors import UserError
-from synth.io import writing
-from synth.record import Record, Task
+from synth.core.dataset import writing
+from synth.core.errors import UserError
+from synth.core.record import Record, Task
 
 # Filters of these tests, in files: the engine's processes import them.
 MODULES = {
@@ -109,7 +109,7 @@ HEAD = """
 import os
 from filters.contract import *
 from filters.contract import KEEP
-from synth.errors import UserError
+from synth.core.errors import UserError
 def mark(record):
     with open(os.environ["ENGINE_TEST_LOG"], "a") as log:
         log.write(f"{__name__} {record.id}\\n")

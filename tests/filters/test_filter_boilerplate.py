@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from filters import boilerplate
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 CHECK = boilerplate.build(boilerplate.Config(), Context())
 

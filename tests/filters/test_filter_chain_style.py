@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from filters import chain_style
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 CHECK = chain_style.build(chain_style.Config(), Context())
 CODE = "We check it.\n\n```python\nprint(1)\n```\nSo it is 1."

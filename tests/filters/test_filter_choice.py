@@ -138,7 +138,7 @@ def test_metadata_of_any_form(verdict, metadata):
 
 @given(st.text(max_size=200), st.text(max_size=20), st.lists(st.text(max_size=10), max_size=5))
 def test_no_text_breaks_it(answer, reference, choices):
-    from synth.record import Record, Task
+    from synth.core.record import Record, Task
 
     task = Task("t", "q", reference, "", {"choices": choices})
     build(Config(), Context())(Record("r", task, [], None, answer))

@@ -9,7 +9,7 @@ from code_making import CALL, HUMANEVAL, ONE, SUM, judge, python
 from sandboxed import needs_sandbox
 
 from filters import _code_jobs, sandbox
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 RIGHT = [
     ("an assertion", ONE, "def f(x): return x + 1"),

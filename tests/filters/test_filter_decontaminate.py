@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from filters import decontaminate as module
 from filters._decontamination import FLOOR
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 APPLES = "Tom has 1,234 apples, gives half of them to Ann and eats three. How many are left?"
 TRAIN = "A train leaves Oslo at 9 o'clock and goes 80 miles an hour. When is it 240 miles away?"

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from filters import difficulty as module
 from filters.contract import Context, Decision, Figures, decide
-from synth.errors import UserError
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.record import Record, Task
 
 
 class Student:

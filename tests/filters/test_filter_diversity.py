@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from filters import diversity as module
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 TOPICS = {
     "sea": "The ship sails over the stormy ocean to the harbour with {} sailors on board.",

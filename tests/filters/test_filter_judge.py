@@ -11,7 +11,7 @@ import filters.judge
 from filters.chain import FilterSpec, build_chain
 from filters.contract import Context, Decision, decide
 from filters.judge import MEASURES, Config, parse_judgement, response_format
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 
 class Bench:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from filters import length_outliers
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 
 def trace(length, source="s"):

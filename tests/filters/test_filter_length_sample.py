@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from filters import length_sample as module
 from filters.contract import Context
-from synth.errors import UserError
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.record import Record, Task
 
 ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=40)
 

@@ -214,7 +214,7 @@ DAEMON = r"""
 import multiprocessing
 from filters import math_answer
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 
 def work(results):
@@ -238,7 +238,7 @@ SCRIPT = r"""
 import sys, threading, time
 from filters import math_answer
 from filters.contract import Context
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 assert not {"math_verify", "sympy"} & set(sys.modules)
 print("started", flush=True)

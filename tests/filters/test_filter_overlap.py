@@ -13,8 +13,8 @@ from filters import overlap as module
 from filters._decontamination import FLOOR, Index, tokens_of
 from filters._decontamination_sets import EvalSet, Item, read_set
 from filters.contract import Context, decide
-from synth.errors import UserError
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.record import Record, Task
 
 APPLES = "Tom has 1,234 apples, gives half of them to Ann and eats three. How many are left?"
 TRAIN = "A train leaves Oslo at 9 o'clock and goes 80 miles an hour. When is it 240 miles away?"

@@ -3,8 +3,8 @@ from pydantic import ValidationError
 
 from filters import pass_rate as module
 from filters.contract import Context
-from synth.errors import UserError
-from synth.record import Record, Task, Verdict
+from synth.core.errors import UserError
+from synth.core.record import Record, Task, Verdict
 
 
 def trace(task, right, verifier="math_answer"):

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from filters import quota as module
 from filters.contract import Context
-from synth.errors import UserError
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.record import Record, Task
 
 GROUPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), max_size=40)
 

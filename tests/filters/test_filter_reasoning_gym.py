@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from filters import _gym_worker
 from filters._gym_worker import evaluated
 from filters.contract import Context, Decision, decide
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 from synth.tasks import reasoning_gym as source
 
 pytest.importorskip("reasoning_gym")

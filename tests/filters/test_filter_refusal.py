@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from filters import refusal
 from filters.contract import Context
 from filters.refusal import build
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 CHECK = build(refusal.Config(), Context())
 

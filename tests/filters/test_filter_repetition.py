@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from filters import repetition
 from filters.contract import Context
 from filters.repetition import cycle_anywhere, numbered, repeated_ends, repeated_share, tail_cycle
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 CHECK = repetition.build(repetition.Config(), Context())
 

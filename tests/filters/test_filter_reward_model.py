@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from filters import reward_model
 from filters.contract import Context, Decision, decide
 from filters.reward_model import Config
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

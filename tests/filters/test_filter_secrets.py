@@ -11,7 +11,7 @@ from filters import secrets
 from filters._secret_forms import cn_id, iban, luhn
 from filters.contract import Context
 from filters.secrets import Config, edit, find
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 ALL = frozenset(Config().kinds)
 DRAW = random.Random(7)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters._text import boxes, words
+from filters._text import words
+from synth.core.boxed import boxes
 
 
 @pytest.mark.parametrize(

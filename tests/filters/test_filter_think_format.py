@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from filters import think_format
 from filters.contract import Context
-from synth.reasoning import DIALECTS
-from synth.record import Record, Task
+from synth.core.reasoning import DIALECTS
+from synth.core.record import Record, Task
 
 CHECK = think_format.build(think_format.Config(), Context())
 

@@ -7,7 +7,7 @@ from tiny_models import save_bert, save_tokenizer
 
 from filters import _classifier, toxicity
 from filters.contract import Context
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

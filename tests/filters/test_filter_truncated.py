@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.truncated import open_ends
-from synth.record import Record, Task
+from synth.core.record import Record, Task
 
 PROSE = "We add the two numbers. "
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from filters.contract import Context
 from filters.vote import Config, build, memory
-from synth.record import Generation, Record, Task
+from synth.core.record import Generation, Record, Task
 
 
 def trace(final, task="t", teacher="a", reference=None):

@@ -1,5 +1,5 @@
 from filters.funnel import Funnel, difficulty_of
-from synth.record import Generation, Record, Task, Verdict
+from synth.core.record import Generation, Record, Task, Verdict
 
 
 def verdict(name, keep, reason="", seconds=0.0, drops=None):

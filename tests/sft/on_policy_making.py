@@ -5,8 +5,8 @@ import torch
 from sft.checkpoints import StepLog, drop_halves, last_whole
 from sft.on_policy import build_on_policy
 from sft.watch import Watch
-from synth.record import Message
-from synth.training_config import Train
+from synth.config.train import Train
+from synth.core.record import Message
 
 
 def asks(n=8):

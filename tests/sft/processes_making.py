@@ -3,8 +3,8 @@
 import json
 
 from sft.train import train
-from synth.record import Message, Record, Task
-from synth.training_config import Student, Train
+from synth.config.train import Student, Train
+from synth.core.record import Message, Record, Task
 
 SOFT = {"alpha": 0.5, "temperature": 2.0}
 STATES = {"layers": "uniform", "mse": 1.0, "cosine": 0.5}
@@ -53,7 +53,7 @@ def models(tokenizer, folder):
     from sft.examples import open_examples, write_examples
     from sft.label import Wanted, label
     from sft.label_transformers import Reader
-    from synth.models import load_model, load_tokenizer, weights_identity
+    from synth.core.models import load_model, load_tokenizer, weights_identity
 
     for name, width, layers in (("student", 48, 2), ("teacher", 64, 3)):
         torch.manual_seed(layers)

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parent))
 import processes_making as making
 from accelerate.state import AcceleratorState
 
-from synth.errors import Interrupted, UserError
+from synth.core.errors import Interrupted, UserError
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
     from accelerate import PartialState

@@ -12,11 +12,11 @@ from training_making import examples_in, records, run, save_tiny, store_labels
 from sft.checkpoints import MARKER
 from sft.guards import memory_errors
 from sft.label_store import shard_path
-from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
-from synth.errors import Interrupted, MissingPackage, UserError
-from synth.models import load_model
-from synth.record import Verdict
-from synth.training_config import Lora, Train
+from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
+from synth.config.train import Lora, Train
+from synth.core.errors import Interrupted, MissingPackage, UserError
+from synth.core.models import load_model
+from synth.core.record import Verdict
 
 
 @pytest.fixture(scope="module")

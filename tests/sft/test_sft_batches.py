@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sft.batches import lay_out, refuse_leaks, split
 from sft.masks import IGNORED, Encoded
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft import chat
-from synth.errors import UserError
-from synth.reasoning import join_trace
+from synth.core.errors import UserError
+from synth.core.reasoning import join_trace
 
 FAMILIES = ["chatml", "r1"]
 TEXT = st.text(max_size=30) | st.sampled_from(
@@ -193,7 +193,7 @@ def test_templates_run_in_a_sandbox():
 def test_rendering_needs_no_transformers():
     code = (
         "import sys; sys.modules['transformers'] = sys.modules['torch'] = None\n"
-        "from sft.masks import preview_spans; from synth.training_config import Student\n"
+        "from sft.masks import preview_spans; from synth.config.train import Student\n"
         "turns = [{'role': 'user', 'content': 'q'}]\n"
         "for m in ('Qwen/Qwen2.5-1.5B', 'deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B'):\n"
         "    print(preview_spans(Student(model=m, chat_template='NAME'), turns, 'r', 'a'))\n"

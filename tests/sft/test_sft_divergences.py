@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sft.divergences import Divergence, dense, divergence, mix_dense, mix_top_k, top_k
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from sft.chat import KNOWN, apply, choose, render_spans, template_text
 from sft.masks import IGNORED, encode, segments, verify
-from synth.errors import UserError
-from synth.models import load_tokenizer
-from synth.reasoning import join_trace, split_trace
-from synth.record import Record, Task
+from synth.core.errors import UserError
+from synth.core.models import load_tokenizer
+from synth.core.reasoning import join_trace, split_trace
+from synth.core.record import Record, Task
 
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TOOLS = ("<tool_call>", "</tool_call>")

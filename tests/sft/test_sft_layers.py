@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.layers import decoder_layers, kept_layers, layer_pairs, take
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 SMALL = dict(
     vocab_size=40, hidden_size=16, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2,

@@ -7,7 +7,7 @@ import pytest
 
 from sft.lm_eval import load_tasks, reduced, run_tasks
 from sft.stats import wilson
-from synth.errors import MissingPackage, UserError
+from synth.core.errors import MissingPackage, UserError
 
 TASK = """\
 task: tiny_sums
@@ -44,7 +44,7 @@ def own_tasks(tmp_path):
 
 @pytest.fixture
 def student(checkpoint):
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     return load_model(str(checkpoint), device="cpu"), load_tokenizer(str(checkpoint))
 

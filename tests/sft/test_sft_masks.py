@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from sft.chat import choose, end_token, render_spans, template_text
 from sft.masks import IGNORED, check_dataset, encode, preview_spans, segments, verify, with_trace
-from synth.errors import UserError
-from synth.reasoning import join_trace, split_trace
-from synth.record import Message, Record, Task
-from synth.training_config import Student
+from synth.config.train import Student
+from synth.core.errors import UserError
+from synth.core.reasoning import join_trace, split_trace
+from synth.core.record import Message, Record, Task
 
 FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 HOSTILE = st.sampled_from(

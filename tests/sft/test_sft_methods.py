@@ -27,9 +27,9 @@ from training_making import (
 from sft.hidden import NAME
 from sft.label_store import LabelStore, tokens_hash
 from sft.objective import PARTS
-from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
-from synth.models import load_model
-from synth.training_config import Lora, Train
+from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
+from synth.config.train import Lora, Train
+from synth.core.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ LONG = {"epochs": 3, "batch_size": 2, "learning_rate": 5e-3, "save_steps": 4}
     ],
 )
 def test_stopped_and_gone_on_it_is_the_undisturbed_run(which, more, models, labels, tmp_path):
-    from synth.errors import Interrupted
+    from synth.core.errors import Interrupted
 
     stored = labels if METHODS[which][3] else None
     data = records(writers=("a", "b"))

@@ -11,8 +11,8 @@ from sft.batches import lay_out
 from sft.hidden import Hidden
 from sft.masks import IGNORED, Encoded
 from sft.objective import PARTS, Extra, Objective, install, remove
-from synth.distil_config import HiddenStates, SoftLabels, TeacherModel
-from synth.training_config import Train
+from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
+from synth.config.train import Train
 
 V = 41
 SIZE = {

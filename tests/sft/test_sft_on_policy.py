@@ -19,10 +19,10 @@ from sft.layers import take
 from sft.on_policy_trainer import Prompts
 from sft.train import train
 from sft.uld import before_answer
-from synth.errors import UserError
-from synth.models import load_model, load_tokenizer
-from synth.record import Message, Record, Task
-from synth.training_config import Lora, Student
+from synth.config.train import Lora, Student
+from synth.core.errors import UserError
+from synth.core.models import load_model, load_tokenizer
+from synth.core.record import Message, Record, Task
 
 
 @pytest.fixture(scope="module")

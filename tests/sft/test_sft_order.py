@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sft.examples import Examples
 from sft.order import Order, grouped, pack, pack_in_order
-from synth.errors import UserError
-from synth.training_config import Train
+from synth.config.train import Train
+from synth.core.errors import UserError
 
 LAYOUTS = ["padded", "padding_free", "packed"]
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from sft.processes import Even, silent
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "accelerate"

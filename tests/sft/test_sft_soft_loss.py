@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sft.divergences import Divergence, dense, divergence, top_k
 from sft.loss import summed_loss
 from sft.soft_loss import Online, Stored, summed_soft_loss
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 

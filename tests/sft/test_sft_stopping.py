@@ -11,9 +11,9 @@ from sft.checkpoints import MARKER, StepLog, last_whole
 from sft.guards import memory_errors
 from sft.loss import has_plain_head
 from sft.train import train
-from synth.errors import Interrupted, UserError
-from synth.record import Message, Record, Task
-from synth.training_config import Lora, Student, Train
+from synth.config.train import Lora, Student, Train
+from synth.core.errors import Interrupted, UserError
+from synth.core.record import Message, Record, Task
 
 
 def records(n=24):
@@ -127,7 +127,7 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     import sft.objective
     from sft.chat import apply, choose
     from sft.masks import check_dataset
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     seen = []
     original = sft.objective.summed_loss

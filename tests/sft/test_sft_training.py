@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sft.chat import template_text
 from sft.loss import summed_loss
 from sft.train import train
-from synth.errors import UserError
-from synth.record import Message, Record, Task
-from synth.training_config import Lora, Student, Train
+from synth.config.train import Lora, Student, Train
+from synth.core.errors import UserError
+from synth.core.record import Message, Record, Task
 
 
 def records(n=24):
@@ -170,7 +170,7 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_sft_training import SETTINGS, prompt, records
 from sft.train import train
-from synth.training_config import Student, Train
+from synth.config.train import Student, Train
 train(records(), prompt, Student(model={model!r}), Train(**SETTINGS), Path({folder!r}), 0,
       lambda row: time.sleep(0.1))
 """

@@ -12,9 +12,9 @@ from on_policy_making import answered, asks, build, logits, rows_of, tiny, train
 
 from sft.chat import apply, choose
 from sft.uld import OPENING, CrossTokenizer, before_answer, token_bytes
-from synth.errors import UserError
-from synth.models import load_tokenizer
-from synth.record import Message
+from synth.core.errors import UserError
+from synth.core.models import load_tokenizer
+from synth.core.record import Message
 
 
 def sentencepiece():

@@ -3,7 +3,7 @@
 import pytest
 
 from sft.vocabulary import shared_vocabulary
-from synth.errors import UserError
+from synth.core.errors import UserError
 
 pytest.importorskip("transformers")
 

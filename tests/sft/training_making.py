@@ -11,9 +11,9 @@ from sft.label import Wanted, label
 from sft.label_transformers import Reader
 from sft.train import _build, train
 from sft.watch import Watch
-from synth.models import load_model, load_tokenizer
-from synth.record import Generation, Message, Record, Task
-from synth.training_config import Student, Train
+from synth.config.train import Student, Train
+from synth.core.models import load_model, load_tokenizer
+from synth.core.record import Generation, Message, Record, Task
 
 
 def records(n=8, writers=("a",), answer="\\boxed"):

@@ -2,11 +2,11 @@
 
 import asyncio
 
+from synth.config.generate import Samples, Sampling
+from synth.core.prompts import load_prompt
+from synth.core.record import Task, Verdict
 from synth.counts import Counts
 from synth.generate import Ask, generate
-from synth.generate_config import Samples, Sampling
-from synth.prompts import load_prompt
-from synth.record import Task, Verdict
 from synth.store import Store
 
 

@@ -2,9 +2,10 @@
 
 import json
 
-from synth.folder import Folder
-from synth.io import write_json, writing
-from synth.record import Generation, Record, Task, Verdict
+from synth.core.dataset import writing
+from synth.core.files import write_json
+from synth.core.record import Generation, Record, Task, Verdict
+from synth.core.run_folder import Folder
 
 HOSTILE = '<script>alert(1)</script></style></pre></details>"onload=alert(2) {{7*7}} {% if %} ]]>'
 

@@ -10,13 +10,13 @@ import pytest
 from synth import buying
 from synth.ask import Ask
 from synth.asking import Asker
-from synth.config import load_run
-from synth.errors import ConfigError, UserError
-from synth.folder import Folder
-from synth.generate_config import Samples, Sampling
-from synth.io import read_split
+from synth.config.generate import Samples, Sampling
+from synth.config.validate import load_run
+from synth.core.dataset import read_split
+from synth.core.errors import ConfigError, UserError
+from synth.core.prompts import load_prompt
+from synth.core.run_folder import Folder
 from synth.pipeline import do_stage
-from synth.prompts import load_prompt
 from synth.store import Store
 from synth.teachers.contract import Refused, Retry
 

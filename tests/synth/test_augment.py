@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from synth.augment_config import Augment, Rewrite
-from synth.config import load_run
-from synth.errors import ConfigError
-from synth.folder import Folder
-from synth.io import read_split
+from synth.config.augment import Augment, Rewrite
+from synth.config.validate import load_run
+from synth.core.dataset import read_split
+from synth.core.errors import ConfigError
+from synth.core.run_folder import Folder
 from synth.pipeline import do_stage
 
 QUESTIONS = [

@@ -9,11 +9,12 @@ from asking import Scripted, ask_with, completion, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synth.config.generate import Budget
+from synth.core.errors import Unfinished
+from synth.core.usage import Price
 from synth.counts import Purse
-from synth.errors import Unfinished
-from synth.generate_config import Budget
 from synth.store import Spent, Store
-from synth.teachers.contract import Cap, Price
+from synth.teachers.contract import Cap
 
 WINDOW = 8
 

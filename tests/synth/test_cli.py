@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.io import read_split
+from synth.core.dataset import read_split
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.config import json_schema, load_run, machine_problems, stages_of
-from synth.configfile import config_names, parse_config, read_config
-from synth.errors import ConfigError, UserError
-from synth.prompts import shipped
+from synth.config.run import stages_of
+from synth.config.schema import json_schema
+from synth.config.validate import load_run, machine_problems
+from synth.config.yaml_file import config_names, parse_config, read_config
+from synth.core.errors import ConfigError, UserError
+from synth.core.prompts import shipped
 
 SMALL = """\
 name: small

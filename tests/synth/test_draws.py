@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.augment_config import FROM_A_QUESTION, FROM_NOTHING, Augment
+from synth.config.augment import FROM_A_QUESTION, FROM_NOTHING, Augment
+from synth.core.prompts import load_prompt, prompt_names
+from synth.core.record import Task
 from synth.draws import draws, tagged
-from synth.prompts import load_prompt, prompt_names
-from synth.record import Task
 
 LIBRARY = [name for name in prompt_names() if name.startswith(("augment/", "rewrite/"))]
 

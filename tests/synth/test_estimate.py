@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from synth.config import load_run
-from synth.errors import Unfinished, UserError
+from synth.config.validate import load_run
+from synth.core.errors import Unfinished, UserError
 from synth.estimate import make_estimate
 from synth.forecast import Figure, exactly, interval, mean_of, ratio_of, sums_of_more
 from synth.ledger import bought, entries

@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from synth.config import load_run
-from synth.errors import UserError
+from synth.config.validate import load_run
+from synth.core.dataset import read_split
+from synth.core.errors import UserError
+from synth.core.record import Request
+from synth.core.run_folder import Folder
 from synth.explain import Search, changed, explain, run_of
-from synth.folder import Folder
-from synth.io import read_split
 from synth.ledger import Entry, entries
 from synth.pipeline import do_stage
 from synth.store import Store, keyed
-from synth.teachers.contract import Request
 
 QUESTION = "A dozen eggs cost 3 dollars. What do 5 dozen cost, in dollars?"
 

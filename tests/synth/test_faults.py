@@ -9,12 +9,12 @@ import pytest
 
 from synth import buying, lane
 from synth.ask import Ask
+from synth.config.generate import Samples, Sampling
+from synth.core.errors import Unfinished, UserError
+from synth.core.prompts import load_prompt
+from synth.core.record import Task
 from synth.counts import Counts
-from synth.errors import Unfinished, UserError
 from synth.generate import generate
-from synth.generate_config import Samples, Sampling
-from synth.prompts import load_prompt
-from synth.record import Task
 from synth.store import Store
 from synth.teachers import openai
 

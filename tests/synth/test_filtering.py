@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from synth.errors import UserError
+from synth.core.errors import UserError
 from synth.importing import config_for
 
 ROWS = [

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from synth.errors import UserError
-from synth.folder import only_one
+from synth.core.errors import UserError
+from synth.core.run_folder import only_one
 
 HOLD = """
 import sys
 from pathlib import Path
-from synth.folder import only_one
+from synth.core.run_folder import only_one
 with only_one(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 
 from synth import buying, lane
 from synth import generate as engine
-from synth.counts import Counts, usage_of
-from synth.errors import Unfinished, UserError
+from synth.config.generate import Samples
+from synth.core.errors import Unfinished, UserError
+from synth.core.prompts import load_prompt
+from synth.core.usage import Price, usage_of
+from synth.counts import Counts
 from synth.generate import generate
-from synth.generate_config import Samples
-from synth.prompts import load_prompt
 from synth.store import Store, StoreFull
 from synth.teachers import fake
-from synth.teachers.contract import Price, Refused, Retry
+from synth.teachers.contract import Refused, Retry
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.generate_config import Samples
+from synth.config.generate import Samples
+from synth.core.record import Task
 from synth.hope import Hope, Prior, fit_prior, traits
-from synth.record import Task
 
 
 def task(number, question="1 + 1", source="x", **metadata):

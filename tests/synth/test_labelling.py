@@ -12,14 +12,15 @@ import pytest
 from sft.examples import open_examples, write_examples
 from sft.label_store import LabelStore, tokens_hash
 from synth import labelling
-from synth.config import ChainStep, load_run
-from synth.errors import UserError
-from synth.folder import Folder
-from synth.io import MANIFEST, writing
+from synth.config.run import ChainStep
+from synth.config.validate import load_run
+from synth.core.dataset import MANIFEST, writing
+from synth.core.errors import UserError
+from synth.core.models import weights_identity
+from synth.core.record import Generation, Record, Task
+from synth.core.run_folder import Folder
 from synth.labelling import label_inputs, show_estimate
-from synth.models import weights_identity
 from synth.pipeline import do_stage
-from synth.record import Generation, Record, Task
 
 
 def model(folder, seed):
@@ -101,8 +102,8 @@ def go(run):
 def examples(run, tmp_path):
     """The run's traces as training sees them."""
     from sft.chat import apply, choose
-    from synth.io import read_split
-    from synth.models import load_tokenizer
+    from synth.core.dataset import read_split
+    from synth.core.models import load_tokenizer
     from synth.training import prompt_of
 
     tokenizer = load_tokenizer(run.student.model)
@@ -242,7 +243,7 @@ def test_another_vocabulary_is_refused_with_the_teachers_name(start, models, tmp
 def test_training_refuses_labels_of_other_traces_with_one_message(start, tmp_path):
     from sft.chat import apply, choose
     from sft.teachers import gather
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     run = start()
     go(run)
@@ -295,7 +296,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import sft.label as label
-from synth.config import ChainStep, load_run
+from synth.config.run import ChainStep, load_run
 from synth.pipeline import do_stage
 slow = float(sys.argv[2])
 def write(*given, real=label.write_shard):

@@ -8,9 +8,9 @@ from asking import Scripted, ask_with, completion, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.errors import UserError
-from synth.generate_config import Sampling
-from synth.labels import (
+from synth.config.generate import Sampling
+from synth.core.errors import UserError
+from synth.core.logprobs import (
     EMPTY,
     Labels,
     LabelWriter,
@@ -171,7 +171,7 @@ def test_the_run_lays_them_beside_its_records(api, distill, write_config, tmp_pa
     done = distill("run", write_config(config))
     assert done.returncode == 0, done.stderr
     assert api.received[0]["return_tokens_as_token_ids"] is True
-    from synth.io import read_split
+    from synth.core.dataset import read_split
 
     [(id, labels)] = read_labels(tmp_path / "runs/r/generate/labels")
     [record] = read_split(tmp_path / "runs/r/generate", "train")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synth import lane as module
-from synth.errors import Unfinished, UserError
+from synth.core.errors import Unfinished, UserError
 from synth.lane import Closed, Lane, Limits
 from synth.teachers.contract import Advertised, Retry
 

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("synth", "filters", "sft")
 # The base: everything may import it, and it imports nothing but itself.
 BASE = {
-    "synth", "synth.augment_config", "synth.codec", "synth.config", "synth.configfile", "synth.distil_config", "synth.errors", "synth.evaluate_config", "synth.generate_config", "synth.io", "synth.labels", "synth.models",
-    "synth.plugins", "synth.prompts", "synth.reasoning", "synth.record", "synth.text",
-    "synth.training_config",
+    "synth", "synth.config.augment", "synth.core.compression", "synth.config.run", "synth.config.yaml_file", "synth.config.distillation", "synth.core.errors", "synth.config.evaluate", "synth.config.generate", "synth.core.dataset", "synth.core.logprobs", "synth.core.models",
+    "synth.core.plugins", "synth.core.prompts", "synth.core.reasoning", "synth.core.record", "synth.core.question_text",
+    "synth.config.train",
 }  # fmt: skip
 # Where the packages meet.
 JOINTS = {

@@ -7,12 +7,13 @@ import pytest
 
 from filters.funnel import difficulty_of
 from sft.scores import Scores, difference, gap
-from synth.config import Run
-from synth.errors import UserError
-from synth.io import write_json, writing
+from synth.config.run import Run
+from synth.core.dataset import writing
+from synth.core.errors import UserError
+from synth.core.files import write_json
+from synth.core.prompts import load_prompt
+from synth.core.record import Generation, Record, Task, Verdict
 from synth.measure import _subset_sizes, compare_runs, reader
-from synth.prompts import load_prompt
-from synth.record import Generation, Record, Task, Verdict
 
 HOSTILE = [
     "",

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 
-from synth.config import Run, load_run
-from synth.errors import ConfigError, MissingPackage, UserError
-from synth.evaluate_config import Evaluate
-from synth.folder import Folder
-from synth.io import read_split, write_json
+from synth.config.evaluate import Evaluate
+from synth.config.run import Run
+from synth.config.validate import load_run
+from synth.core.dataset import read_split
+from synth.core.errors import ConfigError, MissingPackage, UserError
+from synth.core.files import write_json
+from synth.core.run_folder import Folder
 from synth.measure import evaluate_inputs
 from synth.pipeline import do_stage
 
@@ -52,7 +54,7 @@ def run_of(tmp_path, tiny, evaluate=None, **sections):
 def put_trained(run, weights, name=None):
     """A finished training whose student is a copy of some weights."""
     from sft.chat import apply, choose
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     place = run.folder / ("train" if name is None else f"train-{name}")
     shutil.copytree(weights, place / "student")
@@ -236,7 +238,7 @@ def test_vllm_answers_for_the_student_before_and_after(tmp_path):
         "engine": {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 512},
     }  # fmt: skip
     run = run_of(tmp_path, GGUF, {"engine": engine}, student=student(GGUF, layers=20))
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     load_model(GGUF, device="cpu").save_pretrained(tmp_path / "whole")
     load_tokenizer(GGUF).save_pretrained(tmp_path / "whole")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.errors import UserError
-from synth.prompts import load_prompt, parse_prompt, prompt_names
-from synth.record import Task
+from synth.core.errors import UserError
+from synth.core.prompts import load_prompt, parse_prompt, prompt_names
+from synth.core.record import Task
 
 VALUES = {
     "question": "What is 2 + 2?",

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.reasoning import DIALECTS, join_trace, marks, parse_completion, split_trace, whole_text
+from synth.core.reasoning import (
+    DIALECTS,
+    join_trace,
+    marks,
+    parse_completion,
+    split_trace,
+    whole_text,
+)
 
 
 @pytest.mark.parametrize(

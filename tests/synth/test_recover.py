@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.codec import compress, decompress
-from synth.errors import UserError
+from synth.core.compression import compress, decompress
+from synth.core.errors import UserError
+from synth.core.record import Request
 from synth.recover import Pages, recover, sound_response
 from synth.store import Batch, Bought, Store, keyed
-from synth.teachers.contract import Request
 
 ROWS, PAGE = 300, 4096
 

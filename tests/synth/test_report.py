@@ -19,9 +19,9 @@ from run_folders import (
     trace,
 )
 
-from synth.config import Run
-from synth.errors import UserError
-from synth.io import write_json
+from synth.config.run import Run
+from synth.core.errors import UserError
+from synth.core.files import write_json
 from synth.report import MOST_CHARACTERS, clipped, headline, plain, write_report
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'"

@@ -9,10 +9,11 @@ from asking import Scripted, ask_with, right, run, tasks
 
 from synth import buying as engine
 from synth import lane
-from synth.errors import Unfinished, UserError
+from synth.config.generate import Samples
+from synth.core.errors import Unfinished, UserError
+from synth.core.usage import Price
 from synth.generate import Agreed
-from synth.generate_config import Samples
-from synth.teachers.contract import Cap, Price, Refused, Retry, TeacherConfig
+from synth.teachers.contract import Cap, Refused, Retry, TeacherConfig
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +221,7 @@ def test_those_that_wait_for_what_others_teach_keep_nobody_from_being_asked(path
 
 
 def test_the_hours_of_a_budget_end_a_run(path):
-    from synth.generate_config import Budget
+    from synth.config.generate import Budget
 
     teacher = Scripted(lambda r, n: "x", seconds=0.05)
     start = time.monotonic()

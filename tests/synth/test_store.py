@@ -17,11 +17,11 @@ import pytest
 from asking import Scripted, ask_with, run, tasks
 
 from synth import store
-from synth.config import load_run
-from synth.errors import Unfinished, UserError
+from synth.config.validate import load_run
+from synth.core.errors import Unfinished, UserError
+from synth.core.record import Request
 from synth.pipeline import do_stage
 from synth.store import Bought, Store, keyed, request_key
-from synth.teachers.contract import Request
 
 QUESTIONS = 6
 EXAMPLES = [{"question": "1 + 1", "reasoning": "1 + 1 = 2", "answer": "2"}]

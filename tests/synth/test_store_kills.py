@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from synth.codec import decompress
+from synth.core.compression import decompress
 
 # So slow that twenty kills, about a third of a second into the answers each, end before it does.
 REQUESTS, KILLS, WINDOW = 500, 20, 5

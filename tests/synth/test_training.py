@@ -10,12 +10,13 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "sft"))
 from on_policy_making import tiny, trained_bpe
 
-from synth.config import load_run, stages_of
-from synth.errors import ConfigError, UserError
-from synth.folder import Folder
-from synth.io import writing
+from synth.config.run import stages_of
+from synth.config.validate import load_run
+from synth.core.dataset import writing
+from synth.core.errors import ConfigError, UserError
+from synth.core.record import Generation, Record, Task
+from synth.core.run_folder import Folder
 from synth.pipeline import do_stage
-from synth.record import Generation, Record, Task
 from synth.training import model_path, step_of, train_inputs
 
 

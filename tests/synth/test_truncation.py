@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth.answers import Reply, merged
-from synth.errors import Unfinished
-from synth.generate_config import Truncation
-from synth.reasoning import join_trace, split_trace, whole_text
+from synth.config.generate import Truncation
+from synth.core.errors import Unfinished
+from synth.core.reasoning import join_trace, split_trace, whole_text
 
 WHOLE = "<think>\none two three four\n</think>\n\nso \\boxed{0}"
 
@@ -33,7 +33,7 @@ class Limited(Scripted):
 
 
 def ask(teacher, limit=30, **policy):
-    from synth.generate_config import Sampling
+    from synth.config.generate import Sampling
 
     return ask_with(
         teacher, sampling=Sampling(max_tokens=limit), truncation=Truncation(alarm=None, **policy)
@@ -92,7 +92,7 @@ def test_dropped_traces_have_a_split_of_their_own(distill, write_config, tmp_pat
     }  # fmt: skip
     done = distill("run", write_config(config))
     assert done.returncode == 0, done.stderr
-    from synth.io import read_split
+    from synth.core.dataset import read_split
 
     folder = tmp_path / "runs/r/generate"
     cut = [r.generation.finish_reason for r in read_split(folder, "cut")]

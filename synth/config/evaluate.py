@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from synth import plugins
-from synth.errors import MissingPackage, UserError, nearest
-from synth.generate_config import Sampling, Section
+from synth.config.base import Section
+from synth.config.generate import Sampling
+from synth.core import plugins
+from synth.core.errors import MissingPackage, UserError, nearest
 
 # Options of an engine that are the student's own.
 _STUDENTS = {"model", "chat_template"}

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.codec import parse_json
-from synth.errors import UserError
-from synth.tasks.contract import Row, Rows
-from synth.traces._values import kind_of
+from synth.core.compression import parse_json
+from synth.core.errors import UserError
+from synth.core.rows import Row, Rows, kind_of
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

@@ -10,8 +10,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from synth.errors import ConfigError, Problem, UserError, nearest
-from synth.prompts import shipped
+from synth.core.errors import ConfigError, Problem, UserError, nearest
+from synth.core.prompts import shipped
 
 Path_ = tuple[str | int, ...]
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.errors import UserError
-from synth.io import MANIFEST, read_json
-from synth.record import digest
+from synth.core.dataset import MANIFEST
+from synth.core.errors import UserError
+from synth.core.files import read_json
+from synth.core.record import digest
 
 
 @dataclass(frozen=True)

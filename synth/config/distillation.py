@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from synth.config.base import Part
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
-
-
-class Part(BaseModel):
-    """A section of the config: an unknown key is an error, not silence."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class TeacherModel(Part):

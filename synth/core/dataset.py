@@ -9,16 +9,15 @@ A data set is a folder that `datasets.load_dataset(folder)` reads as it lies:
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.errors import UserError
-from synth.record import Record, canonical_json, digest, from_row, to_row
+from synth.core.errors import UserError
+from synth.core.files import write_json
+from synth.core.record import Record, canonical_json, digest, from_row, to_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -209,29 +208,3 @@ def read_split(folder: Path, split: str) -> Iterator[Record]:
                         yield from_row(row)
         except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
             raise UserError(f"{shard}: not a sound shard of records ({error})") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is at every moment either the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """The JSON of a file, or None where there is no such file.
-
-    Raises:
-        UserError: The file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error

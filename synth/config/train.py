@@ -8,15 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth.distil_config import (
-    Dtype,
-    HiddenStates,
-    OnPolicy,
-    Part,
-    SoftLabels,
-    TeacherModel,
-)
-from synth.errors import MissingPackage, nearest
+from synth.config.base import Part
+from synth.config.distillation import Dtype, HiddenStates, OnPolicy, SoftLabels, TeacherModel
+from synth.core.errors import MissingPackage, nearest
 
 
 class Rope(Part):

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from synth.errors import UserError, nearest
-from synth.generate_config import PromptChoice, Sampling, Section
-from synth.prompts import Prompt, load_prompt
+from synth.config.base import Section
+from synth.config.generate import PromptChoice, Sampling
+from synth.core.errors import UserError, nearest
+from synth.core.prompts import Prompt, load_prompt
 
 # What a template of `augment` may be handed, besides the metadata of the question.
 FROM_A_QUESTION = {"question", "solution", "answer", "masked", "unknown"}

@@ -179,3 +179,21 @@ def from_row(row: dict[str, Any]) -> Record:
         generation=generation,
         verdicts=[Verdict(**verdict) for verdict in row["verdicts"]],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample of one question.
+
+    Attributes:
+        messages: What is sent.
+        sampling: OpenAI's parameter names (temperature, top_p, max_tokens, stop, seed, logprobs,
+            top_logprobs, ...).
+        sample: Which sample of the question this is, from 0.
+        task: The question itself, for teachers that make their answers up (`fake`).
+    """
+
+    messages: list[Message]
+    sampling: dict[str, Any] = field(default_factory=dict)
+    sample: int = 0
+    task: Task | None = None

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.codec import compress, decompress
-from synth.errors import UserError
+from synth.core.compression import compress, decompress
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
-from synth.errors import UserError, nearest
+from synth.core.errors import UserError, nearest
 
 # What a config calls each kind, and the package that its files lie in.
 PACKAGES = {

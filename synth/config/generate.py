@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """Base of every section: an unknown key is an error, not silence."""
-
-    model_config = ConfigDict(extra="forbid")
+from synth.config.base import Section
 
 
 class PromptChoice(Section):

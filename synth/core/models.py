@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from synth.errors import MissingPackage, UserError
+from synth.core.errors import MissingPackage, UserError
 
 _PACKAGE = "package:"
 

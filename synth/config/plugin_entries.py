@@ -1,0 +1,74 @@
+"""Placeholder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from synth.core.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from pydantic import BaseModel
+
+from synth.config.yaml_file import Path_
+from synth.core import plugins
+
+
+def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a plug-in as a config writes them.
+
+    Raises:
+        UserError: The entry has another form than the one that its kind is written in.
+    """
+    key = {"teacher": "kind", "task source": "source", "trace source": "source"}.get(kind)
+    if key is not None:
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+            raise UserError(f"a {kind} is written {{{key}: NAME, ...}}")
+        return entry[key], {k: v for k, v in entry.items() if k != key}
+    if isinstance(entry, str):
+        return entry, {}
+    if len(entry) != 1 or not isinstance(options := next(iter(entry.values())), dict | None):
+        raise UserError(f"a {kind} is written NAME, or NAME: {{option: value, ...}}")
+    return str(next(iter(entry))), options or {}
+
+
+def plugin_config(kind: str, entry: str | dict[str, Any]) -> BaseModel:
+    """The checked options of a plug-in. Raises UserError or pydantic's ValidationError."""
+    name, options = split_plugin(kind, entry)
+    config: BaseModel = plugins.load(kind, name).Config(**options)
+    return config
+
+
+def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
+    """Every plug-in that a config names: its kind, its place and its entry as written.
+
+    Works on the raw data, so that a mistake elsewhere hides none here.
+    """
+
+    def items(*path: str) -> list[tuple[Path_, Any]]:
+        here: Any = data
+        for step in path:
+            here = here.get(step) if isinstance(here, dict) else None
+        if isinstance(here, dict):
+            return [((*path, key), value) for key, value in here.items()]
+        return [((*path, i), v) for i, v in enumerate(here)] if isinstance(here, list) else []
+
+    verifier = [(path, value) for path, value in items("evaluate") if path[-1] == "verifier"]
+    return [
+        (kind, path, entry)
+        for kind, found in (
+            ("task source", items("tasks", "train") + items("tasks", "eval")),
+            ("trace source", items("traces")),
+            ("teacher", items("teachers")),
+            ("filter", items("filters") + verifier),
+        )
+        for path, entry in found
+        if isinstance(entry, str | dict)  # other types are reported by the model of the section
+    ]
+
+
+def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
+    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
+    name, _ = split_plugin(kind, entry)
+    return {name: plugin_config(kind, entry).model_dump(mode="json")}

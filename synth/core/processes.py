@@ -1,0 +1,24 @@
+"""Placeholder."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def first_process() -> bool:
+    """Whether this process writes: it is alone, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes a launcher started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,39 @@
+"""Placeholder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """A row as the source gave it.
+
+    Attributes:
+        place: For messages, such as `data.jsonl:12`.
+        values: The columns, or None where the row could not be read.
+        error: Why it could not.
+    """
+
+    place: str
+    values: dict[str, Any] | None
+    error: str = ""
+
+
+Rows = Iterator[Row]
+
+
+@dataclass(slots=True)
+class Skipped:
+    """A row that gave no task: where it stands, and why."""
+
+    place: str
+    reason: str
+
+
+def kind_of(value: Any) -> str:
+    """What a value is called in a message."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
+             float: "a number", type(None): "empty"}  # fmt: skip
+    return names.get(type(value), f"a {type(value).__name__}")
