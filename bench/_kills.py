@@ -16,7 +16,8 @@ from synth.core.prompts import load_prompt
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request, Task
 from synth.run_teachers import build_teachers
-from synth.store import Store, request_key
+from synth.store.keys import request_key
+from synth.store.responses import Store
 
 WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
 QUESTIONS_A_KILL = 16  # so many that the work outlasts the kills

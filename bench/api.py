@@ -37,7 +37,7 @@ PEERS = Path(__file__).parent / "peers"
 WAYS = {
     "bare": ("loop_openai.py", ["aiohttp"], None, "AsyncOpenAI, aiohttp, stores nothing"),
     "httpx": ("loop_openai.py", ["httpx"], None, "AsyncOpenAI, httpx, stores nothing"),
-    "ours": ("generate_ours.py", [], None, "synth.generate, stored durably"),
+    "ours": ("generate_ours.py", [], None, "synth.generate.runner, stored durably"),
     "command": ("command_ours.py", [], None, "distill generate, start and records included"),
     "curator": ("run_curator.py", [], "curator", "Curator, appended to a file"),
     "distilabel": ("run_distilabel.py", [], "distilabel", "distilabel, written at the end"),
@@ -242,7 +242,7 @@ def show(body, in_flight, rows):
         ]
         if ours and others:
             beside = (f"{_ratio(ours, found, 'per_second')} of {way}" for way, found in others)
-            print(f"synth.generate at {size:,} prompts: {', '.join(beside)}")
+            print(f"synth.generate.runner at {size:,} prompts: {', '.join(beside)}")
     limits = [
         f"{WAYS[way][3]}, {size:,} prompts"
         for (size, way), found in good.items()

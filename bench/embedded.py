@@ -16,7 +16,7 @@ WAYS = (
 def requests():
     from synth.config.validate import load_run
     from synth.core.prompts import load_prompt
-    from synth.tasks.load import load_tasks
+    from synth.tasks._load import load_tasks
 
     run, _ = load_run("quickstart")
     prompt = load_prompt(run.generate.prompt.template)

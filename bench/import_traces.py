@@ -47,7 +47,7 @@ def loop(path):
 def read(path):
     from synth.core.record import Record
     from synth.traces import file
-    from synth.traces.load import Unique, records
+    from synth.traces._load import Unique, records
 
     config = file.Config(path=str(path))
     found = records(file.build(config), config, "bench", lambda _: None, Unique())
@@ -58,7 +58,7 @@ def main():
     if sys.argv[1:2] == ["--one"]:
         way, _, path = sys.argv[2].partition(" ")
         if way == "read":  # the loop has nothing to import
-            importlib.import_module("synth.traces.load")
+            importlib.import_module("synth.traces._load")
         start = time.perf_counter()
         assert {"loop": loop, "read": read}[way](Path(path)) == ROWS
         print(json.dumps({"rate": ROWS / (time.perf_counter() - start), "mb": peak_mb()}))

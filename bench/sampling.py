@@ -21,9 +21,9 @@ from common import GGUF, table
 from synth.config.generate import Samples, Sampling, Truncation
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.counts import Counts
-from synth.generate import Ask, generate
-from synth.store import Store
+from synth.generate.runner import Ask, generate
+from synth.generate.stats import Counts
+from synth.store.responses import Store
 
 # What is asked of SmolLM2: the first are easier for it than the second.
 SUMS = {

@@ -21,7 +21,7 @@ WAYS = ("put", "compress", "loop")
 def pairs(body_bytes, number):
     """Keys and answers to store, no two alike."""
     from synth.core.record import Request
-    from synth.store import keyed
+    from synth.store.keys import keyed
 
     parts = answers(body_bytes)
     identity = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
@@ -44,7 +44,7 @@ async def at_a_time(items, work):
 
 def measure(way, size):
     from synth.core.compression import compress
-    from synth.store import Store
+    from synth.store.responses import Store
 
     items = list(pairs(*SIZES[size]))
     compress(b"warm")

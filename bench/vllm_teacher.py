@@ -33,7 +33,7 @@ def run_config():
 
 
 def questions(run):
-    from synth.tasks.load import load_tasks
+    from synth.tasks._load import load_tasks
 
     return load_tasks(run.tasks, run.seed).train[:QUESTIONS]
 
@@ -43,7 +43,7 @@ def plain():
     from vllm import LLM, SamplingParams
 
     from synth.core.prompts import load_prompt
-    from synth.teachers._vllm import weights
+    from synth.teachers._vllm.options import weights
 
     run = run_config()
     prompt = load_prompt(run.generate.prompt.template)
@@ -63,13 +63,13 @@ def plain():
 
 
 def ours(kind):
-    from synth.ask import Ask
     from synth.config.generate import Samples, Sampling
     from synth.core.plugins import load
     from synth.core.prompts import load_prompt
-    from synth.counts import Counts
-    from synth.generate import generate
-    from synth.store import Store
+    from synth.generate.runner import generate
+    from synth.generate.spec import Ask
+    from synth.generate.stats import Counts
+    from synth.store.responses import Store
 
     run = run_config()
     prompt, tasks = load_prompt(run.generate.prompt.template), questions(run)

@@ -21,9 +21,9 @@ from synth.core.prompts import Prompt, load_prompt
 from synth.core.question_text import question_key
 from synth.core.record import Record, Task, Verdict, digest
 from synth.core.run_folder import Folder
-from synth.counts import Counts
 from synth.draws import Draw, draws, in_answer, stands_in
 from synth.filtering import Say, build_chain_of, filters_at
+from synth.generate.stats import Counts
 from synth.run_teachers import ask_all, build_teacher, single_ask
 
 if TYPE_CHECKING:

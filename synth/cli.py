@@ -282,7 +282,7 @@ def recover(
     """Saves every sound response of a damaged store; the damaged file is kept."""
     from pathlib import Path
 
-    from synth.recover import recover
+    from synth.store.recover import recover
 
     recover(Path(store), say)
 

@@ -14,19 +14,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth import filtering, ledger, run_teachers, stages
+from synth import filtering, run_teachers, stages
 from synth.config.run import Run
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.record import Task
 from synth.core.run_folder import Folder
-from synth.counts import Counts
 from synth.estimate_bounds import Bounds
 from synth.estimate_stock import COUNTED, KEPT, Question, Stock, shuffled
 from synth.forecast import LEAST_SAMPLE, Figure, interval, loosest, sums_of_more
+from synth.generate.stats import Counts
 from synth.pipeline import do_stage, refuse_if_lacking
-from synth.prices import default_lines
+from synth.store import usage as ledger
+from synth.teachers._pricing import default_lines
 
 if TYPE_CHECKING:
     import numpy as np

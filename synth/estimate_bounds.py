@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from synth import ledger
 from synth.config.run import Run
 from synth.core.record import Message, Task
 from synth.estimate_stock import COUNTED, Question, Stock
 from synth.forecast import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
-from synth.plan import Route
-from synth.teachers.contract import TeacherConfig
+from synth.generate.routing import Route
+from synth.store import usage as ledger
+from synth.teachers.base import TeacherConfig
 
 # Tokens of a text where no tokenizer and no answer of the teacher's says: by its characters.
 _OF_ASCII = Figure(1 / 7, 1 / 4, 1 / 2)

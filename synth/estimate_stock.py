@@ -11,18 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth import filtering, ledger, run_teachers, stages
-from synth.ask import Ask
+from synth import filtering, run_teachers, stages
 from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run
 from synth.core import plugins
 from synth.core.errors import UserError
 from synth.core.prompts import load_prompt
 from synth.core.record import Message, Request, Task, digest
-from synth.counts import Counts
-from synth.generate import generate
-from synth.store import Store, Stored, keyed
-from synth.teachers.contract import Refused
+from synth.generate.runner import generate
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
+from synth.store import usage as ledger
+from synth.store.keys import keyed
+from synth.store.responses import Store, Stored
+from synth.teachers.base import Refused
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
 RENDERED = 500  # prompts whose length is taken

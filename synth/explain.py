@@ -15,7 +15,7 @@ from synth.core.dataset import MANIFEST, read_split
 from synth.core.errors import UserError
 from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
-from synth.ledger import Entry, entries
+from synth.store.usage import Entry, entries
 
 # From this share on (difflib's ratio) one question is an edit of the other.
 NEAR = 0.6

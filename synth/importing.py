@@ -17,7 +17,7 @@ from synth.core.errors import UserError
 from synth.core.progress import Clock, shown
 from synth.core.record import Record
 from synth.core.run_folder import Folder
-from synth.traces.load import Tally, read_traces
+from synth.traces._load import Tally, read_traces
 
 Say = Callable[[str], None]
 ALONE = "filter-only"  # the shipped config that a bare data set is filtered with

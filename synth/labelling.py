@@ -335,7 +335,7 @@ def _chosen(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | No
 
 def _vllm(teacher: _Teacher, wanted: Wanted, options: dict[str, Any], longest: int) -> Engine:
     from sft.label_vllm import load
-    from synth.teachers._vllm import weights
+    from synth.teachers._vllm.options import weights
 
     model = teacher.model
     if model.quantization is not None or model.device != "auto":
@@ -374,7 +374,7 @@ def _temperatures(run: Run) -> tuple[float, ...]:
 
 def _decisive_options(run: Run) -> dict[str, Any]:
     """Options of vLLM on which labels depend."""
-    from synth.teachers._vllm import _NO_PART_OF_AN_ANSWER
+    from synth.teachers._vllm.options import _NO_PART_OF_AN_ANSWER
 
     assert run.label is not None
     options = run.label.engine_options

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.ask import Ask
 from synth.config.plugin_entries import resolved, split_plugin
 from synth.config.run import Run, RunStudent
 from synth.config.validate import load_run
@@ -27,10 +26,11 @@ from synth.core.progress import Clock
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Record, Task
 from synth.core.run_folder import Folder
-from synth.counts import Counts
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
 from synth.run_teachers import ask_all, build_teachers, prices_of, teacher_options
 from synth.stages import Say
-from synth.teachers.contract import Teacher, TeacherConfig
+from synth.teachers.base import Teacher, TeacherConfig
 from synth.training import model_path, stage_name
 
 if TYPE_CHECKING:

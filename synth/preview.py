@@ -53,7 +53,7 @@ def show(run: Run, number: int, ask: bool) -> None:
 
 def _tasks(run: Run, number: int) -> list[Task]:
     """The first questions. Reads every source, as the split needs all of them."""
-    from synth.tasks.load import load_tasks
+    from synth.tasks._load import load_tasks
 
     assert run.tasks is not None
     return load_tasks(run.tasks, run.seed).train[:number]
@@ -76,12 +76,12 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     import asyncio
 
     from synth.config.generate import Samples
-    from synth.counts import Counts
     from synth.filtering import build_chain_of
-    from synth.generate import generate
+    from synth.generate.runner import generate
+    from synth.generate.stats import Counts
     from synth.run_teachers import build_teachers
     from synth.stages import build_ask
-    from synth.store import Store
+    from synth.store.responses import Store
 
     records: list[Record] = []
     with build_chain_of(run, [], levels={"trace"}) as chain, Store(run.store_path) as store:

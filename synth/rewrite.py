@@ -18,9 +18,9 @@ from synth.core.dataset import SplitWriter, read_split, writing
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Task, Verdict
 from synth.core.run_folder import Folder
-from synth.counts import Counts
 from synth.draws import one_in_answer
 from synth.filtering import Say, build_chain_of, check_threads, filters_at
+from synth.generate.stats import Counts
 from synth.run_teachers import ask_all, single_ask
 
 NAME = "rewrite"  # of this stage's own verdicts

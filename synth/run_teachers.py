@@ -17,12 +17,12 @@ from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Record, Task, Verdict
 
 if TYPE_CHECKING:
-    from synth.ask import Ask
-    from synth.asking import Asker
     from synth.core.usage import Price
-    from synth.counts import Counts
-    from synth.store import Store
-    from synth.teachers.contract import Teacher, TeacherConfig
+    from synth.generate.spec import Ask
+    from synth.generate.stats import Counts
+    from synth.generate.sync_client import Asker
+    from synth.store.responses import Store
+    from synth.teachers.base import Teacher, TeacherConfig
 
 
 def build_teacher(run: Run, name: str) -> Teacher:
@@ -54,7 +54,7 @@ def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
     Raises:
         UserError: A cap in dollars, and a teacher whose price is not known.
     """
-    from synth.prices import price_of
+    from synth.teachers._pricing import price_of
 
     options = teacher_options(run, names)
     prices = {name: price_of(own) for name, own in options.items()}
@@ -88,7 +88,7 @@ def single_ask(
 
     The alarm on cut answers is off: its message speaks of the section generate.
     """
-    from synth.ask import Ask
+    from synth.generate.spec import Ask
 
     pace = run.generate or Generate(prompt=PromptChoice(template=prompt.name))
     return Ask(
@@ -111,14 +111,14 @@ def single_ask(
 
 def asker(run: Run, names: Sequence[str]) -> Asker:
     """What asks for the filters, over the run's store; it starts with the first question."""
-    from synth.asking import Asker
+    from synth.generate.sync_client import Asker
 
     return Asker(run.store_path, single_ask(run, names, load_prompt("plain"), {}, Sampling()))
 
 
 def open_store(run: Run) -> Store:
     """The run's response store."""
-    from synth.store import Store
+    from synth.store.responses import Store
 
     return Store(run.store_path)
 
@@ -133,7 +133,7 @@ def ask_all(
     store: Store | None = None,
 ) -> None:
     """Asks every question over the run's response store, with progress."""
-    from synth.generate import generate
+    from synth.generate.runner import generate
 
     clock = Clock()
     with contextlib.ExitStack() as stack:

@@ -28,10 +28,10 @@ from synth.run_teachers import (
 )
 
 if TYPE_CHECKING:
-    from synth.ask import Agreed, Ask
     from synth.core.logprobs import Labels
-    from synth.store import Store
-    from synth.teachers.contract import Teacher
+    from synth.generate.spec import Agreed, Ask
+    from synth.store.responses import Store
+    from synth.teachers.base import Teacher
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
 
 def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
     """Reads and splits the questions; those that no filter would keep are never asked."""
-    from synth.tasks.load import load_tasks
+    from synth.tasks._load import load_tasks
 
     assert run.tasks is not None
     sets = load_tasks(run.tasks, run.seed)
@@ -124,9 +124,9 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     Where a cap or the last teacher's end stops it, what came so far is written all the same.
     """
     from synth.core.logprobs import LabelWriter
-    from synth.counts import Counts
-    from synth.prices import default_lines
-    from synth.questions import QuestionWriter
+    from synth.generate.question_stats import QuestionWriter
+    from synth.generate.stats import Counts
+    from synth.teachers._pricing import default_lines
 
     assert run.generate is not None
     for line in default_lines(teacher_options(run)):
@@ -198,7 +198,7 @@ def _labels_of(record: Record, store: Store) -> Labels:
 
 def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
     """The generation that the config describes, checked by `check`."""
-    from synth.ask import Ask
+    from synth.generate.spec import Ask
 
     assert run.generate is not None
     generate = run.generate
@@ -228,7 +228,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
 def _vote() -> Callable[[Sequence[str]], Agreed | None]:
     """Finds the final answer on which some answers agree, equal as mathematics."""
     from filters._agreement import agree
-    from synth.ask import Agreed
+    from synth.generate.spec import Agreed
 
     def vote(answers: Sequence[str]) -> Agreed | None:
         found = agree(answers)

@@ -22,11 +22,11 @@ from synth.core.progress import duration
 from synth.core.prompts import load_prompt, prompt_names
 from synth.core.run_folder import Folder
 from synth.evaluation_summary import evaluation_summary
-from synth.ledger import bought
+from synth.store.usage import bought
 from synth.tables import console as _console
 from synth.tables import percent as _percent
 from synth.tables import table as _table
-from synth.traces.layouts import LAYOUTS
+from synth.traces._layouts.known import LAYOUTS
 
 
 def stage_summary(name: str, run: Run) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from synth.ask import Ask
 from synth.config.evaluate import Evaluate
 from synth.config.generate import Samples
 from synth.config.plugin_entries import split_plugin
@@ -20,7 +19,8 @@ from synth.core.processes import workers
 from synth.core.prompts import load_prompt
 from synth.core.record import Record, Task, digest
 from synth.core.run_folder import Folder
-from synth.counts import Counts
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
 from synth.run_teachers import ask_all
 
 Say = Callable[[str], None]

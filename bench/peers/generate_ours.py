@@ -5,13 +5,13 @@ import asyncio
 import openai as _  # noqa: F401 - its import is in nobody's figures
 from _driver import drive, question
 
-from synth.ask import Ask
 from synth.config.generate import Samples, Sampling
 from synth.core.prompts import load_prompt
 from synth.core.record import Task
-from synth.counts import Counts
-from synth.generate import generate
-from synth.store import Store
+from synth.generate.runner import generate
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
+from synth.store.responses import Store
 from synth.teachers import openai
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, FilePath
 
 from synth.core.errors import UserError
 from synth.core.rows import Row, Rows
-from synth.tasks.contract import SourceConfig
+from synth.tasks.base import SourceConfig
 
 
 class Config(SourceConfig):

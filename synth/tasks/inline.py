@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from synth.core.rows import Row, Rows
-from synth.tasks.contract import SourceConfig
+from synth.tasks.base import SourceConfig
 
 
 class Config(SourceConfig):

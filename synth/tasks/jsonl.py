@@ -8,7 +8,7 @@ import json
 from pydantic import FilePath
 
 from synth.core.rows import Row, Rows
-from synth.tasks.contract import SourceConfig
+from synth.tasks.base import SourceConfig
 
 
 class Config(SourceConfig):

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from synth.core.record import Request, canonical_json
-from synth.teachers.contract import Refused, Retry, TeacherConfig
+from synth.teachers.base import Refused, Retry, TeacherConfig
 
 
 class Config(TeacherConfig):

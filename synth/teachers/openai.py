@@ -7,12 +7,8 @@ request and response objects costs several times what the request does (bench/ap
 
 from __future__ import annotations
 
-import email.utils
-import functools
 import json
 import os
-import re
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +17,15 @@ from pydantic import Field
 from synth.core.credentials import env_key
 from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
-from synth.teachers.contract import Advertised, Refused, Retry, TeacherConfig
+from synth.teachers._openai.rate_limits import _retry_after, advertised
+from synth.teachers._openai.token_ids import _ids_by_bytes
+from synth.teachers.base import Advertised, Refused, Retry, TeacherConfig
 
 if TYPE_CHECKING:
     import aiohttp
 
 # 32,768 tokens with the log-probabilities of twenty at each take a sixth of that.
 LARGEST_ANSWER = 256 * 1024 * 1024
-_LONGEST_PAUSE_S = 600.0
 
 
 class Config(TeacherConfig):
@@ -249,79 +246,3 @@ def _is_quota(text: str) -> bool:
         or "current quota" in text
         or ("insufficient" in text and "balance" in text)
     )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a `retry-after-ms` or `Retry-After` header (seconds or a date), at most 600."""
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
-                continue
-        return min(max(seconds, 0.0), _LONGEST_PAUSE_S)
-    return None
-
-
-def advertised(headers: Mapping[str, str]) -> Advertised:
-    """What `x-ratelimit-remaining-*` and `x-ratelimit-reset-*` headers say."""
-
-    def remaining(what: str) -> int | None:
-        try:
-            return max(0, int(headers.get(f"x-ratelimit-remaining-{what}", "")))
-        except ValueError:
-            return None
-
-    def reset(what: str) -> float:
-        return time.monotonic() + span(headers.get(f"x-ratelimit-reset-{what}", ""))
-
-    return Advertised(
-        remaining("requests"), reset("requests"), remaining("tokens"), reset("tokens")
-    )
-
-
-def span(text: str) -> float:
-    """Seconds of a span as providers write it: `1s`, `6m0s`, `20ms`, `1h2m`, or plain seconds.
-
-    What cannot be read counts as one second; more than ten minutes counts as ten.
-    """
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "": 1.0}
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s|))+", text):
-        return 1.0
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s|)", text)
-    return min(_LONGEST_PAUSE_S, sum(float(number) * units[unit] for number, unit in parts))
-
-
-def _ids_by_bytes(tokenizer: str) -> Any:
-    """Looks token ids up by the bytes that an API sends for each token."""
-    from synth.core.models import load_tokenizer
-
-    loaded = load_tokenizer(tokenizer)
-    known: dict[bytes, int] = {}
-    for text, id in loaded.get_vocab().items():
-        known.setdefault(_token_bytes(text), id)
-
-    def id_of(entry: dict[str, Any]) -> int | None:
-        raw = entry.get("bytes")
-        return known.get(bytes(raw) if raw is not None else entry["token"].encode())
-
-    return id_of
-
-
-def _token_bytes(text: str) -> bytes:
-    """The bytes that a token of the vocabulary stands for (byte-level BPE's letters undone)."""
-    table = _byte_letters()
-    if all(letter in table for letter in text):
-        return bytes(table[letter] for letter in text)
-    return text.replace("\u2581", " ").encode("utf-8", "surrogatepass")
-
-
-@functools.cache
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest from U+0100 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}

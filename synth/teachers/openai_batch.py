@@ -20,21 +20,22 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from synth.answers import parse_answer
 from synth.core.compression import parse_json
 from synth.core.credentials import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
 from synth.core.usage import usage_of
-from synth.prices import price_of
-from synth.store import Batch, Bought, Keyed, StoreFull, keyed
+from synth.store.keys import Keyed, keyed
+from synth.store.responses import Batch, Bought, StoreFull
 from synth.teachers import openai
-from synth.teachers._batch_api import ENDPOINT, BatchApi, Unknown
-from synth.teachers.contract import Refused, Retry
+from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchApi, Unknown
+from synth.teachers._pricing import price_of
+from synth.teachers._response import parse_answer
+from synth.teachers.base import Refused, Retry
 from synth.teachers.openai import check as check
 
 if TYPE_CHECKING:
-    from synth.store import Store
+    from synth.store.responses import Store
 
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits

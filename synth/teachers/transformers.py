@@ -21,9 +21,9 @@ from pydantic import Field
 from synth.core import models
 from synth.core.errors import UserError
 from synth.core.record import Request, digest
-from synth.teachers._decoding import Loaded, Slots, Whole, choose_engine, settle
-from synth.teachers._sampling import Row, Sampling, read_sampling
-from synth.teachers.contract import TeacherConfig
+from synth.teachers._transformers.batching import Loaded, Slots, Whole, choose_engine, settle
+from synth.teachers._transformers.sampling import Row, Sampling, read_sampling
+from synth.teachers.base import TeacherConfig
 
 
 class Config(TeacherConfig):

@@ -28,9 +28,7 @@ from typing import Any
 from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
 from synth.core.logprobs import Labels
 from synth.core.record import Request
-from synth.teachers._guard import Guard
-from synth.teachers._serve import check_arguments
-from synth.teachers._vllm import (
+from synth.teachers._vllm.options import (
     Options,
     cause,
     check_parameters,
@@ -41,7 +39,9 @@ from synth.teachers._vllm import (
     tail,
     weights,
 )
-from synth.teachers.contract import Refused, Retry
+from synth.teachers._vllm.process_guard import Guard
+from synth.teachers._vllm.serve import check_arguments
+from synth.teachers.base import Refused, Retry
 
 
 class Config(Options):

@@ -29,9 +29,9 @@ from synth.core.compression import parse_json
 from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
 from synth.core.logprobs import take_labels
 from synth.core.record import Request
-from synth.teachers import _serve, openai
-from synth.teachers._guard import Guard, kill_all
-from synth.teachers._vllm import (
+from synth.teachers import openai
+from synth.teachers._vllm import serve as _serve
+from synth.teachers._vllm.options import (
     Options,
     cache_folder,
     check_parameters,
@@ -43,7 +43,8 @@ from synth.teachers._vllm import (
     tail,
     weights,
 )
-from synth.teachers.contract import Retry
+from synth.teachers._vllm.process_guard import Guard, kill_all
+from synth.teachers.base import Retry
 
 _SAY_EVERY_S = 15.0
 

@@ -13,7 +13,7 @@ from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError, nearest
 from synth.core.files import read_json
 from synth.core.readers import read_rows
-from synth.traces.contract import Rows, TraceConfig
+from synth.traces.base import Rows, TraceConfig
 
 FORMATS = {
     ".jsonl": "jsonl",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from synth.core.errors import UserError
 from synth.tasks import hub as task_hub
-from synth.traces.contract import Row, Rows, TraceConfig
+from synth.traces.base import Row, Rows, TraceConfig
 
 
 class Config(TraceConfig):

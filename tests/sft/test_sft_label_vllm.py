@@ -48,7 +48,7 @@ def traces():
 @pytest.fixture(scope="module")
 def path():
     pytest.importorskip("vllm")
-    from synth.teachers._vllm import weights
+    from synth.teachers._vllm.options import weights
 
     return weights(GGUF)
 

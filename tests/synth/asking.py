@@ -5,9 +5,9 @@ import asyncio
 from synth.config.generate import Samples, Sampling
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.counts import Counts
-from synth.generate import Ask, generate
-from synth.store import Store
+from synth.generate.runner import Ask, generate
+from synth.generate.stats import Counts
+from synth.store.responses import Store
 
 
 def tasks(number, **more):

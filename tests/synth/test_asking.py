@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from synth import buying
-from synth.ask import Ask
-from synth.asking import Asker
 from synth.config.generate import Samples, Sampling
 from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import ConfigError, UserError
 from synth.core.prompts import load_prompt
 from synth.core.run_folder import Folder
+from synth.generate import client as buying
+from synth.generate.spec import Ask
+from synth.generate.sync_client import Asker
 from synth.pipeline import do_stage
-from synth.store import Store
-from synth.teachers.contract import Refused, Retry
+from synth.store.responses import Store
+from synth.teachers.base import Refused, Retry
 
 
 class Scripted:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from synth.config.generate import Budget
 from synth.core.errors import Unfinished
 from synth.core.usage import Price
-from synth.counts import Purse
-from synth.store import Spent, Store
-from synth.teachers.contract import Cap
+from synth.generate.budget import Purse
+from synth.store.responses import Spent, Store
+from synth.teachers.base import Cap
 
 WINDOW = 8
 

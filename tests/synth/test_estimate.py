@@ -12,9 +12,9 @@ from synth.config.validate import load_run
 from synth.core.errors import Unfinished, UserError
 from synth.estimate import make_estimate
 from synth.forecast import Figure, exactly, interval, mean_of, ratio_of, sums_of_more
-from synth.ledger import bought, entries
 from synth.pipeline import do_stage
-from synth.store import Store
+from synth.store.responses import Store
+from synth.store.usage import bought, entries
 from synth.summary import estimate_summary, stage_summary
 
 QUESTIONS = 120

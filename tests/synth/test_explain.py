@@ -13,9 +13,10 @@ from synth.core.errors import UserError
 from synth.core.record import Request
 from synth.core.run_folder import Folder
 from synth.explain import Search, changed, explain, run_of
-from synth.ledger import Entry, entries
 from synth.pipeline import do_stage
-from synth.store import Store, keyed
+from synth.store.keys import keyed
+from synth.store.responses import Store
+from synth.store.usage import Entry, entries
 
 QUESTION = "A dozen eggs cost 3 dollars. What do 5 dozen cost, in dollars?"
 

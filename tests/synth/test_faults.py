@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from synth import buying, lane
-from synth.ask import Ask
 from synth.config.generate import Samples, Sampling
 from synth.core.errors import Unfinished, UserError
 from synth.core.prompts import load_prompt
 from synth.core.record import Task
-from synth.counts import Counts
-from synth.generate import generate
-from synth.store import Store
+from synth.generate import client as buying
+from synth.generate import concurrency as lane
+from synth.generate.runner import generate
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
+from synth.store.responses import Store
 from synth.teachers import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))

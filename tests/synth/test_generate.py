@@ -16,17 +16,18 @@ from asking import Scripted, ask_with, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth import buying, lane
-from synth import generate as engine
 from synth.config.generate import Samples
 from synth.core.errors import Unfinished, UserError
 from synth.core.prompts import load_prompt
 from synth.core.usage import Price, usage_of
-from synth.counts import Counts
-from synth.generate import generate
-from synth.store import Store, StoreFull
+from synth.generate import client as buying
+from synth.generate import concurrency as lane
+from synth.generate import runner as engine
+from synth.generate.runner import generate
+from synth.generate.stats import Counts
+from synth.store.responses import Store, StoreFull
 from synth.teachers import fake
-from synth.teachers.contract import Refused, Retry
+from synth.teachers.base import Refused, Retry
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synth.config.generate import Samples
 from synth.core.record import Task
-from synth.hope import Hope, Prior, fit_prior, traits
+from synth.generate.adaptive_sampling import Hope, Prior, fit_prior, traits
 
 
 def task(number, question="1 + 1", source="x", **metadata):

@@ -21,7 +21,7 @@ from synth.core.logprobs import (
     take_labels,
     unpack,
 )
-from synth.store import Store
+from synth.store.responses import Store
 
 
 def entry(id, logprob, top):

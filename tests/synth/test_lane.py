@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth import lane as module
 from synth.core.errors import Unfinished, UserError
-from synth.lane import Closed, Lane, Limits
-from synth.teachers.contract import Advertised, Retry
+from synth.generate import concurrency as module
+from synth.generate.concurrency import Closed, Lane, Limits
+from synth.teachers.base import Advertised, Retry
 
 
 @pytest.fixture(autouse=True)

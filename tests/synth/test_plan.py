@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.plan import Route
+from synth.generate.routing import Route
 
 NAMES = ["a", "b", "c"]
 

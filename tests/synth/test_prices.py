@@ -5,8 +5,8 @@ import datetime
 import pytest
 
 from synth.core.usage import Price
-from synth.prices import default_lines, defaults, price_of
 from synth.teachers import fake, openai
+from synth.teachers._pricing import default_lines, defaults, price_of
 
 TODAY = datetime.date(2026, 11, 24)
 ENTRIES = [

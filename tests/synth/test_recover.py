@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from synth.core.compression import compress, decompress
 from synth.core.errors import UserError
 from synth.core.record import Request
-from synth.recover import Pages, recover, sound_response
-from synth.store import Batch, Bought, Store, keyed
+from synth.store._sqlite_pages import Pages
+from synth.store.keys import keyed
+from synth.store.recover import recover, sound_response
+from synth.store.responses import Batch, Bought, Store
 
 ROWS, PAGE = 300, 4096
 
@@ -214,7 +216,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("t", {file!r})
 t = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(t)
-from synth.store import Bought, Store
+from synth.store.responses import Bought, Store
 import json, pathlib
 
 async def go():

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 from asking import Scripted, ask_with, right, run, tasks
 
-from synth import buying as engine
-from synth import lane
 from synth.config.generate import Samples
 from synth.core.errors import Unfinished, UserError
 from synth.core.usage import Price
-from synth.generate import Agreed
-from synth.teachers.contract import Cap, Refused, Retry, TeacherConfig
+from synth.generate import client as engine
+from synth.generate import concurrency as lane
+from synth.generate.runner import Agreed
+from synth.teachers.base import Cap, Refused, Retry, TeacherConfig
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from asking import Scripted, ask_with, run, tasks
 
-from synth import store
 from synth.config.validate import load_run
 from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
 from synth.pipeline import do_stage
-from synth.store import Bought, Store, keyed, request_key
+from synth.store.keys import keyed, request_key
+from synth.store.responses import Bought, Store
+from synth.store import responses as store
 
 QUESTIONS = 6
 EXAMPLES = [{"question": "1 + 1", "reasoning": "1 + 1 = 2", "answer": "2"}]
@@ -103,7 +104,7 @@ def relabelled(config, api):
 
 
 ALL = 2 * QUESTIONS
-# The lines of the table at the head of synth/store.py.
+# The lines of the table at the head of synth/store/responses.py.
 MESSAGES = "in messages"
 SAMPLING = "in sampling parameters as sent"
 IDENTITY = "in the teacher's identity"

@@ -5,10 +5,10 @@ from asking import Scripted, ask_with, completion, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.answers import Reply, merged
 from synth.config.generate import Truncation
 from synth.core.errors import Unfinished
 from synth.core.reasoning import join_trace, split_trace, whole_text
+from synth.generate.responses import Reply, merged
 
 WHOLE = "<think>\none two three four\n</think>\n\nso \\boxed{0}"
 

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from synth.teachers._guard import Guard, kill_all
+from synth.teachers._vllm.process_guard import Guard, kill_all
 
 # A child that starts a grandchild, and prints both numbers.
 FAMILY = "import subprocess, os; p = subprocess.Popen(['sleep', '100']); print(os.getpid(), p.pid, flush=True); p.wait()"
 HOLDER = f"""
 import subprocess, sys, time
-from synth.teachers._guard import Guard
+from synth.teachers._vllm.process_guard import Guard
 guard = Guard()
 child = subprocess.Popen([sys.executable, "-c", {FAMILY!r}], start_new_session=sys.argv[1] == "group")
 guard.watch(child.pid)

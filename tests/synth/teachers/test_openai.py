@@ -7,9 +7,10 @@ from asking import ask_with, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth import buying, lane
 from synth.config.generate import Sampling
 from synth.core.errors import Unfinished, UserError
+from synth.generate import client as buying
+from synth.generate import concurrency as lane
 from synth.teachers import openai
 
 

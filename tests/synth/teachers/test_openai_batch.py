@@ -10,10 +10,10 @@ import pytest
 from synth.config.generate import Budget, Samples, Sampling
 from synth.core.errors import Unfinished, UserError
 from synth.core.logprobs import unpack
-from synth.lane import Lane, Limits
-from synth.store import Store
+from synth.generate.concurrency import Lane, Limits
+from synth.store.responses import Store
 from synth.teachers import openai, openai_batch
-from synth.teachers.contract import Retry
+from synth.teachers.base import Retry
 
 sys.path += [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 from asking import ask_with, run, tasks

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from synth.core.record import Request
-from synth.store import Batch, Store, keyed
+from synth.store.keys import keyed
+from synth.store.responses import Batch, Store
 from synth.teachers import openai_batch
 
 sys.path += [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from synth.teachers import _sampling as sampling_module
+from synth.teachers._transformers import sampling as sampling_module
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -8,9 +8,9 @@ import pytest
 
 from synth.core.errors import UserError
 from synth.core.record import Request
-from synth.teachers import _decoding as decoding
 from synth.teachers import transformers as teacher_module
-from synth.teachers.contract import Refused
+from synth.teachers._transformers import batching as decoding
+from synth.teachers.base import Refused
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

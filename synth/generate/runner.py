@@ -14,19 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from synth.answers import Reply, continuation, merged
-from synth.ask import Agreed, Ask
-from synth.buying import Buyer, Stopped
 from synth.core.errors import Interrupted, Unfinished, UserError
 from synth.core.reasoning import is_cut
 from synth.core.record import Generation, Message, Record, Request, Task, Verdict
 from synth.core.usage import usage_of
-from synth.counts import Counts
-from synth.hope import Hope
-from synth.lane import Closed
-from synth.plan import Slot
-from synth.store import Store, keyed
-from synth.teachers.contract import Refused
+from synth.generate.adaptive_sampling import Hope
+from synth.generate.client import Buyer, Stopped
+from synth.generate.concurrency import Closed
+from synth.generate.responses import Reply, continuation, merged
+from synth.generate.routing import Slot
+from synth.generate.spec import Agreed, Ask
+from synth.generate.stats import Counts
+from synth.store.keys import keyed
+from synth.store.responses import Store
+from synth.teachers.base import Refused
 
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.

@@ -8,7 +8,7 @@ from typing import Any
 from synth.core.compression import parse_json
 from synth.core.record import canonical_json
 from synth.core.rows import kind_of
-from synth.traces._values import Unreadable, json_value
+from synth.traces._layouts.json_values import Unreadable, json_value
 
 # What a turn's speaker is called, and what it is called here.
 _SPEAKERS = {

@@ -17,9 +17,9 @@ from typing import Any
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
-from synth.traces._convert import Convert, converter
-from synth.traces.contract import Row, Rows, Skipped, TraceConfig, printable, skip
-from synth.traces.layouts import LAYOUTS, chosen
+from synth.traces._layouts.convert import Convert, converter
+from synth.traces._layouts.known import LAYOUTS, chosen
+from synth.traces.base import Row, Rows, Skipped, TraceConfig, printable, skip
 
 Say = Callable[[str], None]
 

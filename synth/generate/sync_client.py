@@ -7,15 +7,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from synth.ask import Ask
-from synth.buying import Buyer, Stopped
 from synth.core.errors import UserError, nearest
 from synth.core.reasoning import parse_completion
 from synth.core.record import Message, Request
-from synth.counts import Counts
-from synth.lane import Closed
-from synth.store import Store
-from synth.teachers.contract import Refused
+from synth.generate.client import Buyer, Stopped
+from synth.generate.concurrency import Closed
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
+from synth.store.responses import Store
+from synth.teachers.base import Refused
 
 
 class Asker:

@@ -17,22 +17,18 @@ import mmap
 import os
 import re
 import sqlite3
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from synth.core.compression import decompress, parse_json
 from synth.core.errors import UserError
 from synth.core.usage import usage_of
-from synth.store import SCHEMA
+from synth.store._sqlite_pages import _PAGE, Cell, Pages, _page_size, _read_log
+from synth.store.responses import SCHEMA
 
-_MAGIC = b"SQLite format 3\0"
-_PAGE = 4096  # of every store; the header's word counts only where it is sound
-_LEAF = 0x0D  # a page of a table that holds rows
 _KEY = re.compile(r"[0-9a-f]{64}")
-_FIXED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # bytes of a serial type
 
 
 @dataclass(frozen=True)
@@ -50,100 +46,6 @@ class Recovered:
     lost: int
     notes: int
     damaged: Path | None
-
-
-class Cell(NamedTuple):
-    """A row as it lies in the file: its number, its columns, and the pages that it needs."""
-
-    id: int
-    values: tuple[Any, ...]
-    pages: list[int]
-
-
-class Pages:
-    """A file's pages by their number, from 1, with those of a write-ahead log over them."""
-
-    def __init__(self, data: Any, size: int, over: Mapping[int, bytes]) -> None:
-        self.data, self.size, self.over = data, size, over
-        self.count = max(len(data) // size, max(over, default=0))
-
-    def __getitem__(self, number: int) -> bytes:
-        found = self.over.get(number)
-        if found is None:
-            found = self.data[(number - 1) * self.size : number * self.size]
-        return found if number > 0 and len(found) == self.size else b""
-
-    def cells(self) -> Iterator[Cell]:
-        """Every row of every page that looks like a table's; rubbish where a page is damaged."""
-        for number in range(1, self.count + 1):
-            page, start = self[number], 100 if number == 1 else 0
-            if not page or page[start] != _LEAF:
-                continue
-            for i in range(int.from_bytes(page[start + 3 : start + 5], "big")):
-                place = start + 8 + 2 * i
-                # A damaged cell can be wrong in any way, and the next may be sound.
-                with contextlib.suppress(IndexError, ValueError, struct.error):
-                    yield self._cell(number, page, int.from_bytes(page[place : place + 2], "big"))
-
-    def _cell(self, number: int, page: bytes, at: int) -> Cell:
-        length, at = _varint(page, at)
-        id, at = _varint(page, at)
-        if length > len(self.data) + len(self.over) * self.size:
-            raise ValueError("longer than the file")
-        local, least = self.size - 35, (self.size - 12) * 32 // 255 - 23
-        if length > local:
-            most, local = local, least + (length - least) % (self.size - 4)
-            local = local if local <= most else least
-        body, pages = page[at : at + min(length, local)], [number]
-        parts, have = [body], len(body)
-        follow = int.from_bytes(page[at + local : at + local + 4], "big") if length > local else 0
-        while have < length:
-            rest = self[follow]
-            if not rest or len(pages) > self.count:
-                raise ValueError("the rest of the row is gone")
-            pages.append(follow)
-            parts.append(rest[4 : 4 + length - have])
-            have += len(parts[-1])
-            follow = int.from_bytes(rest[:4], "big")
-        return Cell(id, tuple(_columns(b"".join(parts))), pages)
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for i in range(9):
-        byte = data[at + i]
-        if i == 8:
-            return value << 8 | byte, at + 9
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            break
-    return value, at + i + 1
-
-
-def _columns(record: bytes) -> Iterator[Any]:
-    """The values of a record: a header of their types, then the values themselves."""
-    end, at = _varint(record, 0)
-    types = []
-    while at < end:
-        kind, at = _varint(record, at)
-        types.append(kind)
-    at = end
-    for kind in types:
-        length = _FIXED[kind] if kind < 10 else (kind - 12) // 2
-        value = record[at : at + length]
-        if length < 0 or len(value) < length:
-            raise ValueError("the row is shorter than its header says")
-        at += length
-        if kind == 0:
-            yield None
-        elif kind == 7:
-            yield struct.unpack(">d", value)[0]
-        elif kind < 8:
-            yield int.from_bytes(value, "big", signed=True)
-        elif kind < 10:
-            yield kind - 8
-        else:
-            yield value.decode("utf-8", "replace") if kind % 2 else value
 
 
 def sound_response(cell: Cell) -> tuple[Any, ...] | None:
@@ -280,31 +182,6 @@ def _insert_note(fresh: sqlite3.Connection, table: str, values: tuple[Any, ...])
         if found.fetchone():
             return
     fresh.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
-
-
-def _page_size(data: Any) -> int:
-    size = int.from_bytes(data[16:18], "big")
-    size = 65536 if size == 1 else size
-    sound = data[:16] == _MAGIC and size >= 512 and size & (size - 1) == 0
-    return size if sound else _PAGE
-
-
-def _read_log(path: Path, page_size: int) -> dict[int, bytes]:
-    """The last version of each page in a write-ahead log.
-
-    Frames of an earlier use of the log have other salts. That a frame was committed does not
-    matter here: a response in it was paid for, and is checked like any other.
-    """
-    try:
-        log = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    pages, step = {}, 24 + page_size
-    for at in range(32, len(log) - step + 1, step):
-        number = int.from_bytes(log[at : at + 4], "big")
-        if log[at + 8 : at + 16] == log[16:24] and 0 < number < 2**31:
-            pages[number] = log[at + 24 : at + step]
-    return pages
 
 
 def _as_sqlite_sees(path: Path) -> int | None:

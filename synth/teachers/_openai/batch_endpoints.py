@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 from synth.core.compression import parse_json
 from synth.core.errors import Interrupted, Unfinished, UserError
-from synth.lane import FIRST_ATTEMPTS, LONGEST_PAUSE_S
-from synth.teachers.contract import Refused, Retry
+from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Refused, Retry
 from synth.teachers.openai import Config, OpenAITeacher
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from synth.config.generate import Budget, Samples, Sampling, Truncation
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Verdict
 from synth.core.usage import Price
-from synth.lane import Lane, Limits
-from synth.plan import Route
-from synth.teachers.contract import Teacher, TeacherConfig
+from synth.generate.concurrency import Lane, Limits
+from synth.generate.routing import Route
+from synth.teachers.base import Teacher, TeacherConfig
 
 Check = Callable[[Record], list[Verdict]]
 
@@ -34,7 +34,7 @@ class Ask:
         prices: Price of each teacher's tokens, or None.
         check: The trace filters, run as answers arrive; None where there are none.
         options: The teachers' own options (limits, budget, weight, ...), where they have any.
-        route: turns, weights, fallback or cascade; see `synth.plan.Route`.
+        route: turns, weights, fallback or cascade; see `synth.generate.routing.Route`.
         vote: Gives the final answer on which some answers agree; asked where a question has no
             reference answer. `agree` votes make it the reference.
         count_tokens: Length of a text in the student's tokens, or None.

@@ -20,7 +20,7 @@ from synth.core.errors import UserError, nearest
 from synth.core.question_text import question_key
 from synth.core.record import Task, digest
 from synth.core.rows import Row, Skipped
-from synth.tasks.contract import SourceConfig
+from synth.tasks.base import SourceConfig
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from typing import Any
 from synth.core import models
 from synth.core.errors import UserError
 from synth.core.record import Request, digest
-from synth.teachers._sampling import Row, Sampling, choose_tokens
-from synth.teachers.contract import Refused
+from synth.teachers._transformers.sampling import Row, Sampling, choose_tokens
+from synth.teachers.base import Refused
 
 # What ends a turn in chat templates whose checkpoint names only the end of a document.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")

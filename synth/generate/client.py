@@ -6,16 +6,19 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from synth.answers import Reply, parse_answer
-from synth.ask import Ask
 from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
-from synth.counts import Counts, Purse
-from synth.lane import Closed
-from synth.store import Bought, Keyed, Store, StoreFull, keyed
-from synth.teachers.contract import Refused, Retry
+from synth.generate.budget import Purse
+from synth.generate.concurrency import Closed
+from synth.generate.responses import Reply
+from synth.generate.spec import Ask
+from synth.generate.stats import Counts
+from synth.store.keys import Keyed, keyed
+from synth.store.responses import Bought, Store, StoreFull
+from synth.teachers._response import parse_answer
+from synth.teachers.base import Refused, Retry
 
 LONGEST_WAIT_S = 60.0
 

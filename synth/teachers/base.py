@@ -144,3 +144,10 @@ class Teacher(Protocol):
     async def close(self) -> None:
         """Gives back connections, threads and memory."""
         ...
+
+
+# Attempts to reach an endpoint that has not answered yet: more would only delay the message.
+FIRST_ATTEMPTS = 3
+
+
+LONGEST_PAUSE_S = 60.0

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from synth.core.usage import Price
-from synth.teachers.contract import TeacherConfig
+from synth.teachers.base import TeacherConfig
 
 OLD_AFTER = datetime.timedelta(days=365)
 
@@ -30,7 +30,7 @@ def defaults() -> dict[str, dict[str, Default]]:
     """The shipped list, by host and model."""
     from ruamel.yaml import YAML
 
-    text = resources.files("synth").joinpath("prices.yaml").read_text(encoding="utf-8")
+    text = resources.files("synth.teachers").joinpath("prices.yaml").read_text(encoding="utf-8")
     hosts: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(text)["prices"]
     return {
         host: {

@@ -12,10 +12,10 @@ from synth.core.boxed import last_box
 from synth.core.reasoning import parse_completion, split_trace
 from synth.core.record import Generation, Message, Record, Task
 from synth.core.rows import kind_of
-from synth.traces._chat import Turn, read_turns
-from synth.traces._own import own_records
-from synth.traces._values import Unreadable, count, json_value
-from synth.traces.layouts import Layout
+from synth.traces._layouts.json_values import Unreadable, count, json_value
+from synth.traces._layouts.known import Layout
+from synth.traces._layouts.own_records import own_records
+from synth.traces._layouts.turns import Turn, read_turns
 
 Convert = Callable[[dict[str, Any]], Iterator[Record | str]]
 Take = Callable[..., Any]

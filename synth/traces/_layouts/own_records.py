@@ -7,7 +7,7 @@ from typing import Any
 
 from synth.core.record import Record, from_row
 from synth.core.rows import kind_of
-from synth.traces._values import Unreadable, json_value
+from synth.traces._layouts.json_values import Unreadable, json_value
 
 _INT64 = range(-(2**63), 2**63)
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from synth.core.errors import nearest
 from synth.core.plugins import PluginConfig
 from synth.core.rows import Row, Rows, Skipped
-from synth.traces.layouts import LAYOUTS, ROLES
+from synth.traces._layouts.known import LAYOUTS, ROLES
 
 __all__ = ["Row", "Rows", "Skipped", "TraceConfig", "printable", "skip"]
 

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from synth.core.errors import DistillError, Unfinished, UserError
-from synth.teachers.contract import Advertised, Retry
+from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Advertised, Retry
 
-# Attempts to reach an endpoint that has not answered yet: more would only delay the message.
-FIRST_ATTEMPTS = 3
 # So many different requests failing in a row, with no answer between, mean that the endpoint is
 # ill and not a request odd. It is then tried with one request at a time.
 ILL_AFTER = 5
-LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
 # After the first answer: so many, or half of the ceiling if that is more. The width doubles with
 # each round trip, and a round trip may take minutes.

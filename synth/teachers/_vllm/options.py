@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from synth.core import models
 from synth.core.errors import UserError, nearest
 from synth.core.record import digest
-from synth.teachers.contract import TeacherConfig
+from synth.teachers.base import TeacherConfig
 
 # Engine arguments that change when an answer comes, or whether there is room for it, but not what
 # it says. All others are part of the teacher's identity.

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
-from synth.core.record import Request, canonical_json
+from synth.store.keys import Keyed
 
 VERSION = 2
 SCHEMA = f"""
@@ -77,31 +77,6 @@ _INSERT = f"INSERT OR IGNORE INTO responses ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?
 # A file of this size lies beside the store and is given up when the disk is full, so that what was
 # already on its way (and will be paid for) still finds room.
 BALLAST_BYTES = 16 * 1024 * 1024
-
-
-class Keyed(NamedTuple):
-    """A request's key and the canonical JSON that it is the SHA-256 of."""
-
-    key: str
-    body: bytes
-
-
-def keyed(request: Request, identity: dict[str, Any]) -> Keyed:
-    """The key of a request: see the table at the head of this module."""
-    body = canonical_json(
-        {
-            "messages": request.messages,
-            "sampling": request.sampling,
-            "teacher": identity,
-            "sample": request.sample,
-        }
-    ).encode("utf-8", "surrogatepass")
-    return Keyed(hashlib.sha256(body).hexdigest(), body)
-
-
-def request_key(request: Request, identity: dict[str, Any]) -> str:
-    """The key alone."""
-    return keyed(request, identity).key
 
 
 @dataclass(slots=True)
