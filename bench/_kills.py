@@ -15,7 +15,7 @@ from synth.config.validate import load_run
 from synth.core.prompts import load_prompt
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request, Task
-from synth.run_teachers import build_teachers
+from synth.stages.build_teachers import build_teachers
 from synth.store.keys import request_key
 from synth.store.responses import Store
 

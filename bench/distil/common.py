@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 from scipy.special import stdtrit
 
-from synth.charts import Scale, ticks
+from synth.report.charts import Scale, ticks
 
 SEEDS = (1, 2, 3)
 RESULTS = Path(__file__).parent / "results"

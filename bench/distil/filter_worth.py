@@ -30,7 +30,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.record import digest
 from synth.core.run_folder import Folder
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
 
 CONFIG = "quickstart"
 STEPS = 45  # what the quickstart itself makes of its 120 traces in three epochs

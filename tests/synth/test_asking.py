@@ -16,7 +16,7 @@ from synth.core.run_folder import Folder
 from synth.generate import client as buying
 from synth.generate.spec import Ask
 from synth.generate.sync_client import Asker
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
 from synth.store.responses import Store
 from synth.teachers.base import Refused, Retry
 

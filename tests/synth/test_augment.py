@@ -10,7 +10,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import ConfigError
 from synth.core.run_folder import Folder
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
 
 QUESTIONS = [
     ("Anna has 3 apples and buys 4 more. How many has she?", "7"),
@@ -353,7 +353,7 @@ def test_new_traces_go_through_the_filters_like_the_old(start):
 
 
 def test_an_estimate_counts_the_new_questions_once_they_are_there(start, tmp_path):
-    from synth.estimate import make_estimate
+    from synth.estimate.estimator import make_estimate
 
     def estimate():
         run, _ = load_run(str(tmp_path / "config.yaml"))
@@ -371,7 +371,7 @@ def test_an_estimate_counts_the_new_questions_once_they_are_there(start, tmp_pat
 
 
 def test_the_report_shows_both_stages_and_finds_nothing_out_of_date(start, tmp_path):
-    from synth.report import write_report
+    from synth.report.html import write_report
 
     start(
         rewriting(), "augment", "generate", "rewrite", "filter",

@@ -3,7 +3,7 @@
 import pytest
 from pages import Page
 
-from synth import charts
+from synth.report import charts
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from synth.config.augment import FROM_A_QUESTION, FROM_NOTHING, Augment
 from synth.core.prompts import load_prompt, prompt_names
 from synth.core.record import Task
-from synth.draws import draws, tagged
+from synth.stages._augment.seeds import draws
+from synth.stages._augment.tags import tagged
 
 LIBRARY = [name for name in prompt_names() if name.startswith(("augment/", "rewrite/"))]
 

@@ -10,12 +10,12 @@ import pytest
 
 from synth.config.validate import load_run
 from synth.core.errors import Unfinished, UserError
-from synth.estimate import make_estimate
-from synth.forecast import Figure, exactly, interval, mean_of, ratio_of, sums_of_more
-from synth.pipeline import do_stage
+from synth.estimate.estimator import make_estimate
+from synth.estimate.ranges import Figure, exactly, interval, mean_of, ratio_of, sums_of_more
+from synth.report.terminal import estimate_summary, stage_summary
+from synth.stages.pipeline import do_stage
 from synth.store.responses import Store
 from synth.store.usage import bought, entries
-from synth.summary import estimate_summary, stage_summary
 
 QUESTIONS = 120
 

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
+from synth.cli.provenance import Search, changed, explain, run_of
 from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.record import Request
 from synth.core.run_folder import Folder
-from synth.explain import Search, changed, explain, run_of
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
 from synth.store.keys import keyed
 from synth.store.responses import Store
 from synth.store.usage import Entry, entries

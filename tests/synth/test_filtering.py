@@ -14,7 +14,7 @@ import time
 import pytest
 
 from synth.core.errors import UserError
-from synth.importing import config_for
+from synth.stages.import_traces import config_for
 
 ROWS = [
     {"question": "What is 2 + 3?", "response": "2 + 3 = 5, so \\boxed{5}.", "answer": "5"},

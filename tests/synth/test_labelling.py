@@ -11,7 +11,6 @@ import pytest
 
 from sft.examples import open_examples, write_examples
 from sft.label_store import LabelStore, tokens_hash
-from synth import labelling
 from synth.config.run import ChainStep
 from synth.config.validate import load_run
 from synth.core.dataset import MANIFEST, writing
@@ -19,8 +18,9 @@ from synth.core.errors import UserError
 from synth.core.models import weights_identity
 from synth.core.record import Generation, Record, Task
 from synth.core.run_folder import Folder
-from synth.labelling import label_inputs, show_estimate
-from synth.pipeline import do_stage
+from synth.stages import label as labelling
+from synth.stages.label import label_inputs, show_estimate
+from synth.stages.pipeline import do_stage
 
 
 def model(folder, seed):
@@ -104,7 +104,7 @@ def examples(run, tmp_path):
     from sft.chat import apply, choose
     from synth.core.dataset import read_split
     from synth.core.models import load_tokenizer
-    from synth.training import prompt_of
+    from synth.stages.build_student import prompt_of
 
     tokenizer = load_tokenizer(run.student.model)
     apply(tokenizer, choose(tokenizer, run.student.chat_template))
@@ -297,7 +297,7 @@ import torch
 torch.set_num_threads(1)
 import sft.label as label
 from synth.config.run import ChainStep, load_run
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
 slow = float(sys.argv[2])
 def write(*given, real=label.write_shard):
     real(*given)

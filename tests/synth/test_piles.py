@@ -3,7 +3,7 @@
 import pytest
 from run_folders import trace
 
-from synth.piles import TRACES_SHOWN, spread
+from synth.report.trace_stats import TRACES_SHOWN, spread
 
 
 def test_spread_shows_every_reason_and_reads_all():

@@ -7,7 +7,7 @@ import pytest
 from synth.config.run import stages_of
 from synth.config.validate import load_run
 from synth.config.yaml_file import config_names
-from synth.estimate import make_estimate
+from synth.estimate.estimator import make_estimate
 
 FLAGSHIP, TWIN = "r1-distill-qwen", "r1-distill-tiny"
 

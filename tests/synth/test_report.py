@@ -22,7 +22,7 @@ from run_folders import (
 from synth.config.run import Run
 from synth.core.errors import UserError
 from synth.core.files import write_json
-from synth.report import MOST_CHARACTERS, clipped, headline, plain, write_report
+from synth.report.html import MOST_CHARACTERS, clipped, headline, plain, write_report
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -134,7 +134,7 @@ def benchmark(value, stderr):
 
 
 def test_benchmarks_and_models_of_a_chain_are_shown(finished, capsys):
-    from synth.summary import stage_summary
+    from synth.report.terminal import stage_summary
 
     path = finished.folder / "evaluate" / "manifest.json"
     manifest = evaluated_often()
@@ -157,7 +157,7 @@ def test_benchmarks_and_models_of_a_chain_are_shown(finished, capsys):
 
 @pytest.mark.parametrize("often", [True, False])
 def test_the_terminal_shows_what_the_page_shows(finished, capsys, often):
-    from synth.summary import stage_summary
+    from synth.report.terminal import stage_summary
 
     path = finished.folder / "evaluate" / "manifest.json"
     manifest = evaluated_often() if often else evaluated()
@@ -367,7 +367,7 @@ def test_equal_runs_give_equal_pages_and_no_half_of_one(finished):
 
 def test_report_loads_neither_torch_nor_the_other_packages():
     code = (
-        "import sys, synth.report\n"
+        "import sys, synth.report.html\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'sft', 'filters')"
         " if m in sys.modules])"
     )

@@ -19,10 +19,10 @@ from asking import Scripted, ask_with, run, tasks
 from synth.config.validate import load_run
 from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
-from synth.pipeline import do_stage
+from synth.stages.pipeline import do_stage
+from synth.store import responses as store
 from synth.store.keys import keyed, request_key
 from synth.store.responses import Bought, Store
-from synth.store import responses as store
 
 QUESTIONS = 6
 EXAMPLES = [{"question": "1 + 1", "reasoning": "1 + 1 = 2", "answer": "2"}]

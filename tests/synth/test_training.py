@@ -16,8 +16,9 @@ from synth.core.dataset import writing
 from synth.core.errors import ConfigError, UserError
 from synth.core.record import Generation, Record, Task
 from synth.core.run_folder import Folder
-from synth.pipeline import do_stage
-from synth.training import model_path, step_of, train_inputs
+from synth.stages.build_student import model_path, step_of
+from synth.stages.pipeline import do_stage
+from synth.stages.train import train_inputs
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.processes import workers
 from synth.core.run_folder import Folder
-from synth.filtering import load
+from synth.stages.build_filters import load
 
 if TYPE_CHECKING:
     from filters._calibrate_dedup import Calibration

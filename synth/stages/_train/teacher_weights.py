@@ -21,7 +21,7 @@ from synth.core.record import Record, Task, digest
 from synth.core.run_folder import Folder
 from synth.generate.spec import Ask
 from synth.generate.stats import Counts
-from synth.run_teachers import ask_all
+from synth.stages.build_teachers import ask_all
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth import filtering, run_teachers, stages
 from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run
 from synth.core import plugins
@@ -21,6 +20,9 @@ from synth.core.record import Message, Request, Task, digest
 from synth.generate.runner import generate
 from synth.generate.spec import Ask
 from synth.generate.stats import Counts
+from synth.stages import build_filters
+from synth.stages import build_teachers as run_teachers
+from synth.stages import generate as stages
 from synth.store import usage as ledger
 from synth.store.keys import keyed
 from synth.store.responses import Store, Stored
@@ -108,7 +110,7 @@ class Stock:
             quiet = self._run.model_copy(
                 update={"filters": [e for e in self._run.filters if e not in asking]}
             )
-            with filtering.build_chain_of(quiet, [], levels={"trace"}) as chain:
+            with build_filters.build_chain_of(quiet, [], levels={"trace"}) as chain:
                 ask = stages.build_ask(quiet, run_teachers.build_teachers(quiet), chain.check_trace)
                 more, used = _replay(self._run, ask, touched, failed)
             wanting |= more

@@ -20,15 +20,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from synth import __version__, charts
+from synth import __version__
 from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run, questions_of, stages_of, traces_of
 from synth.core.dataset import read_split
 from synth.core.progress import duration
 from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
-from synth.evaluation_summary import benchmark_rows
-from synth.piles import Pile, gather
+from synth.report import charts
+from synth.report.evaluation import benchmark_rows
+from synth.report.trace_stats import Pile, gather
 
 REPORT = "report.html"
 STAGES = (

@@ -27,7 +27,7 @@ from synth.core.progress import Clock, duration, shown
 from synth.core.prompts import load_prompt
 from synth.core.record import digest
 from synth.core.run_folder import Folder
-from synth.training import prompt_of, step_of
+from synth.stages.build_student import prompt_of, step_of
 
 if TYPE_CHECKING:
     from sft.examples import Examples

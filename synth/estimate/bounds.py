@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from synth.config.run import Run
 from synth.core.record import Message, Task
-from synth.estimate_stock import COUNTED, Question, Stock
-from synth.forecast import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
+from synth.estimate.inventory import COUNTED, Question, Stock
+from synth.estimate.ranges import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
 from synth.generate.routing import Route
 from synth.store import usage as ledger
 from synth.teachers.base import TeacherConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from synth.tables import change, console, interval, percent, table
+from synth.report.tables import change, console, interval, percent, table
 
 
 def evaluation_summary(manifest: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def benchmark_rows(
 
 
 def comparison_summary(found: dict[str, Any]) -> None:
-    """Prints how two runs differ, as `synth.measure.compare_runs` gives it."""
+    """Prints how two runs differ, as `synth.stages.compare.compare_runs` gives it."""
     screen = console()
     for name, run in zip(("A", "B"), found["runs"], strict=True):
         screen.print(f"{name}: {run}", markup=False)

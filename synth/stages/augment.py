@@ -21,10 +21,12 @@ from synth.core.prompts import Prompt, load_prompt
 from synth.core.question_text import question_key
 from synth.core.record import Record, Task, Verdict, digest
 from synth.core.run_folder import Folder
-from synth.draws import Draw, draws, in_answer, stands_in
-from synth.filtering import Say, build_chain_of, filters_at
 from synth.generate.stats import Counts
-from synth.run_teachers import ask_all, build_teacher, single_ask
+from synth.stages._augment.seeds import Draw, draws, stands_in
+from synth.stages._augment.tags import in_answer, unreadable
+from synth.stages.build_filters import build_chain_of, filters_at
+from synth.stages.build_teachers import ask_all, identities, single_ask
+from synth.stages.filter import Say
 
 if TYPE_CHECKING:
     from filters.chain import Chain
@@ -305,12 +307,6 @@ def _readable(answer: Record, draw: Draw) -> Verdict:
     return Verdict(NAME, True)
 
 
-def unreadable(answer: Record, error: ValueError) -> str:
-    """Why an answer cannot be read; that it was cut off explains the rest."""
-    cut = answer.generation is not None and answer.generation.finish_reason == "length"
-    return f"cut off: {error}" if cut else str(error)
-
-
 def _teacher(run: Run, entry: Augment) -> str:
     return entry.teacher or next(iter(run.teachers))
 
@@ -318,8 +314,3 @@ def _teacher(run: Run, entry: Augment) -> str:
 def _voter(run: Run, entry: Augment) -> str:
     assert isinstance(entry.answer, Agreement)
     return entry.answer.teacher or _teacher(run, entry)
-
-
-def identities(run: Run, names: Iterable[str]) -> dict[str, Any]:
-    """What makes each of some teachers answer as it does."""
-    return {name: build_teacher(run, name).identity for name in sorted(names)}

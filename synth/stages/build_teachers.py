@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synth.config.generate import Sampling
+from synth.config.run import Run
+from synth.core.prompts import Prompt, load_prompt
+from synth.core.record import Record, Task, Verdict
+from synth.generate.stats import Counts
+
+if TYPE_CHECKING:
+    pass
+
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from synth.config.generate import Generate, PromptChoice, Samples, Sampling, Truncation
+from synth.config.generate import Generate, PromptChoice, Samples, Truncation
 from synth.config.plugin_entries import plugin_config, split_plugin
-from synth.config.run import Run
 from synth.core import plugins
 from synth.core.errors import UserError
 from synth.core.progress import Clock, shown
-from synth.core.prompts import Prompt, load_prompt
-from synth.core.record import Record, Task, Verdict
 
 if TYPE_CHECKING:
     from synth.core.usage import Price
@@ -177,3 +185,8 @@ def _shares(counts: Counts) -> str:
 def reasons(counter: Any, most: int = 4) -> str:
     """The commonest reasons of a counter, on one line."""
     return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(most))
+
+
+def identities(run: Run, names: Iterable[str]) -> dict[str, Any]:
+    """What makes each of some teachers answer as it does."""
+    return {name: build_teacher(run, name).identity for name in sorted(names)}
