@@ -89,8 +89,8 @@ def in_turn(ways, rounds):
 
 
 def ours(clock, model, folder, steps, batch, labels=None, **train_config):
-    """A training by `sft.train` for so many steps."""
-    from sft.train import train
+    """A training by `sft.training.run` for so many steps."""
+    from sft.training.run import train
     from synth.config.train import Student, Train
 
     settings = {

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import Timer, machine, peak_mb, table, versions
 
 from filters import decontaminate, overlap
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 

@@ -114,7 +114,7 @@ def build(data, count, path):
 def ours(texts, workers=2):
     """The core of the filter: hashing, candidates, exact Jaccard, choice."""
     from filters import near_dedup
-    from filters.contract import Context
+    from filters.base import Context
     from synth.core.record import Record, Task
 
     def records():
@@ -133,7 +133,7 @@ def ours_one_worker(texts):
 def ours_from_parquet(path, workers=2):
     """The whole filter on a data set of records, which lie on the disk and not in memory."""
     from filters import near_dedup
-    from filters.contract import Context
+    from filters.base import Context
     from synth.core.dataset import read_split
 
     config = near_dedup.Config(per_question=False, threshold=THRESHOLD)

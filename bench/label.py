@@ -15,7 +15,7 @@ EXAMPLES, BATCH_TOKENS, ROUNDS = 24, 1024, 5
 
 
 def examples():
-    from sft.masks import Encoded
+    from sft.data.encoding import Encoded
     from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(GGUF)
@@ -31,9 +31,9 @@ def examples():
 def main():
     import torch
 
-    from sft.label import Wanted, batches
-    from sft.label_store import tokens_hash, write_shard
-    from sft.label_transformers import Reader
+    from sft.labels.labeler import Wanted, batches
+    from sft.labels.store import tokens_hash, write_shard
+    from sft.labels.transformers import Reader
     from synth.core.models import load_model
 
     model, data = load_model(GGUF, device="cpu"), examples()

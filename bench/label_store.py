@@ -58,7 +58,7 @@ def synthetic_logits(tokens, vocabulary, kinds, seed=0):
 
 def collect(logits):
     """Labels of each example, and the student's log-probabilities of them and of the rest."""
-    from sft.label_codec import SoftLabels
+    from sft.labels.codec import SoftLabels
 
     labels, students = [], []
     for z, student in logits:
@@ -106,7 +106,7 @@ def distillkit(one):
     """Labels as DistillKit's recommended setting gives them back."""
     import torch
 
-    from sft.label_codec import SoftLabels
+    from sft.labels.codec import SoftLabels
 
     log_p = torch.from_numpy(one.top_logits - one.lse[:, :1])
     first = log_p[:, :EXACT].bfloat16().float()
@@ -123,7 +123,7 @@ def distillkit_bytes(vocabulary):
 
 
 def measure(title, logits, vocabulary):
-    from sft.label_codec import Codebook, decode, encode, encode_parts
+    from sft.labels.codec import Codebook, decode, encode, encode_parts
 
     labels, students = collect(logits)
     tokens = sum(map(len, labels))

@@ -28,7 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from common import Timer, machine, measured, table, versions  # noqa: E402
 
 from filters import math_answer  # noqa: E402
-from filters.contract import Context  # noqa: E402
+from filters.answers import boxed, equivalence  # noqa: E402
+from filters.base import Context  # noqa: E402
 from synth.core.record import Record, Task  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
@@ -64,12 +65,12 @@ def pairs_of(mix, count, folder):
     return pairs[:count]
 
 
-final_boxes = functools.cache(math_answer.final_boxes)
+final_boxes = functools.cache(boxed.final_boxes)
 
 
 def needs_library(answer, reference):
     boxes = final_boxes(answer)
-    return len(boxes) != 1 or math_answer._by_text(boxes[0], math_answer.core(reference)) is None
+    return len(boxes) != 1 or equivalence._by_text(boxes[0], boxed.core(reference)) is None
 
 
 def bare(pairs):

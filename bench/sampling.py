@@ -40,8 +40,9 @@ def record(out):
     """SmolLM2's answers to sums, judged by the math_answer filter; what is recorded is kept."""
     import reasoning_gym
 
-    from filters.chain import FilterSpec, build_chain
-    from filters.contract import Context
+    from filters.base import Context
+    from filters.engine.chain import build_chain
+    from filters.engine.filter import FilterSpec
     from synth.config.yaml_file import read_config
     from synth.teachers import transformers
 

@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import Timer, machine, table, versions
 
-from filters import _sandbox_watch, sandbox
-from filters._sandbox_run import run_under
+from filters._sandbox import sandbox
+from filters._sandbox import usage as _sandbox_watch
+from filters._sandbox.run import run_under
 
 RUNS = 60
 ARGV = [sandbox.PYTHON, "-I", "-S", "-B", "-c", "pass"]

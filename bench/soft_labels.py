@@ -23,10 +23,10 @@ SFT, STORED, ONLINE = "sft", "soft_labels, stored k = 64", "soft_labels, teacher
 
 def setting(folder, shape, count):
     """So many examples, and stored labels of them by a random teacher."""
-    from sft.chat import apply, choose
-    from sft.examples import open_examples, write_examples
-    from sft.label import Wanted, label
-    from sft.label_transformers import Reader
+    from sft.data.chat_template import apply, choose
+    from sft.data.dataset import open_examples, write_examples
+    from sft.labels.labeler import Wanted, label
+    from sft.labels.transformers import Reader
     from synth.core.models import load_model, load_tokenizer
 
     save_models(folder, shape, ["student", "teacher"])
@@ -44,11 +44,11 @@ class Way:
     def __init__(self, name, folder, size):
         import torch
 
-        from sft.batches import Groups
-        from sft.examples import open_examples
-        from sft.label_store import LabelStore
-        from sft.objective import Objective
-        from sft.order import Order
+        from sft.data.dataset import open_examples
+        from sft.data.sampler import Order
+        from sft.labels.store import LabelStore
+        from sft.losses.objective import Objective
+        from sft.training.collator import Groups
         from synth.config.train import Train
         from synth.core.models import load_model
 
@@ -67,8 +67,8 @@ class Way:
 
     def step(self, number):
         """CPU seconds of the parts of a step."""
-        from sft.batches import split
-        from sft.objective import Extra
+        from sft.losses.objective import Extra
+        from sft.training.collator import split
 
         ticks = [time.process_time()]
         inputs, rest = split(self.groups[number])
@@ -88,7 +88,7 @@ class Way:
         """CPU seconds of the teacher's forward pass alone, logits where a token carries loss."""
         import torch
 
-        from sft.batches import split
+        from sft.training.collator import split
 
         inputs, _ = split(self.groups[number])
         where = inputs.pop("labels")[:, 1:] != -100

@@ -30,7 +30,7 @@ def plain(clock, model, folder, steps, packed):
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from sft.chat import apply, choose
+    from sft.data.chat_template import apply, choose
     from synth.core.models import load_tokenizer
     from synth.core.reasoning import join_trace
 
@@ -69,7 +69,7 @@ def parted(spent):
     import trl
     from transformers import LlamaModel
 
-    from sft import objective
+    from sft.losses import objective
 
     parts = [
         (LlamaModel, "forward", "body"), (objective.Objective, "__call__", "loss"),

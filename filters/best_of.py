@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._select import draw, length, verifies
-from filters.contract import Context, Decision, FilterConfig, SetCheck
+from filters._selection import draw, length, verifies
+from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 

@@ -11,8 +11,8 @@ import re
 
 from pydantic import Field
 
-from filters._text import words
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._text.words import words
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.record import Record
 
 MEASURES = {"sentences": "boilerplate", "share": "boilerplate"}

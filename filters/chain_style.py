@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from filters._text import words
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._text.words import words
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.record import Record
 
 MEASURES = {

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from filters._math_text import visible
-from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
+from filters._text.math import visible
+from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
 from synth.core.boxed import boxes
 from synth.core.question_text import nfkc
 from synth.core.record import Record

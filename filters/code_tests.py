@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from filters import _code_blocks, _code_jobs, sandbox
-from filters._code_compare import same_text, same_value
-from filters._code_layouts import Either, Tests, find
-from filters.contract import Context, Decision, FilterConfig, cannot_tell
+from filters._code import blocks, jobs
+from filters._code.compare import same_text, same_value
+from filters._code.test_formats import Either, Tests, find
+from filters._sandbox import sandbox
+from filters.base import Context, Decision, FilterConfig, cannot_tell
 from synth.core.errors import UserError
 from synth.core.record import Record
 
@@ -27,7 +28,7 @@ class Config(FilterConfig):
     language: Literal["auto", "python", "cpp", "c", "javascript", "bash"] = Field(
         "auto", description="Of the code; auto: what the metadata or the code block says, or Python"
     )
-    block: _code_blocks.Which = Field("last", description="Which code block of the answer counts")
+    block: blocks.Which = Field("last", description="Which code block of the answer counts")
     tests: str | None = Field(
         None, description="The metadata field that holds the tests; found by itself if not said"
     )
@@ -101,17 +102,17 @@ class CodeTests:
             return cannot_tell(f"tests not understood: {error}")
         if tests is None:
             return cannot_tell("no tests")
-        found = _code_blocks.blocks(record.answer)
+        found = blocks.blocks(record.answer)
         language = _language(self._config.language, record, found, tests)
-        if language not in _code_jobs.LANGUAGES:
+        if language not in jobs.LANGUAGES:
             return cannot_tell(f"language not known: {_clip(language)}")
-        code = _code_blocks.choose(found, _code_jobs.LANGUAGES[language].tags, self._config.block)
+        code = blocks.choose(found, jobs.LANGUAGES[language].tags, self._config.block)
         code = record.answer if code is None and not found else code
         if code is None or not code.strip():
             return Decision(False, "no code found")
         if tests.kind != "stdin" and language != "python":
             return cannot_tell(f"tests in Python for code in {language}")
-        if lacking := _code_jobs.lacks(language):
+        if lacking := jobs.lacks(language):
             return cannot_tell(f"no {lacking} here")
         return self._judged(tests, code, language)
 
@@ -140,7 +141,7 @@ class CodeTests:
     def _run(self, tests: Tests, code: str, language: str) -> tuple[Outcome, str]:
         """Runs the tests in one sandbox; what came of it, and the sandbox's tier."""
         config = self._config
-        job = _code_jobs.make(tests, code, language, config.timeout)
+        job = jobs.make(tests, code, language, config.timeout)
         limits = sandbox.Limits(
             wall=min(config.total_timeout, job.wall),
             memory=config.memory_mb << 20,
@@ -266,10 +267,10 @@ def _language(wanted: str, record: Record, found: list[tuple[str, str]], tests: 
         return wanted
     said = record.task.metadata.get("language")
     if isinstance(said, str) and said.strip():
-        return _code_jobs.language_named(said) or said
+        return jobs.language_named(said) or said
     if tests.kind == "stdin":
         for tag, _ in reversed(found):
-            if known := _code_jobs.language_named(tag):
+            if known := jobs.language_named(tag):
                 return known
     return "python"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from filters._decontamination import SHORTEST_IN_TRACE, OverlapConfig, build_index, tokens_of
-from filters._decontamination_sets import listed
-from filters.contract import Check, Context, Figures
+from filters._decontamination.eval_sets import listed
+from filters._decontamination.index import SHORTEST_IN_TRACE, OverlapConfig, build_index, tokens_of
+from filters.base import Check, Context, Figures
 from synth.core.record import Record
 
 USES_EVAL_TASKS = True

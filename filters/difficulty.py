@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.chain import Filter, FilterSpec, load_filters
-from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.engine.filter import Filter, FilterSpec, load_filters
 from synth.config.generate import Sampling
 from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError

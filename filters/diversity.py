@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from filters._embed import DIMENSIONS, STATIC, embedder, missing
-from filters.contract import Context, Decision, FilterConfig, SetCheck
+from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
+from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import MissingPackage
 from synth.core.record import Record
 

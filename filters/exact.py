@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from filters._math_text import visible
-from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
-from filters.math_answer import final_boxes
+from filters._text.math import visible
+from filters.answers.boxed import final_boxes
+from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
 from synth.core.display import shown
 from synth.core.question_text import nfkc
 from synth.core.record import Record

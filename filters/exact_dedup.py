@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._dedup import DedupConfig, On, Roll, choose, decisions, parts
-from filters._dedup_index import Entry, save, saved
-from filters._minhash import folded
-from filters.contract import Context, Decision, SetCheck
+from filters._dedup.base import DedupConfig, On, Roll, choose, decisions, parts
+from filters._dedup.index import Entry, save, saved
+from filters._dedup.minhash import folded
+from filters.base import Context, Decision, SetCheck
 from synth.core.record import Record
 
 LEVEL = "set"

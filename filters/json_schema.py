@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator
 
-from filters import _json_worker
-from filters._workers import CallFailed, WorkerLost, Workers, longest
-from filters.contract import Context, Decision, FilterConfig, cannot_tell
+from filters._workers import json_schema as _json_worker
+from filters._workers.pool import CallFailed, WorkerLost, Workers, longest
+from filters.base import Context, Decision, FilterConfig, cannot_tell
 from synth.core.display import shown
 from synth.core.errors import MissingPackage
 from synth.core.record import Record

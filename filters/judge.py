@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.contract import Ask, Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Ask, Check, Context, Decision, Figures, FilterConfig, cannot_tell
 from synth.config.generate import Sampling
 from synth.core.display import shown
 from synth.core.errors import UserError

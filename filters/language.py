@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from filters import _languages
-from filters._languages import LANGUAGES, SCRIPTS, WORD, count_words
-from filters._prose import blanked, clip
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._text import languages as _languages
+from filters._text.languages import LANGUAGES, SCRIPTS, WORD, count_words
+from filters._text.prose import blanked, clip
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.errors import nearest
 from synth.core.record import Record
 

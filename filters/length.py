@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.reasoning import join_trace
 from synth.core.record import Record
 

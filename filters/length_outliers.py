@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from filters.contract import Context, Decision, FilterConfig, SetCheck, cannot_tell
+from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.record import Record
 
 LEVEL = "set"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._select import Key, Seen, group_of, length
-from filters.contract import Context, Decision, FilterConfig, SetCheck
+from filters._selection import Key, Seen, group_of, length
+from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.record import Record
 
 LEVEL = "set"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from filters._dedup import Choice, DedupConfig, On, Roll, choose, decisions, text_of
-from filters._dedup_index import Entry, save, saved
-from filters._dedup_pairs import Buckets, Spool, to_buckets
-from filters._minhash import (
+from filters._dedup.base import Choice, DedupConfig, On, Roll, choose, decisions, text_of
+from filters._dedup.candidates import Buckets, Spool, to_buckets
+from filters._dedup.index import Entry, save, saved
+from filters._dedup.minhash import (
     Sets,
     band_keys,
     banding,
@@ -22,14 +22,14 @@ from filters._minhash import (
     shingle_sets,
     unpacked,
 )
-from filters.contract import Context, Decision, SetCheck
+from filters.base import Context, Decision, SetCheck
 from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from filters._minhash import U32
+    from filters._dedup.minhash import U32
 
 R = TypeVar("R")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from filters._decontamination import SHORTEST, OverlapConfig, build_index, tokens_of
-from filters._decontamination_sets import listed
-from filters.contract import Check, Context, Figures
+from filters._decontamination.eval_sets import listed
+from filters._decontamination.index import SHORTEST, OverlapConfig, build_index, tokens_of
+from filters.base import Check, Context, Figures
 from synth.core.record import Record
 
 LEVEL = "question"

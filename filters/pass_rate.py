@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field, model_validator
 
-from filters.contract import (
+from filters.base import (
     Context,
     Decision,
     Figures,

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from filters._prose import clip
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._text.prose import clip
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace
 from synth.core.record import Message, Record

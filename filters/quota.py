@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from filters._select import Key, Seen, draw, group_of
-from filters.contract import Context, Decision, FilterConfig, SetCheck
+from filters._selection import Key, Seen, draw, group_of
+from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 

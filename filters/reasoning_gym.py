@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from filters import _gym_worker
-from filters._workers import CallFailed, WorkerLost, Workers, longest
-from filters.contract import Context, Decision, Figures, FilterConfig, cannot_tell
-from filters.math_answer import final_boxes
+from filters._workers import reasoning_gym as _gym_worker
+from filters._workers.pool import CallFailed, WorkerLost, Workers, longest
+from filters.answers.boxed import final_boxes
+from filters.base import Context, Decision, Figures, FilterConfig, cannot_tell
 from synth.core.display import shown
 from synth.core.errors import MissingPackage
 from synth.core.record import Record

@@ -6,8 +6,8 @@ import re
 
 from pydantic import Field
 
-from filters._prose import blanked, clip
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._text.prose import blanked, clip
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.record import Record
 
 MEASURES = {"refusals": "refusal", "meta": "talk of instructions"}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.contract import Check, Context, Decision, FilterConfig, cannot_tell
+from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
 from synth.core.display import shown
 from synth.core.errors import MissingPackage
 from synth.core.record import Record

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from filters import _classifier
-from filters.contract import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters._models import classifier as _classifier
+from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell
 from synth.core.errors import UserError
 from synth.core.models import locate
 from synth.core.reasoning import join_trace

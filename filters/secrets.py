@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from filters._prose import blanked
-from filters._secret_forms import FORMS, LONG, LONG_NUMBER, SECRET, Kind
-from filters.contract import KEEP, Check, Context, Decision, FilterConfig
+from filters._text.pii import FORMS, LONG, LONG_NUMBER, SECRET, Kind
+from filters._text.prose import blanked
+from filters.base import KEEP, Check, Context, Decision, FilterConfig
 from synth.core.record import Record
 
 _PERSONAL: list[Kind] = ["email", "phone", "iban", "card", "ssn", "cn_id", "ip"]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from filters._dedup import DedupConfig, On, Roll, choose, decisions, text_of
-from filters._dedup_index import Entry, save, saved
-from filters._embed import DIMENSIONS, STATIC, embedder, missing
-from filters.contract import Context, Decision, SetCheck
+from filters._dedup.base import DedupConfig, On, Roll, choose, decisions, text_of
+from filters._dedup.index import Entry, save, saved
+from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
+from filters.base import Context, Decision, SetCheck
 from synth.core.errors import MissingPackage
 from synth.core.record import Record
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from filters._dedup import Neighbours
+    from filters._dedup.base import Neighbours
 
 LEVEL = "set"
 ONE_PROCESS = True

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from filters.contract import KEEP, Check, Context, Decision, FilterConfig
+from filters.base import KEEP, Check, Context, Decision, FilterConfig
 from synth.core.boxed import boxes
 from synth.core.reasoning import Mark, marks
 from synth.core.record import Record

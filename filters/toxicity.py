@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from filters._classifier import Classifier, lacking, load
-from filters.contract import Check, Context, Figures, FilterConfig
+from filters._models.classifier import Classifier, lacking, load
+from filters.base import Check, Context, Figures, FilterConfig
 from synth.core.record import Record
 
 MEASURES = {"score": "toxic"}

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from filters._text import words
-from filters.contract import KEEP, Check, Context, Decision, FilterConfig
+from filters._text.words import words
+from filters.base import KEEP, Check, Context, Decision, FilterConfig
 from synth.core.reasoning import is_cut, marks
 from synth.core.record import Record
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from filters.chain import Filter, FilterSpec, load_filters
-from filters.contract import (
+from filters.base import (
     Check,
     Context,
     Decision,
@@ -16,6 +15,7 @@ from filters.contract import (
     cannot_tell,
     decide,
 )
+from filters.engine.filter import Filter, FilterSpec, load_filters
 from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError
 from synth.core.record import Record

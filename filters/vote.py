@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from filters._agreement import final_answer, tally_weighted
-from filters.contract import Context, Decision, FilterConfig, SetCheck, cannot_tell
+from filters.answers.voting import final_answer, tally_weighted
+from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.display import shown
 from synth.core.record import Record
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from filters.chain import FilterSpec, load_filters
+from filters.engine.filter import FilterSpec, load_filters
 from synth.core import plugins
 
 DATA = Path(__file__).parent / "data"

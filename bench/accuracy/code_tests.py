@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common import machine, table, versions
 
-from filters import code_tests, sandbox
-from filters.contract import Context
+from filters import code_tests
+from filters._sandbox import sandbox
+from filters.base import Context
 from synth.core.record import Record, Task
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

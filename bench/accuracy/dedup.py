@@ -50,7 +50,7 @@ def corpora(data):
 def print_alike(records):
     """Questions that `semantic_dedup` takes for the same, to be read: are they?"""
     from filters import semantic_dedup
-    from filters.contract import Context
+    from filters.base import Context
 
     check = semantic_dedup.build(semantic_dedup.Config(on="question"), Context())
     questions = {record.id: record.task.question for record in records}
@@ -71,8 +71,8 @@ def main():
         raise SystemExit(2)
     from common import table
 
-    from filters._calibrate_dedup import EDITS, calibrate
-    from filters.contract import Context
+    from filters.base import Context
+    from filters.engine.calibrate_dedup import EDITS, calibrate
 
     def share(value):
         return "-" if value is None else f"{value:.4f}"

@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from common import table  # noqa: E402
 
-from filters._languages import is_plain_english  # noqa: E402
-from filters._prose import blanked  # noqa: E402
+from filters._text.languages import is_plain_english  # noqa: E402
+from filters._text.prose import blanked  # noqa: E402
 
 LETTERS, CHANCE = 30, 0.05
 

@@ -18,7 +18,7 @@ import _math_pairs  # noqa: E402
 from common import machine, table, versions  # noqa: E402
 
 from filters import math_answer  # noqa: E402
-from filters.contract import Context  # noqa: E402
+from filters.base import Context  # noqa: E402
 from synth.core.record import Record, Task  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

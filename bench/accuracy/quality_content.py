@@ -29,9 +29,9 @@ import _content_samples as samples  # noqa: E402
 from common import GGUF, table  # noqa: E402
 
 from filters import language, perplexity, refusal, secrets  # noqa: E402
-from filters._languages import LANGUAGES  # noqa: E402
-from filters.contract import Context, decide  # noqa: E402
-from sft.stats import wilson  # noqa: E402
+from filters._text.languages import LANGUAGES  # noqa: E402
+from filters.base import Context, decide  # noqa: E402
+from sft.evaluation.statistics import wilson  # noqa: E402
 from synth.core.record import Record, Task  # noqa: E402
 
 SEED = 11

@@ -32,8 +32,8 @@ from filters import (  # noqa: E402
     think_format,
     truncated,
 )
-from filters.contract import Context, decide  # noqa: E402
-from sft.stats import wilson  # noqa: E402
+from filters.base import Context, decide  # noqa: E402
+from sft.evaluation.statistics import wilson  # noqa: E402
 
 SEED = 7
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from filters import best_of, difficulty, diversity, length_sample, math_answer, pass_rate, quota  # noqa: E402
-from filters._embed import STATIC, embedder  # noqa: E402
-from filters.contract import Context, decide  # noqa: E402
+from filters._models.embeddings import STATIC, embedder  # noqa: E402
+from filters.base import Context, decide  # noqa: E402
 from synth.core.record import Record, Task, Verdict  # noqa: E402
 
 

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from common import table  # noqa: E402
 
 from filters import vote  # noqa: E402
-from filters.contract import Context  # noqa: E402
+from filters.base import Context  # noqa: E402
 from synth.core.record import Record, Task  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"

@@ -24,7 +24,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE
 
 from common import IMAGES, RESULTS, SEEDS, append, dot_plot, over_seeds, read
 
-from sft.stats import compare
+from sft.evaluation.statistics import compare
 from synth.config.plugin_entries import split_plugin
 from synth.config.validate import load_run
 from synth.core.dataset import read_split

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import IMAGES, RESULTS, dot_plot, over_seeds, read
 
-from sft.stats import compare
+from sft.evaluation.statistics import compare
 
 PAGE = Path(__file__).parents[2] / "docs" / "results-distil.md"
 AXES = {"backwards": "letters to turn around", "letters": "letters to sort", None: "both skills"}

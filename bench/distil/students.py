@@ -58,7 +58,7 @@ def _teacher(skill, work):
 
 def teach(skill, work):
     """Trains the whole model for one epoch on one skill, on other traces than any student sees."""
-    from sft.train import train
+    from sft.training.run import train
     from synth.config.train import Student
 
     records = data.training(skill, TEACHER_TRACES, "teacher")
@@ -78,7 +78,7 @@ def traces(skills, seed, steps):
 
 def run(out, arm, skills, seed, config, work):
     """Trains one arm of one seed and measures it, unless its row is there."""
-    from sft.train import train
+    from sft.training.run import train
     from synth.config.train import Student
 
     if any(row["arm"] == arm and row["seed"] == seed for row in read(out)):
@@ -117,7 +117,7 @@ def _losses(model, tokenizer, records):
     from torch.nn.functional import cross_entropy
     from torch.nn.utils.rnn import pad_sequence
 
-    from sft.masks import check_dataset
+    from sft.data.encoding import check_dataset
 
     losses = []
     examples = list(check_dataset(tokenizer, records, prompt, None))

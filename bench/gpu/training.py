@@ -39,7 +39,7 @@ def examples(size, row, parts):
     """One packed row of random examples; the last three quarters of each carry loss."""
     import torch
 
-    from sft.masks import IGNORED, Encoded
+    from sft.data.encoding import IGNORED, Encoded
 
     length = row // parts
     prompt = round(length * (1 - LABELLED))
@@ -100,10 +100,10 @@ def main():
     options = parser.parse_args()
     import torch
 
-    from sft.batches import lay_out
-    from sft.label import Wanted
-    from sft.label_transformers import Reader
-    from sft.objective import Extra, Objective
+    from sft.labels.labeler import Wanted
+    from sft.labels.transformers import Reader
+    from sft.losses.objective import Extra, Objective
+    from sft.training.collator import lay_out
     from synth.config.train import Train
 
     device = "cpu" if options.dry_run else "cuda"

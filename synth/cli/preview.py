@@ -135,7 +135,7 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
 
 def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
     """The student's training text in pieces, each with or without loss."""
-    from sft.masks import preview_spans
+    from sft.data.encoding import preview_spans
     from synth.stages.build_student import prompt_of
 
     assert run.student is not None

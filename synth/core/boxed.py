@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filters._text import _BRACE
+from filters._text.words import _BRACE
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:

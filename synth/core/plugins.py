@@ -25,11 +25,6 @@ PACKAGES = {
     "task source": "synth.tasks",
     "trace source": "synth.traces",
 }
-# Modules of those packages that are not plug-ins say so with a leading underscore or stand here.
-_NOT_PLUGINS = {
-    "chain", "contract", "engine", "funnel", "layouts", "ledger", "load", "pieces", "pool",
-    "sandbox",
-}  # fmt: skip
 
 
 class PluginConfig(BaseModel):
@@ -42,8 +37,9 @@ def names(kind: str) -> list[str]:
     """The plug-ins of a kind that come with the package, sorted; nothing is imported."""
     package = importlib.util.find_spec(PACKAGES[kind])
     assert package is not None and package.submodule_search_locations is not None
-    found = (module.name for module in pkgutil.iter_modules(package.submodule_search_locations))
-    return sorted(n for n in found if not n.startswith("_") and n not in _NOT_PLUGINS)
+    modules = pkgutil.iter_modules(package.submodule_search_locations)
+    public = (m.name for m in modules if not m.ispkg and not m.name.startswith("_"))
+    return sorted(name for name in public if name != "base")
 
 
 def load(kind: str, name: str) -> ModuleType:

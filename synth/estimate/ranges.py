@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sft.stats import _t_quantile as t_quantile
-from sft.stats import wilson
+from sft.evaluation.statistics import _t_quantile as t_quantile
+from sft.evaluation.statistics import wilson
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,8 +29,8 @@ from synth.stages.build_teachers import ask_all, identities, single_ask
 from synth.stages.filter import Say
 
 if TYPE_CHECKING:
-    from filters.chain import Chain
-    from filters.contract import Decision
+    from filters.base import Decision
+    from filters.engine.chain import Chain
 
 NAME = "augment"  # of this stage's own verdicts
 
@@ -132,7 +132,7 @@ class _Form:
 
     def make(self, old: Sequence[Task]) -> None:
         """All rounds: each but the first starts from what the round before it made."""
-        from filters._agreement import bare_reference
+        from filters.answers.voting import bare_reference
 
         for number in range(self._entry.rounds):
             chance = random.Random(f"{self._run.seed}:{self._index}:{self._entry.make}:{number}")
@@ -234,7 +234,7 @@ class _Form:
 
     def _vote(self, wanted: Agreement, records: list[Record]) -> None:
         """Gives each question the answer that most answers agree on; without one it is rejected."""
-        from filters._agreement import final_answer, tally
+        from filters.answers.voting import final_answer, tally
 
         by_id = {record.id: record for record in records}
         voter, prompt = _voter(self._run, self._entry), load_prompt(wanted.prompt.template)

@@ -19,8 +19,9 @@ from synth.core.run_folder import Folder
 from synth.stages.build_teachers import asker, build_teacher
 
 if TYPE_CHECKING:
-    from filters.chain import Chain, Filter, FilterSpec
-    from filters.contract import Context
+    from filters.base import Context
+    from filters.engine.chain import Chain
+    from filters.engine.filter import Filter, FilterSpec
 
 
 _WAITING = 64  # records that wait for a teacher at a time
@@ -28,7 +29,7 @@ _WAITING = 64  # records that wait for a teacher at a time
 
 def build_chain_of(run: Run, eval_tasks: list[Task], levels: Iterable[str]) -> Chain:
     """The filters of some levels, ready to judge one record after the other."""
-    from filters.chain import Chain
+    from filters.engine.chain import Chain
 
     filters = [one for one in load(run) if one.level in levels]
     _refuse_unmet(run, filters)
@@ -37,20 +38,20 @@ def build_chain_of(run: Run, eval_tasks: list[Task], levels: Iterable[str]) -> C
 
 def load(run: Run) -> list[Filter]:
     """The filters of the config that are on."""
-    from filters.chain import load_filters
+    from filters.engine.filter import load_filters
 
     return load_filters(_specs(run))
 
 
 def _specs(run: Run) -> list[FilterSpec]:
-    from filters.chain import FilterSpec
+    from filters.engine.filter import FilterSpec
 
     return [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
 
 
 def context_of(run: Run, filters: list[Filter], eval_tasks: list[Task]) -> Context:
     """What filters in this process are handed."""
-    from filters.contract import Context
+    from filters.base import Context
 
     context = Context(eval_tasks=eval_tasks, workers=workers(), seed=run.seed, run=run.name)
     if asked := sorted({teacher for one in filters for teacher, _ in _asked(one)}):
@@ -66,7 +67,7 @@ def _context(
     tokenizer: tuple[str, bool] | Path | None, eval_tasks: list[Task], seed: int
 ) -> Context:
     """What filters in a process of their own are handed; see `_tokenizer_of`."""
-    from filters.contract import Context
+    from filters.base import Context
 
     context = Context(eval_tasks=eval_tasks, seed=seed)
     if isinstance(tokenizer, Path):

@@ -13,7 +13,7 @@ from synth.core.run_folder import Folder
 from synth.stages.build_filters import load
 
 if TYPE_CHECKING:
-    from filters._calibrate_dedup import Calibration
+    from filters.engine.calibrate_dedup import Calibration
 
 
 def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
@@ -26,8 +26,8 @@ def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
     Raises:
         UserError: The config names no dedup filter, or the traces are not there.
     """
-    from filters._calibrate_dedup import FILTERS, calibrate
-    from filters.contract import Context
+    from filters.base import Context
+    from filters.engine.calibrate_dedup import FILTERS, calibrate
 
     chosen = [one for one in load(run) if one.module.__name__.rpartition(".")[2] in FILTERS]
     if not chosen:

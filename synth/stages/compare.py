@@ -28,13 +28,13 @@ def compare_runs(one: Path, other: Path, who: str = "after") -> dict[str, Any]:
         who: Whose answers are compared: `before`, `after`, `teacher` or `chain_NAME`.
 
     Returns:
-        What `sft.scores.paired` gives (other minus one), `who`, the `runs`, and `notes`: in what
-        the two were measured differently.
+        What `sft.evaluation.scores.paired` gives (other minus one), `who`, the `runs`, and
+        `notes`: in what the two were measured differently.
 
     Raises:
         UserError: One of them was not evaluated, or they were not asked the same questions.
     """
-    from sft.scores import paired
+    from sft.evaluation.scores import paired
 
     places = (one, other)
     manifests = [Folder(place).need("evaluate") for place in places]

@@ -28,7 +28,7 @@ from synth.stages.generate import Say
 from synth.teachers.base import TeacherConfig
 
 if TYPE_CHECKING:
-    from sft.scores import Reader, Scores
+    from sft.evaluation.scores import Reader, Scores
 
 
 # --- what it depends on ---------------------------------------------------------------------------
@@ -73,10 +73,11 @@ def _decisive(run: Run) -> dict[str, Any]:
 
 def evaluate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
     """Asks everyone, verifies, and writes every answer and the figures."""
-    from filters.chain import FilterSpec, build_chain
-    from filters.contract import Context
-    from filters.funnel import difficulty_of
-    from sft import scores
+    from filters.base import Context
+    from filters.engine.chain import build_chain
+    from filters.engine.filter import FilterSpec
+    from filters.engine.funnel import difficulty_of
+    from sft.evaluation import scores
 
     assert run.evaluate is not None
     benchmarks = _benchmarks(run)
@@ -167,10 +168,10 @@ def reader(prompt: Prompt, values: Mapping[str, Any]) -> Reader:
     its text and the config's values name, a box and a think block. What the question says does not
     count.
     """
-    from filters._agreement import final_answer, tally_weighted
-    from filters.contract import Context
+    from filters.answers.voting import final_answer, tally_weighted
+    from filters.base import Context
     from filters.think_format import Config, build
-    from sft.scores import Reader
+    from sft.evaluation.scores import Reader
 
     asked = prompt.source.split("\n", prompt.body_line - 1)[-1] + str(dict(values))
     final = "boxed" if "\\boxed" in asked else "text"

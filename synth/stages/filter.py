@@ -27,9 +27,9 @@ from synth.stages.build_filters import (
 )
 
 if TYPE_CHECKING:
-    from filters.chain import Filter
-    from filters.engine import Engine
-    from filters.ledger import Ledger
+    from filters.engine.executor import Engine
+    from filters.engine.filter import Filter
+    from filters.engine.outcome_store import Ledger
 
 Say = Callable[[str], None]
 
@@ -48,8 +48,8 @@ def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
 
 def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
     """Gives every trace its verdicts and parts the kept from the rejected."""
-    from filters.funnel import Funnel
-    from filters.ledger import Ledger
+    from filters.engine.funnel import Funnel
+    from filters.engine.outcome_store import Ledger
 
     funnel = Funnel()
     with Ledger(folder.path / LEDGER) as ledger:
@@ -93,7 +93,7 @@ def _edit(record: Record, edits: list[Filter]) -> None:
 
 def engine_of(run: Run, folder: Folder, ledger: Ledger, say: Say) -> Engine:
     """The filters of the config over the run's traces."""
-    from filters.engine import Engine
+    from filters.engine.executor import Engine
 
     filters = load(run)
     _refuse_unmet(run, filters)

@@ -169,7 +169,7 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
 
 def _vote() -> Callable[[Sequence[str]], Agreed | None]:
     """Finds the final answer on which some answers agree, equal as mathematics."""
-    from filters._agreement import agree
+    from filters.answers.voting import agree
     from synth.generate.spec import Agreed
 
     def vote(answers: Sequence[str]) -> Agreed | None:

@@ -1,7 +1,7 @@
 """The stage `label`: what teachers think of every token of the kept traces, before training.
 
 label/tokens.arrow   the traces as the student learns them; gone when all is labelled
-label/TEACHER/       the label set of a teacher (sft/label_store.py)
+label/TEACHER/       the label set of a teacher (sft/labels/store.py)
 label/seconds.json   how long each took
 """
 
@@ -30,8 +30,8 @@ from synth.core.run_folder import Folder
 from synth.stages.build_student import prompt_of, step_of
 
 if TYPE_CHECKING:
-    from sft.examples import Examples
-    from sft.label import Engine, Estimate, Wanted
+    from sft.data.dataset import Examples
+    from sft.labels.labeler import Engine, Estimate, Wanted
     from synth.config.run import ChainStep
 
 Say = Callable[[str], None]
@@ -57,7 +57,7 @@ class _Teacher:
 
 def label_inputs(run: Run, folder: Folder) -> dict[str, Any]:
     """Kept traces, how the student reads them, teachers, and what is kept of these."""
-    from sft.chat import KNOWN, template_text
+    from sft.data.chat_template import KNOWN, template_text
 
     assert run.label is not None
     step = step_of(run, None)
@@ -96,8 +96,8 @@ def label_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> 
         UserError: The traces cannot be trained on, a teacher has another vocabulary or cannot be
             loaded, or the disk has too little room.
     """
-    from sft.label import label
-    from sft.label_store import LabelStore
+    from sft.labels.labeler import label
+    from sft.labels.store import LabelStore
 
     place = folder.stage("label")
     if not first_process():  # of several that train together
@@ -199,15 +199,15 @@ class _Work:
             self._loaded = None
 
     def _load(self, teacher: _Teacher) -> Engine:
-        from sft.label import Wanted
+        from sft.labels.labeler import Wanted
 
         assert self.run.label is not None
         how = self.run.label
         wanted = Wanted(how.k, _temperatures(self.run), self.vocabulary, how.batch_tokens)
         if how.engine == "vllm":
             return _vllm(teacher, wanted, how.engine_options, max(self.examples.lengths))
-        from sft.label_transformers import Reader
-        from sft.student import load_teacher
+        from sft.labels.transformers import Reader
+        from sft.models.student import load_teacher
 
         return Reader(load_teacher(teacher.model), wanted)
 
@@ -251,7 +251,7 @@ def _estimated(work: _Work, say: Say) -> list[_Teacher]:
     Raises:
         UserError: The disk has too little room.
     """
-    from sft.label import estimate
+    from sft.labels.labeler import estimate
 
     pending = [teacher for teacher in work.teachers if not teacher.finished]
     size = seconds = 0.0
@@ -283,9 +283,9 @@ def _said(name: str, found: Estimate, left: float) -> str:
 
 def _examples(step: ChainStep, folder: Folder, place: Path) -> tuple[Any, Examples]:
     """The student's tokenizer and the kept traces as it learns them."""
-    from sft.chat import apply, choose
-    from sft.examples import open_examples, write_examples
-    from sft.student import length_limit
+    from sft.data.chat_template import apply, choose
+    from sft.data.dataset import open_examples, write_examples
+    from sft.models.student import length_limit
 
     student = step.student
     tokenizer = load_tokenizer(student.model, student.trust_remote_code)
@@ -301,7 +301,7 @@ def _examples(step: ChainStep, folder: Folder, place: Path) -> tuple[Any, Exampl
 
 def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
     """How many ids the student shares with all of its teachers."""
-    from sft.vocabulary import shared_vocabulary
+    from sft.models.vocabulary import shared_vocabulary
 
     shared = []
     for name, model in models.items():
@@ -315,7 +315,7 @@ def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
 
 def _chosen(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | None]:
     """Which examples each teacher labels; None: all."""
-    from sft.teachers import refuse_strangers
+    from sft.training.teachers import refuse_strangers
 
     names, soft = list(step.train.teachers), step.train.soft_labels
     if soft is None or soft.weights != "producer":
@@ -334,7 +334,7 @@ def _chosen(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | No
 
 
 def _vllm(teacher: _Teacher, wanted: Wanted, options: dict[str, Any], longest: int) -> Engine:
-    from sft.label_vllm import load
+    from sft.labels.vllm import load
     from synth.teachers._vllm.options import weights
 
     model = teacher.model

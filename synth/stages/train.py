@@ -59,7 +59,7 @@ def train_student(
     """Fine-tunes the student; a run that was stopped goes on from its last checkpoint."""
     from dataclasses import asdict
 
-    from sft.train import train
+    from sft.training.run import train
 
     step = step_of(run, name)
     stage, split = learned_from(run)

@@ -19,9 +19,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filters import sandbox
-from filters._sandbox_run import run_under
-from filters._sandbox_seccomp import _CLONE, _CLONE3, _DENIED
+from filters._sandbox import sandbox
+from filters._sandbox.run import run_under
+from filters._sandbox.seccomp import _CLONE, _CLONE3, _DENIED
 
 PRELUDE = r"""
 import ctypes, errno, os, signal, socket, sys, time

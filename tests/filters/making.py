@@ -1,6 +1,6 @@
 """Records made from texts, and filters made from options."""
 
-from filters.contract import Context, Decision, decide
+from filters.base import Context, Decision, decide
 from synth.core import plugins
 from synth.core.record import Generation, Record, Task
 

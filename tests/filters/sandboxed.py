@@ -2,7 +2,7 @@
 
 import pytest
 
-from filters import sandbox
+from filters._sandbox import sandbox
 from synth.core.errors import UserError
 
 

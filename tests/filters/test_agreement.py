@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters import _agreement
-from filters._agreement import Vote, agree, bare_reference, final_answer
+from filters.answers import voting as _agreement
+from filters.answers.voting import Vote, agree, bare_reference, final_answer
 
 
 def boxed(*finals):

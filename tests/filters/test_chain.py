@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filters.chain import FilterSpec, build_chain, load_filters
-from filters.contract import KEEP, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import KEEP, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.engine.chain import build_chain
+from filters.engine.filter import FilterSpec, load_filters
 from synth.core.errors import UserError
 from synth.core.plugins import PluginConfig
 from synth.core.record import Record, Task

@@ -3,8 +3,8 @@ import random
 
 import pytest
 
-from filters._calibrate_dedup import EDITS, calibrate
-from filters._minhash import Banding
+from filters._dedup.minhash import Banding
+from filters.engine.calibrate_dedup import EDITS, calibrate
 from synth.core.errors import UserError
 
 

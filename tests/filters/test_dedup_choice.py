@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from filters._dedup import Roll, choose
+from filters._dedup.base import Roll, choose
 from synth.core.errors import UserError
 from synth.core.record import Verdict
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from filters._dedup_index import Entry, save, saved
-from filters.contract import Context
+from filters._dedup.index import Entry, save, saved
+from filters.base import Context
 from synth.core import plugins
 from synth.core.errors import UserError
 
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_is_the_users(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from filters._dedup_index import Entry, save
+from filters._dedup.index import Entry, save
 number = 0
 while True:
     number += 1

@@ -10,7 +10,7 @@ from synth.core import plugins
 
 MEASURED = """
 import json, random, resource, sys
-from filters.contract import Context
+from filters.base import Context
 from synth import plugins
 from synth.core.record import Record, Task
 

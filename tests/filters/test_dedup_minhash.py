@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters._minhash import (
+from filters._dedup.minhash import (
     Banding,
     band_keys,
     banding,
@@ -20,7 +20,7 @@ from filters._minhash import (
     shingle_sets,
     signatures,
 )
-from filters._text import words
+from filters._text.words import words
 
 HOSTILE = {
     "nul": "\0" * 1_000_000,

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from filters import pieces
-from filters.chain import FilterSpec
-from filters.contract import Context, Decision
-from filters.engine import Engine
-from filters.ledger import Ledger, pack, unpack
-from filters.pieces import ROWS, pieces_of
+from filters.base import Context, Decision
+from filters.engine import chunks as pieces
+from filters.engine.chunks import ROWS, pieces_of
+from filters.engine.executor import Engine
+from filters.engine.filter import FilterSpec
+from filters.engine.outcome_store import Ledger, pack, unpack
 from synth.core.dataset import writing
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
@@ -107,8 +107,8 @@ MODULES = {
 }  # fmt: skip
 HEAD = """
 import os
-from filters.contract import *
-from filters.contract import KEEP
+from filters.base import *
+from filters.base import KEEP
 from synth.core.errors import UserError
 def mark(record):
     with open(os.environ["ENGINE_TEST_LOG"], "a") as log:
@@ -275,10 +275,11 @@ def test_a_set_filter_is_read_no_record_that_it_does_not_judge(run, monkeypatch)
             read.append((piece.number, list(rows)))
         return pieces.read_piece(piece, rows)
 
-    monkeypatch.setattr("filters.engine.read_piece", read_piece)
+    monkeypatch.setattr("filters.engine.executor.read_piece", read_piece)
     begun = []
     monkeypatch.setattr(
-        "filters.engine.Progress.begin", lambda self, doing, total: begun.append((doing, total))
+        "filters.engine.executor.Progress.begin",
+        lambda self, doing, total: begun.append((doing, total)),
     )
     answers = ["bad"] * ROWS + ["x", "bad", "x"] + ["bad"] * ROWS
     done, _ = run(answers, spec("has"), spec("first"))
@@ -371,10 +372,10 @@ import functools, sys
 sys.path.insert(0, {code!r})
 from pathlib import Path
 from filters import pieces
-from filters.chain import FilterSpec
-from filters.contract import Context
-from filters.engine import Engine
-from filters.ledger import Ledger
+from filters.engine.chain import FilterSpec
+from filters.base import Context
+from filters.engine.executor import Engine
+from filters.engine.outcome_store import Ledger
 folder = Path({folder!r})
 specs = [FilterSpec("enginetest.slow"), FilterSpec("enginetest.first")]
 with Ledger(folder / "ledger.sqlite") as ledger:

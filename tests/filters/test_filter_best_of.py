@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import best_of as module
-from filters.contract import Context
+from filters.base import Context
 from synth.core.errors import UserError
 from synth.core.record import Record, Task, Verdict
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import boilerplate
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 CHECK = boilerplate.build(boilerplate.Config(), Context())

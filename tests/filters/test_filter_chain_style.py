@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import chain_style
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 CHECK = chain_style.build(chain_style.Config(), Context())

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filters.base import Context
 from filters.choice import Config, build, options_of
-from filters.contract import Context
 
 CAPITALS = {"choices": ["Paris", "Rome", "Madrid", "Oslo"]}
 NUMBERS = {"options": {"A": "12", "B": "15", "C": "20"}}

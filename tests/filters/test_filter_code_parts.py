@@ -9,11 +9,11 @@ from code_making import CALL, HUMANEVAL, SUM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters import _code_jobs
-from filters._code_blocks import blocks, choose
-from filters._code_compare import same_text, same_value
-from filters._code_layouts import Either, find
-from filters._code_wire import Unreadable, decode, encode
+from filters._code import jobs as _code_jobs
+from filters._code.blocks import blocks, choose
+from filters._code.compare import same_text, same_value
+from filters._code.inside.wire import Unreadable, decode, encode
+from filters._code.test_formats import Either, find
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from code_making import CALL, HUMANEVAL, ONE, SUM, judge, python
 from sandboxed import needs_sandbox
 
-from filters import _code_jobs, sandbox
+from filters._code import jobs as _code_jobs
+from filters._sandbox import sandbox
 from synth.core.errors import UserError
 
 RIGHT = [

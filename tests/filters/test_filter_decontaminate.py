@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters import decontaminate as module
-from filters._decontamination import FLOOR
-from filters.contract import Context
+from filters._decontamination.index import FLOOR
+from filters.base import Context
 from synth.core.record import Record, Task
 
 APPLES = "Tom has 1,234 apples, gives half of them to Ann and eats three. How many are left?"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import difficulty as module
-from filters.contract import Context, Decision, Figures, decide
+from filters.base import Context, Decision, Figures, decide
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
 

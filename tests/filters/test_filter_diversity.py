@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters import diversity as module
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 TOPICS = {

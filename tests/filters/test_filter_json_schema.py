@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters._json_worker import last_json, parse
+from filters._workers.json_schema import last_json, parse
 from filters.json_schema import Config
 
 PERSON = {
@@ -27,7 +27,7 @@ LIST = {
 @pytest.fixture(scope="module")
 def check():
     from filters import json_schema
-    from filters.contract import Context
+    from filters.base import Context
 
     made = json_schema.build(Config(timeout=1), Context())
     yield made

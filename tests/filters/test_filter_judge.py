@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import filters.judge
-from filters.chain import FilterSpec, build_chain
-from filters.contract import Context, Decision, decide
+from filters.base import Context, Decision, decide
+from filters.engine.chain import build_chain
+from filters.engine.filter import FilterSpec
 from filters.judge import MEASURES, Config, parse_judgement, response_format
 from synth.core.errors import UserError
 

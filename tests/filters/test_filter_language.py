@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import language
-from filters._languages import LANGUAGES, likeliest, script_of
-from filters.contract import Context
+from filters._text.languages import LANGUAGES, likeliest, script_of
+from filters.base import Context
 from synth.core.record import Record, Task
 
 QUESTION = "How many eggs does the farmer sell in a week if the hens lay three each day?"

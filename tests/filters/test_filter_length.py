@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from filters import length
-from filters.contract import Context
+from filters.base import Context
 from filters.length import Config
 
 

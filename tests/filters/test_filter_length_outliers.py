@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import length_outliers
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 

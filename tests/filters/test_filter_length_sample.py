@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import length_sample as module
-from filters.contract import Context
+from filters.base import Context
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from filters.contract import Context
-from filters.math_answer import final_boxes
+from filters.answers.boxed import final_boxes
+from filters.base import Context
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORIAL = r"\boxed{(10^9)!}"  # holds the interpreter in one multiplication for hours
@@ -171,11 +171,11 @@ def test_dead_workers_are_replaced(make, record):
 
 
 def test_a_crash_is_not_wrong(make, record, monkeypatch):
-    from filters import math_answer
+    from filters.answers import equivalence
 
-    call = math_answer._workers.call
+    call = equivalence._workers.call
     monkeypatch.setattr(
-        math_answer._workers, "call", lambda function, *args, limit: call(os._exit, 3, limit=limit)
+        equivalence._workers, "call", lambda function, *args, limit: call(os._exit, 3, limit=limit)
     )
     found = make("math_answer")(record(r"\boxed{\sqrt{4}}", reference="2"))
     assert found.reason == "cannot tell: its process ended with status 3"
@@ -213,7 +213,7 @@ def test_a_check_used_by_others_is_not_ended(make, record):
 DAEMON = r"""
 import multiprocessing
 from filters import math_answer
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 
@@ -237,7 +237,7 @@ if __name__ == "__main__":
 SCRIPT = r"""
 import sys, threading, time
 from filters import math_answer
-from filters.contract import Context
+from filters.base import Context
 from synth.core.record import Record, Task
 
 assert not {"math_verify", "sympy"} & set(sys.modules)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import near_dedup
-from filters._minhash import jaccard, shingle_sets
-from filters._text import words
-from filters.contract import Context
+from filters._dedup.minhash import jaccard, shingle_sets
+from filters._text.words import words
+from filters.base import Context
 from filters.near_dedup import Config
 
 WORDS = st.lists(st.sampled_from(["one", "two", "三", "four", "=", "5"]), max_size=30)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import overlap as module
-from filters._decontamination import FLOOR, Index, tokens_of
-from filters._decontamination_sets import EvalSet, Item, read_set
-from filters.contract import Context, decide
+from filters._decontamination.eval_sets import EvalSet, Item, read_set
+from filters._decontamination.index import FLOOR, Index, tokens_of
+from filters.base import Context, decide
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
 

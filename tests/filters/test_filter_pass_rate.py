@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from filters import pass_rate as module
-from filters.contract import Context
+from filters.base import Context
 from synth.core.errors import UserError
 from synth.core.record import Record, Task, Verdict
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from filters import perplexity
-from filters.contract import Context
+from filters.base import Context
 from filters.perplexity import losses_of, prompt_of
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace

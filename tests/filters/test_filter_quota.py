@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters import quota as module
-from filters.contract import Context
+from filters.base import Context
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters import _gym_worker
-from filters._gym_worker import evaluated
-from filters.contract import Context, Decision, decide
+from filters._workers import reasoning_gym as _gym_worker
+from filters._workers.reasoning_gym import evaluated
+from filters.base import Context, Decision, decide
 from synth.core.record import Record, Task
 from synth.tasks import reasoning_gym as source
 

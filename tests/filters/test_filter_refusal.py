@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import refusal
-from filters.contract import Context
+from filters.base import Context
 from filters.refusal import build
 from synth.core.record import Record, Task
 

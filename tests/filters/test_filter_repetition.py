@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import repetition
-from filters.contract import Context
+from filters.base import Context
 from filters.repetition import cycle_anywhere, numbered, repeated_ends, repeated_share, tail_cycle
 from synth.core.record import Record, Task
 

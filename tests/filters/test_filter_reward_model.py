@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from filters import reward_model
-from filters.contract import Context, Decision, decide
+from filters.base import Context, Decision, decide
 from filters.reward_model import Config
 from synth.core.errors import UserError
 

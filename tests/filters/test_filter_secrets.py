@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import secrets
-from filters._secret_forms import cn_id, iban, luhn
-from filters.contract import Context
+from filters._text.pii import cn_id, iban, luhn
+from filters.base import Context
 from filters.secrets import Config, edit, find
 from synth.core.record import Record, Task
 

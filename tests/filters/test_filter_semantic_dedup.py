@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from filters import semantic_dedup
-from filters._embed import MINILM, STATIC, embedder
-from filters.contract import Context
+from filters._models.embeddings import MINILM, STATIC, embedder
+from filters.base import Context
 from filters.semantic_dedup import Config
 
 SAME = "Tom has three apples and buys four more. How many apples does Tom have now?"

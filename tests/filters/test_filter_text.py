@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters._text import words
+from filters._text.words import words
 from synth.core.boxed import boxes
 
 

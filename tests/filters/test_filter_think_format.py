@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters import think_format
-from filters.contract import Context
+from filters.base import Context
 from synth.core.reasoning import DIALECTS
 from synth.core.record import Record, Task
 

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tiny_models import save_bert, save_tokenizer
 
-from filters import _classifier, toxicity
-from filters.contract import Context
+from filters import toxicity
+from filters._models import classifier as _classifier
+from filters.base import Context
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")

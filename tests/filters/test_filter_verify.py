@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from filters import verify
-from filters.contract import Context
+from filters.base import Context
 from filters.verify import Config
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from filters.contract import Context
+from filters.base import Context
 from filters.vote import Config, build, memory
 from synth.core.record import Generation, Record, Task
 

@@ -1,4 +1,4 @@
-from filters.funnel import Funnel, difficulty_of
+from filters.engine.funnel import Funnel, difficulty_of
 from synth.core.record import Generation, Record, Task, Verdict
 
 

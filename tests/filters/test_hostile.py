@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from filters.chain import FilterSpec, load_filters
-from filters.contract import Context
-from filters.ledger import pack, unpack
+from filters.base import Context
+from filters.engine.filter import FilterSpec, load_filters
+from filters.engine.outcome_store import pack, unpack
 from synth.core import plugins
 from synth.core.record import Message, Record, Task, Verdict
 

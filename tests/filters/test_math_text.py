@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters._math_text import based, content, plain, rational, readable, tail, visible
+from filters._text.math import based, content, plain, rational, readable, tail, visible
 
 ALL = (visible, plain, readable, content, tail, based, rational)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters._prose import blanked, clip, formulas
+from filters._text.prose import blanked, clip, formulas
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import escapes
 import pytest
 from sandboxed import needs_sandbox
 
-from filters import _sandbox_seccomp, sandbox
-from filters._sandbox_run import run_under
-from filters.sandbox import PYTHON, Limits, SandboxFailed
+from filters._sandbox import sandbox
+from filters._sandbox import seccomp as _sandbox_seccomp
+from filters._sandbox.run import run_under
+from filters._sandbox.sandbox import PYTHON, Limits, SandboxFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ import escapes
 import pytest
 from sandboxed import needs_sandbox
 
-from filters import sandbox
+from filters._sandbox import sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = ["root", "nobody"] if os.geteuid() == 0 else ["self"]

@@ -51,7 +51,7 @@ def plain_tokenizer(checkpoint):
 @pytest.fixture(scope="session")
 def tokenizers(checkpoint):
     """The tokenizer of each family, with our template applied."""
-    from sft.chat import apply, choose
+    from sft.data.chat_template import apply, choose
     from synth.core.models import load_tokenizer
 
     made = {"chatml": load_tokenizer(str(checkpoint)), "r1": load_tokenizer(str(checkpoint))}

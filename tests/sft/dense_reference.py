@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sft.masks import IGNORED
+from sft.data.encoding import IGNORED
 
 
 def kl(p, q):

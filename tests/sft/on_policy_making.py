@@ -2,9 +2,9 @@
 
 import torch
 
-from sft.checkpoints import StepLog, drop_halves, last_whole
-from sft.on_policy import build_on_policy
-from sft.watch import Watch
+from sft.training.checkpoints import StepLog, drop_halves, last_whole
+from sft.training.monitor import Watch
+from sft.training.on_policy import build_on_policy
 from synth.config.train import Train
 from synth.core.record import Message
 
@@ -53,7 +53,7 @@ def settings(on_policy=None, **config):
 
 
 def build(student, tokenizer, teacher, teacher_tokenizer, folder, prompts=None, **config):
-    """The trainer as sft.train sets it up, ready to go on from the last whole checkpoint."""
+    """The trainer as sft.training.run sets it up, ready to go on from the last whole checkpoint."""
     watch = Watch(StepLog(folder / "log.jsonl"))
     found = last_whole(folder / "checkpoints")
     drop_halves(folder / "checkpoints")

@@ -9,7 +9,7 @@ from accelerate import PartialState
 sys.path.append(str(Path(__file__).parent))
 from on_policy_making import asks, build, tiny, trained_bpe
 
-from sft.chat import apply, choose
+from sft.data.chat_template import apply, choose
 
 here = PartialState(cpu=True)
 mine, other = trained_bpe(800), trained_bpe(300)

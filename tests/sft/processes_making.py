@@ -2,7 +2,7 @@
 
 import json
 
-from sft.train import train
+from sft.training.run import train
 from synth.config.train import Student, Train
 from synth.core.record import Message, Record, Task
 
@@ -49,10 +49,10 @@ def models(tokenizer, folder):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sft.chat import apply, choose
-    from sft.examples import open_examples, write_examples
-    from sft.label import Wanted, label
-    from sft.label_transformers import Reader
+    from sft.data.chat_template import apply, choose
+    from sft.data.dataset import open_examples, write_examples
+    from sft.labels.labeler import Wanted, label
+    from sft.labels.transformers import Reader
     from synth.core.models import load_model, load_tokenizer, weights_identity
 
     for name, width, layers in (("student", 48, 2), ("teacher", 64, 3)):

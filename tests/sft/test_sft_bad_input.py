@@ -9,9 +9,9 @@ import torch
 from on_policy_making import trained_bpe
 from training_making import examples_in, records, run, save_tiny, store_labels
 
-from sft.checkpoints import MARKER
-from sft.guards import memory_errors
-from sft.label_store import shard_path
+from sft.labels.store import shard_path
+from sft.training.checkpoints import MARKER
+from sft.training.guards import memory_errors
 from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Lora, Train
 from synth.core.errors import Interrupted, MissingPackage, UserError
@@ -252,14 +252,14 @@ def test_a_teacher_whose_logits_are_no_numbers(models, tmp_path):
 
 def test_a_gradient_that_is_no_number_stops_before_it_is_saved(models, tmp_path, monkeypatch):
     """The loss may be a number still: the root of 0 has no slope."""
-    import sft.objective
+    import sft.losses.objective
 
-    plain = sft.objective.summed_loss
+    plain = sft.losses.objective.summed_loss
 
     def bent(hidden, labels, head):
         return plain(hidden, labels, head) + (hidden * 0).sum().abs().sqrt()
 
-    monkeypatch.setattr(sft.objective, "summed_loss", bent)
+    monkeypatch.setattr(sft.losses.objective, "summed_loss", bent)
     refused(
         "the gradient became nan in step 1", models["student"], tmp_path, max_steps=2, save_steps=1
     )

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.batches import lay_out, refuse_leaks, split
-from sft.masks import IGNORED, Encoded
+from sft.data.encoding import IGNORED, Encoded
+from sft.training.collator import lay_out, refuse_leaks, split
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft import chat
+from sft.data import chat_template as chat
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace
 
@@ -193,7 +193,7 @@ def test_templates_run_in_a_sandbox():
 def test_rendering_needs_no_transformers():
     code = (
         "import sys; sys.modules['transformers'] = sys.modules['torch'] = None\n"
-        "from sft.masks import preview_spans; from synth.config.train import Student\n"
+        "from sft.data.encoding import preview_spans; from synth.config.train import Student\n"
         "turns = [{'role': 'user', 'content': 'q'}]\n"
         "for m in ('Qwen/Qwen2.5-1.5B', 'deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B'):\n"
         "    print(preview_spans(Student(model=m, chat_template='NAME'), turns, 'r', 'a'))\n"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sft.divergences import Divergence, dense, divergence, mix_dense, mix_top_k, top_k
+from sft.losses.divergences import Divergence, dense, divergence, mix_dense, mix_top_k, top_k
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.chat import KNOWN, apply, choose, render_spans, template_text
-from sft.masks import IGNORED, encode, segments, verify
+from sft.data.chat_template import KNOWN, apply, choose, render_spans, template_text
+from sft.data.encoding import IGNORED, encode, segments, verify
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
 from synth.core.reasoning import join_trace, split_trace

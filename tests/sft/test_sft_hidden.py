@@ -7,7 +7,7 @@ import torch
 from dense_reference import relation_reference
 from hidden_making import batch, run, tiny
 
-from sft.hidden import (
+from sft.losses.hidden_states import (
     NAME,
     Hidden,
     HiddenStates,
@@ -15,7 +15,7 @@ from sft.hidden import (
     strip,
     token_weights,
 )
-from sft.processes import save_projections
+from sft.training.distributed import save_projections
 from synth.core.errors import UserError
 
 

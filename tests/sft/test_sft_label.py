@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.examples import Examples
-from sft.label import Wanted, batches, estimate, label
-from sft.label_store import LabelStore, tokens_hash
-from sft.label_transformers import Reader, _lse, _topk
-from sft.masks import Encoded
+from sft.data.dataset import Examples
+from sft.data.encoding import Encoded
+from sft.labels.labeler import Wanted, batches, estimate, label
+from sft.labels.store import LabelStore, tokens_hash
+from sft.labels.transformers import Reader, _lse, _topk
 from synth.core.errors import UserError
 
 VOCABULARY = 97
@@ -233,8 +233,8 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from test_sft_label import examples, held, tiny
-from sft.label import Wanted, label
-from sft.label_transformers import Reader
+from sft.labels.labeler import Wanted, label
+from sft.labels.transformers import Reader
 slow = float(sys.argv[3])
 def say(done, total):
     print(done, flush=True)
@@ -321,9 +321,9 @@ LITTLE = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 from test_sft_label import tiny
-from sft.label import Wanted
-from sft.label_transformers import Reader
-from sft.masks import Encoded
+from sft.labels.labeler import Wanted
+from sft.labels.transformers import Reader
+from sft.data.encoding import Encoded
 from synth.core.errors import UserError
 reader = Reader(tiny(), Wanted(k=9))
 reader.read([Encoded([1] * 9, [1] * 9)])

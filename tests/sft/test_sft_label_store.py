@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft import label_codec, label_store
-from sft.label_codec import Codebook, SoftLabels, below_of, decode, encode, levels_of
-from sft.label_store import (
+from sft.data.encoding import Encoded
+from sft.labels import codec as label_codec
+from sft.labels import store as label_store
+from sft.labels.codec import Codebook, SoftLabels, below_of, decode, encode, levels_of
+from sft.labels.store import (
     LabelStore,
     begin,
     content_of,
@@ -22,7 +24,6 @@ from sft.label_store import (
     tokens_hash,
     write_shard,
 )
-from sft.masks import Encoded
 from synth.core.errors import UserError
 
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -212,7 +213,7 @@ def test_the_order_of_records_is_part_of_the_content():
 READ = """
 import json, sys
 from pathlib import Path
-from sft.label_store import LabelStore
+from sft.labels.store import LabelStore
 
 def peak():  # getrusage would begin with the peak of the tests' own process
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

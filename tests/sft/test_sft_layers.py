@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.layers import decoder_layers, kept_layers, layer_pairs, take
+from sft.models.layers import decoder_layers, kept_layers, layer_pairs, take
 from synth.core.errors import UserError
 
 SMALL = dict(

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from sft.lm_eval import load_tasks, reduced, run_tasks
-from sft.stats import wilson
+from sft.evaluation.lm_eval import load_tasks, reduced, run_tasks
+from sft.evaluation.statistics import wilson
 from synth.core.errors import MissingPackage, UserError
 
 TASK = """\

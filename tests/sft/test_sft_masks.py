@@ -6,8 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sft.chat import choose, end_token, render_spans, template_text
-from sft.masks import IGNORED, check_dataset, encode, preview_spans, segments, verify, with_trace
+from sft.data.chat_template import choose, end_token, render_spans, template_text
+from sft.data.encoding import (
+    IGNORED,
+    check_dataset,
+    encode,
+    preview_spans,
+    segments,
+    verify,
+    with_trace,
+)
 from synth.config.train import Student
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace, split_trace

@@ -24,9 +24,9 @@ from training_making import (
     weights,
 )
 
-from sft.hidden import NAME
-from sft.label_store import LabelStore, tokens_hash
-from sft.objective import PARTS
+from sft.labels.store import LabelStore, tokens_hash
+from sft.losses.hidden_states import NAME
+from sft.losses.objective import PARTS
 from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Lora, Train
 from synth.core.models import load_model

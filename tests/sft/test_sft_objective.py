@@ -7,10 +7,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.batches import lay_out
-from sft.hidden import Hidden
-from sft.masks import IGNORED, Encoded
-from sft.objective import PARTS, Extra, Objective, install, remove
+from sft.data.encoding import IGNORED, Encoded
+from sft.losses.hidden_states import Hidden
+from sft.losses.objective import PARTS, Extra, Objective, install, remove
+from sft.training.collator import lay_out
 from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Train
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from on_policy_making import answered, asks, build, logits, rows_of, settings, tiny, trained_bpe
 
-from sft.chat import apply, choose
-from sft.checkpoints import last_whole
-from sft.layers import take
-from sft.on_policy_trainer import Prompts
-from sft.train import train
-from sft.uld import before_answer
+from sft.data.chat_template import apply, choose
+from sft.losses.cross_tokenizer import before_answer
+from sft.models.layers import take
+from sft.training.checkpoints import last_whole
+from sft.training.on_policy_trainer import Prompts
+from sft.training.run import train
 from synth.config.train import Lora, Student
 from synth.core.errors import UserError
 from synth.core.models import load_model, load_tokenizer

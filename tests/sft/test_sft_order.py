@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.examples import Examples
-from sft.order import Order, grouped, pack, pack_in_order
+from sft.data.dataset import Examples
+from sft.data.sampler import Order, grouped, pack, pack_in_order
 from synth.config.train import Train
 from synth.core.errors import UserError
 

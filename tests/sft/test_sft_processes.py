@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.processes import Even, silent
+from sft.training.distributed import Even, silent
 from synth.core.errors import UserError
 
 HERE = Path(__file__).parent

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sft import soft_loss
-from sft.divergences import Divergence
-from sft.soft_loss import Online, Stored, summed_soft_loss
+from sft.losses import soft_labels as soft_loss
+from sft.losses.divergences import Divergence
+from sft.losses.soft_labels import Online, Stored, summed_soft_loss
 
 torch = pytest.importorskip("torch")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.divergences import Divergence, dense, divergence, top_k
-from sft.loss import summed_loss
-from sft.soft_loss import Online, Stored, summed_soft_loss
+from sft.losses.cross_entropy import summed_loss
+from sft.losses.divergences import Divergence, dense, divergence, top_k
+from sft.losses.soft_labels import Online, Stored, summed_soft_loss
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -254,9 +254,9 @@ def test_what_does_not_fit_is_refused(change, said):
 PEAK = """
 import sys, torch
 from pathlib import Path
-from sft.divergences import Divergence
-from sft.loss import summed_loss
-from sft.soft_loss import Online, Stored, summed_soft_loss
+from sft.losses.divergences import Divergence
+from sft.losses.cross_entropy import summed_loss
+from sft.losses.soft_labels import Online, Stored, summed_soft_loss
 rows, tokens, width = 151936, 600, 32  # Qwen2.5's vocabulary
 torch.manual_seed(0)
 hidden = torch.randn(1, tokens + 1, width, requires_grad=True)

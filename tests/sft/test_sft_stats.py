@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.stats import (
+from sft.evaluation.statistics import (
     _majority_drawn,
     compare,
     gap_closed,

@@ -7,10 +7,10 @@ import signal
 import pytest
 import torch
 
-from sft.checkpoints import MARKER, StepLog, last_whole
-from sft.guards import memory_errors
-from sft.loss import has_plain_head
-from sft.train import train
+from sft.losses.cross_entropy import has_plain_head
+from sft.training.checkpoints import MARKER, StepLog, last_whole
+from sft.training.guards import memory_errors
+from sft.training.run import train
 from synth.config.train import Lora, Student, Train
 from synth.core.errors import Interrupted, UserError
 from synth.core.record import Message, Record, Task
@@ -124,19 +124,19 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
 
 def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     """Labels reach the loss as they are, nothing is cut, and padding is masked out."""
-    import sft.objective
-    from sft.chat import apply, choose
-    from sft.masks import check_dataset
+    import sft.losses.objective
+    from sft.data.chat_template import apply, choose
+    from sft.data.encoding import check_dataset
     from synth.core.models import load_tokenizer
 
     seen = []
-    original = sft.objective.summed_loss
+    original = sft.losses.objective.summed_loss
 
     def spy(hidden, labels, head):
         seen.extend(tuple(t for t in row.tolist() if t != -100) for row in labels)
         return original(hidden, labels, head)
 
-    monkeypatch.setattr(sft.objective, "summed_loss", spy)
+    monkeypatch.setattr(sft.losses.objective, "summed_loss", spy)
     result = run(checkpoint, tmp_path, epochs=1)
     tokenizer = load_tokenizer(str(checkpoint))
     apply(tokenizer, choose(tokenizer))
@@ -148,13 +148,13 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
 
 
 def test_the_loss_is_the_one_that_trl_computes(checkpoint, tmp_path, monkeypatch):
-    import sft.objective
-    import sft.train
+    import sft.losses.objective
+    import sft.training.run
 
     run(checkpoint, tmp_path / "ours", max_steps=4)
-    monkeypatch.setattr(sft.objective, "has_plain_head", lambda model: False)
+    monkeypatch.setattr(sft.losses.objective, "has_plain_head", lambda model: False)
     run(checkpoint, tmp_path / "full", max_steps=4)
-    monkeypatch.setattr(sft.train, "Objective", lambda *args: None)
+    monkeypatch.setattr(sft.training.run, "Objective", lambda *args: None)
     run(checkpoint, tmp_path / "trl", max_steps=4)
     ours, full, trl = ([row[1] for row in curve(tmp_path / n)] for n in ("ours", "full", "trl"))
     assert ours == pytest.approx(trl, rel=1e-4)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from sft.student import load_student, load_teacher, lora, merged, set_rope, window
+from sft.models.student import load_student, load_teacher, lora, merged, set_rope, window
 from synth.config.distillation import TeacherModel
 from synth.config.train import Lora, Rope, Student, Train
 from synth.core.errors import MissingPackage, UserError
@@ -329,11 +329,11 @@ def test_adapters_over_4_bits_are_merged_into_the_full_weights(wider, tmp_path):
 
 
 def test_quantisation_without_its_package_is_one_message(checkpoint, monkeypatch):
-    import sft.student
+    import sft.models.student
 
-    real = sft.student.importlib.util.find_spec
+    real = sft.models.student.importlib.util.find_spec
     monkeypatch.setattr(
-        sft.student.importlib.util,
+        sft.models.student.importlib.util,
         "find_spec",
         lambda name: None if name == "bitsandbytes" else real(name),
     )

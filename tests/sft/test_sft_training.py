@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.chat import template_text
-from sft.loss import summed_loss
-from sft.train import train
+from sft.data.chat_template import template_text
+from sft.losses.cross_entropy import summed_loss
+from sft.training.run import train
 from synth.config.train import Lora, Student, Train
 from synth.core.errors import UserError
 from synth.core.record import Message, Record, Task
@@ -169,7 +169,7 @@ import json, sys, time
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_sft_training import SETTINGS, prompt, records
-from sft.train import train
+from sft.training.run import train
 from synth.config.train import Student, Train
 train(records(), prompt, Student(model={model!r}), Train(**SETTINGS), Path({folder!r}), 0,
       lambda row: time.sleep(0.1))

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_policy_making import answered, asks, build, logits, rows_of, tiny, trained_bpe
 
-from sft.chat import apply, choose
-from sft.uld import OPENING, CrossTokenizer, before_answer, token_bytes
+from sft.data.chat_template import apply, choose
+from sft.losses.cross_tokenizer import OPENING, CrossTokenizer, before_answer, token_bytes
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
 from synth.core.record import Message

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.vocabulary import shared_vocabulary
+from sft.models.vocabulary import shared_vocabulary
 from synth.core.errors import UserError
 
 pytest.importorskip("transformers")

@@ -4,13 +4,13 @@ import json
 
 from on_policy_making import tiny, trained_bpe
 
-from sft.chat import apply, choose
-from sft.checkpoints import StepLog
-from sft.examples import open_examples, write_examples
-from sft.label import Wanted, label
-from sft.label_transformers import Reader
-from sft.train import _build, train
-from sft.watch import Watch
+from sft.data.chat_template import apply, choose
+from sft.data.dataset import open_examples, write_examples
+from sft.labels.labeler import Wanted, label
+from sft.labels.transformers import Reader
+from sft.training.checkpoints import StepLog
+from sft.training.monitor import Watch
+from sft.training.run import _build, train
 from synth.config.train import Student, Train
 from synth.core.models import load_model, load_tokenizer
 from synth.core.record import Generation, Message, Record, Task

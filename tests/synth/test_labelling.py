@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from sft.examples import open_examples, write_examples
-from sft.label_store import LabelStore, tokens_hash
+from sft.data.dataset import open_examples, write_examples
+from sft.labels.store import LabelStore, tokens_hash
 from synth.config.run import ChainStep
 from synth.config.validate import load_run
 from synth.core.dataset import MANIFEST, writing
@@ -101,7 +101,7 @@ def go(run):
 
 def examples(run, tmp_path):
     """The run's traces as training sees them."""
-    from sft.chat import apply, choose
+    from sft.data.chat_template import apply, choose
     from synth.core.dataset import read_split
     from synth.core.models import load_tokenizer
     from synth.stages.build_student import prompt_of
@@ -241,8 +241,8 @@ def test_another_vocabulary_is_refused_with_the_teachers_name(start, models, tmp
 
 
 def test_training_refuses_labels_of_other_traces_with_one_message(start, tmp_path):
-    from sft.chat import apply, choose
-    from sft.teachers import gather
+    from sft.data.chat_template import apply, choose
+    from sft.training.teachers import gather
     from synth.core.models import load_tokenizer
 
     run = start()
@@ -295,7 +295,7 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import sft.label as label
+import sft.labels.labeler as label
 from synth.config.run import ChainStep, load_run
 from synth.stages.pipeline import do_stage
 slow = float(sys.argv[2])

@@ -30,7 +30,7 @@ JOINTS = {
     "synth.stages.augment",
     "synth.stages.rewrite",
     "synth.cli.preview",
-    # An estimate replays a run's own stages and filters; its intervals are those of sft.stats.
+    # An estimate replays a run's own stages and filters; its intervals are those of sft.evaluation.statistics.
     "synth.estimate.estimator",
     "synth.estimate.bounds",
     "synth.estimate.inventory",

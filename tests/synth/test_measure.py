@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from filters.funnel import difficulty_of
-from sft.scores import Scores, difference, gap
+from filters.engine.funnel import difficulty_of
+from sft.evaluation.scores import Scores, difference, gap
 from synth.config.run import Run
 from synth.core.dataset import writing
 from synth.core.errors import UserError
@@ -74,7 +74,7 @@ def test_pass_and_majority_over_several_answers():
 
 
 def test_one_answer_a_question_keeps_the_interval_of_wilson():
-    from sft.stats import wilson
+    from sft.evaluation.statistics import wilson
 
     tasks = [task(n) for n in range(10)]
     answers = [[answer(one, "\\boxed{1}", n < 3)] for n, one in enumerate(tasks)]
@@ -104,7 +104,7 @@ def test_answers_without_boxes_have_no_majority():
 
 
 def test_comparing_has_an_end_and_says_what_was_left(monkeypatch):
-    monkeypatch.setattr("sft.scores.COMPARING_S", -1.0)
+    monkeypatch.setattr("sft.evaluation.scores.COMPARING_S", -1.0)
     tasks = [task(1)]
     texts = ["\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", "\\boxed{7}", "\\boxed{7}", "\\boxed{7}"]
     figures = figures_of(tasks, [several(tasks[0], texts, set(texts[:2]))], [5])

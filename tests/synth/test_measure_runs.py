@@ -53,7 +53,7 @@ def run_of(tmp_path, tiny, evaluate=None, **sections):
 
 def put_trained(run, weights, name=None):
     """A finished training whose student is a copy of some weights."""
-    from sft.chat import apply, choose
+    from sft.data.chat_template import apply, choose
     from synth.core.models import load_tokenizer
 
     place = run.folder / ("train" if name is None else f"train-{name}")

@@ -46,8 +46,8 @@ def _benchmarks(run: Run) -> Callable[[Folder, str, _Asked, Say], dict[str, Any]
     config = run.evaluate
     if config is None or config.lm_eval is None:
         return None
-    from sft.chat import apply
-    from sft.lm_eval import load_tasks, run_tasks
+    from sft.data.chat_template import apply
+    from sft.evaluation.lm_eval import load_tasks, run_tasks
 
     tasks, files = config.lm_eval, _benchmark_files(run)
     manager = load_tasks(tasks, config.lm_eval_path)

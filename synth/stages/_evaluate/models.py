@@ -118,8 +118,8 @@ def _before(run: Run, folder: Folder) -> _Weights:
     It is asked through the chat template that it will be trained with, so that training is the
     only difference. A student cut out of a model, or widened, is saved once: engines load folders.
     """
-    from sft.chat import choose
-    from sft.student import load_student
+    from sft.data.chat_template import choose
+    from sft.models.student import load_student
 
     student = run.student
     assert student is not None

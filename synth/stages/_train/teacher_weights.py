@@ -97,9 +97,10 @@ def accuracies(
 def _accuracy(
     run: Run, config: Evaluate, step: ChainStep, name: str, model: str, tasks: list[Task]
 ) -> float:
-    from filters.chain import FilterSpec, build_chain
-    from filters.contract import Context
-    from sft.chat import choose
+    from filters.base import Context
+    from filters.engine.chain import build_chain
+    from filters.engine.filter import FilterSpec
+    from sft.data.chat_template import choose
     from synth.core.models import load_tokenizer
 
     tokenizer = load_tokenizer(model, step.train.teachers[name].trust_remote_code)

@@ -1,0 +1,179 @@
+"""Inside the sandbox: reads a job, runs the code under test in processes of its own, reports.
+
+The job comes on stdin in two parts, each with its length before it. The code under test is started
+before the second part, the tests, is read: whatever it does, they are not in its memory. Nor can it
+write to the report, which goes to a file that it does not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import struct
+import time
+
+from filters._code.inside import process, remote, server, tester
+from filters._code.inside.wire import Channel, Gone, Unreadable, decode, encode
+
+TYPE_CHECKING = False  # `typing` takes longer to load than most code to run
+if TYPE_CHECKING:
+    from typing import Any
+
+
+# Where the report goes.
+_report = 1
+# Seconds of processor time that a compiler may use.
+_COMPILE_S = 30
+
+
+def main() -> None:
+    """Does what stdin says."""
+    global _report
+    # What tests print goes nowhere.
+    _report = os.dup(1)
+    os.set_inheritable(_report, False)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    job = _part()
+    {"asserts": _asserts, "calls": _calls, "stdin": _stdin}[job["kind"]](job)
+
+
+def _part() -> Any:
+    (length,) = struct.unpack("<Q", os.read(0, 8))
+    content = bytearray()
+    while len(content) < length:
+        content += os.read(0, length - len(content))
+    return json.loads(content)
+
+
+def _say(report: dict[str, Any]) -> None:
+    view = memoryview(json.dumps(report).encode() + b"\n")
+    while view:
+        view = view[os.write(_report, view) :]
+
+
+def _cpu(job: dict[str, Any]) -> int:
+    return math.ceil(float(job["timeout"]))
+
+
+def _ending(ending: process.Ending) -> dict[str, Any]:
+    return {"ended": ending.ended, "code": ending.code, "cpu": round(ending.cpu, 2)}
+
+
+def _asserts(job: dict[str, Any]) -> None:
+    """Tests as Python code: one process holds the code under test, this one runs the tests."""
+    (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
+
+    def serve() -> None:
+        server.Server(Channel(3, 4), job["programs"], job["wanted"]).serve()
+
+    child = process.fork(serve, {3: their_in, 4: their_out}, _cpu(job))
+    os.close(their_in)
+    os.close(their_out)
+    tests = _part()
+    client = remote.Client(Channel(our_in, our_out, time.monotonic() + job["wall"]))
+    try:
+        running = tester.Tester(client, tests["helpers"], job["wanted"])
+        report = tester.report(running, client, tests["pieces"])
+    except TimeoutError:
+        report = _ending(child.end())
+    except Gone:
+        report = _ending(child.end(kill=False))
+    _say({**report, "token": tests["token"]})
+
+
+def _calls(job: dict[str, Any]) -> None:
+    """Calls of one function: each in a fresh process, whose result the host compares."""
+    for number, arguments in enumerate(job["cases"]):
+        reading, writing = os.pipe()
+
+        def call(arguments: list[Any] = arguments) -> None:
+            channel = Channel(-1, 3)
+            try:
+                names = server.load(job["programs"], None)
+                function = server.find_function(names, job["function"])
+                channel.send({"value": encode(_plain(function(*arguments)), _no_form)})
+            except BaseException as error:
+                channel.send({"raised": type(error).__name__, "text": str(error)[:300]})
+
+        child = process.fork(call, {3: writing}, _cpu(job))
+        os.close(writing)
+        report: dict[str, Any]
+        try:
+            report = _returned(Channel(reading, -1, time.monotonic() + job["wall"]).receive())
+            child.end()
+        except TimeoutError:
+            report = _ending(child.end())
+        except Gone:
+            report = _ending(child.end(kill=False))
+        except Unreadable as error:
+            child.end()
+            report = {"ended": "returned", "raised": "Unreadable", "text": str(error)}
+        os.close(reading)
+        process.kill_all()
+        _say({**report, "case": number})
+
+
+def _returned(message: Any) -> dict[str, Any]:
+    """What a call sent, in a form that can be relied on: any process can write to a pipe."""
+    if not isinstance(message, dict):
+        raise Unreadable("no message")
+    if "raised" in message:
+        return {"ended": "returned", **{k: str(message.get(k))[:300] for k in ("raised", "text")}}
+    value = decode(message.get("value"), _unknown_form)
+    return {"ended": "returned", "value": encode(value, _no_form)}
+
+
+def _unknown_form(name: str, content: Any) -> Any:
+    raise Unreadable(name)
+
+
+def _plain(value: Any) -> Any:
+    """Iterators as lists: a result is compared as the JSON of its values."""
+    return list(value) if hasattr(value, "__next__") else value
+
+
+def _no_form(value: Any) -> Any:
+    raise TypeError(f"the result is of the kind {type(value).__name__}")
+
+
+def _stdin(job: dict[str, Any]) -> None:
+    """Whole programs that read and write: each case in a fresh process."""
+    if job["compile"]:
+        captured = _spawn(
+            job["compile"], b"", {**job, "timeout": _COMPILE_S, "wall": 4 * _COMPILE_S}
+        )
+        if captured.ending.ended != "exit" or captured.ending.code:
+            error = captured.err.decode("utf-8", "replace")
+            _say({**_ending(captured.ending), "case": "compile", "err": error})
+            return
+    for number, (given, most) in enumerate(job["cases"]):
+        captured = _spawn(job["command"], given.encode("utf-8", "replace"), job, most)
+        report = _ending(captured.ending)
+        report["out"] = captured.out.decode("utf-8", "replace")
+        report["err"] = captured.err.decode("utf-8", "replace")
+        _say({**report, "case": number})
+
+
+def _spawn(
+    command: list[str], given: bytes, job: dict[str, Any], most: int = 1 << 16
+) -> process.Captured:
+    # A file, and by this name: programs open /dev/stdin, too.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("/tmp/stdin")
+    with open("/tmp/stdin", "wb") as file:
+        file.write(given)
+    with open("/tmp/stdin", "rb") as stdin:
+        (out, their_out), (err, their_err) = os.pipe(), os.pipe()
+
+        def execute() -> None:
+            if job["big_stack"]:
+                process.raise_stack()
+            os.execvp(command[0], command)
+
+        inherited = {0: stdin.fileno(), 1: their_out, 2: their_err}
+        child = process.fork(execute, inherited, _cpu(job))
+    os.close(their_out)
+    os.close(their_err)
+    return process.capture(child, out, err, most, time.monotonic() + job["wall"])

@@ -1,0 +1,166 @@
+"""Inside the sandbox: runs assertions against code that lives in another process.
+
+What is written here is read by the host as the verdict, so nothing of the code under test is ever
+run in this process: it sees plain values, and stand-ins for what is not one.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import operator
+import random
+import sys
+import types
+
+from filters._code.inside.remote import CannotTell, Client, Remote
+from filters._code.inside.wire import Gone, Unreadable
+
+TYPE_CHECKING = False  # `typing` takes longer to load than most code to run
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_SHOWN = 200
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+}  # fmt: skip
+
+
+class Tester:
+    """Runs pieces of test code, and keeps the last comparison for the evidence.
+
+    Attributes:
+        asserted: Assertions that were made.
+        place: The text of the last one.
+        compared: Its two sides, where it was a comparison.
+    """
+
+    def __init__(self, client: Client, helpers: str | None, entry: str | None) -> None:
+        self._client = client
+        self._entry = entry
+        self._names: dict[str, Any] = {
+            "__name__": "tests", "__compared__": self._compare, "__noted__": self._note,
+        }  # fmt: skip
+        self.asserted = 0
+        self.place = ""
+        self.compared: tuple[Any, Any] | None = None
+        random.seed(0)  # the same tests each time
+        if helpers is not None:
+            # What the question itself defines does not come from the answer.
+            exec(compile(helpers, "prompt.py", "exec"), self._names)
+            self._names.pop(entry or "", None)
+
+    def run(self, pieces: list[str]) -> None:
+        """Runs test code; then `check(candidate)` or every `test_...` that it defines."""
+        try:
+            trees = [_Marked(piece).tree for piece in pieces]
+            codes = [compile(tree, "tests.py", "exec") for tree in trees]
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise CannotTell(f"the tests do not compile: {error}") from error
+        self._fetch(trees)
+        for code, piece in zip(codes, pieces, strict=True):
+            if len(pieces) > 1:
+                self.place = piece.strip()[:_SHOWN]
+            exec(code, self._names)
+        check = self._names.get("check")
+        if self._entry is not None and isinstance(check, types.FunctionType):
+            check(self._client.ask("name", self._entry))
+        for name, found in list(self._names.items()):
+            if name.startswith("test_") and isinstance(found, types.FunctionType):
+                self.place = name
+                found()
+        if not self.asserted:
+            raise CannotTell("the tests assert nothing")
+
+    def _fetch(self, trees: list[ast.Module]) -> None:
+        """Gets the names that the tests use and nobody here defines from the code under test."""
+        self._client.ask("bool", True)  # loads it; what it raises is raised here
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        module = types.ModuleType("solution")
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module == "solution":
+                for alias in node.names:
+                    self._put(alias.name, module.__dict__)
+        sys.modules["solution"] = module
+        stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        stored |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+        stored |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        stored |= {n.asname or n.name for n in nodes if isinstance(n, ast.alias)}
+        for node in nodes:
+            if isinstance(node, ast.Name) and not (
+                node.id in stored or node.id in self._names or hasattr(builtins, node.id)
+            ):
+                self._put(node.id, self._names)
+
+    def _put(self, name: str, into: dict[str, Any]) -> None:
+        try:
+            into[name] = self._client.ask("name", name)
+        except NameError:
+            return  # whoever uses it finds out
+
+    def _note(self, value: Any, place: str) -> Any:
+        self.asserted += 1
+        self.place = place
+        self.compared = None
+        return value
+
+    def _compare(self, which: str, left: Any, right: Any, place: str) -> Any:
+        self.asserted += 1
+        self.place = place
+        self.compared = (left, right)
+        return _BY_NAME[which](left, right)
+
+
+class _Marked(ast.NodeTransformer):
+    """Test code whose comparisons in assertions are noted before they are made."""
+
+    def __init__(self, source: str) -> None:
+        self._lines = source.splitlines()
+        self.tree = ast.fix_missing_locations(self.visit(ast.parse(source, "tests.py")))
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        test = node.test
+        place = ast.Constant(self._lines[node.lineno - 1].strip()[:_SHOWN])
+        name, given = "__noted__", [test, place]
+        if isinstance(test, ast.Compare) and len(test.ops) == 1:
+            which = ast.Constant(type(test.ops[0]).__name__)
+            name, given = "__compared__", [which, test.left, test.comparators[0], place]
+        node.test = ast.copy_location(ast.Call(ast.Name(name, ast.Load()), given, []), test)
+        return node
+
+
+_BY_NAME = {kind.__name__: function for kind, function in _COMPARISONS.items()}
+
+
+def report(tester: Tester, client: Client, pieces: list[str]) -> dict[str, Any]:
+    """Runs the tests and says how it went: `passed`, or `failed` and why."""
+    try:
+        tester.run(pieces)
+        return {"ended": "passed", "asserted": tester.asserted}
+    except (Gone, TimeoutError):
+        raise
+    except CannotTell as why:
+        return {"ended": "cannot tell", "error": str(why)}
+    except Unreadable as why:
+        return {"ended": "raised", "error": str(why), "place": tester.place}
+    except BaseException as error:
+        own = client.raised is not None and client.raised[0] is error
+        kinds = client.raised[1] if own and client.raised else [type(error).__name__]
+        said: dict[str, Any] = {"place": tester.place, "asserted": tester.asserted, "kinds": kinds}
+        if type(error) is AssertionError and not own:
+            said["ended"] = "wrong"
+            if tester.compared is not None:
+                said["got"], said["expected"] = map(_shown, tester.compared)
+            return said
+        return {**said, "ended": "raised", "error": _clip(f"{kinds[0]}: {error}")}
+
+
+def _shown(value: Any) -> str:
+    return "an object" if isinstance(value, Remote) else _clip(repr(value))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

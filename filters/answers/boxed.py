@@ -1,0 +1,61 @@
+"""Placeholder."""
+
+from __future__ import annotations
+
+import re
+
+from filters._text.math import visible
+from synth.core.boxed import boxes
+
+# Boxes stand at the end: a text longer than a million characters is read from there.
+_READ = 1_000_000
+
+
+_JOINT = re.compile(r"(?:[\s$,;.，、。；()\[\]\\]|\band\b|\bor\b|和|或|与)*")
+
+
+_AND = re.compile(r"[,;，、；和或与]|and|or")
+
+
+def final_boxes(answer: str) -> list[str]:
+    r"""What the last boxes of an answer hold: one, or several that are given together.
+
+    >>> final_boxes(r"First \boxed{1}. So $\boxed{2}$ and $\boxed{3}$.")
+    ['2', '3']
+    """
+    found = [box for box in boxes(answer) if box[2].strip()]
+    first = len(found) - 1
+    while first > 0 and _joined(answer[found[first - 1][1] : found[first][0]]):
+        first -= 1
+    together = found[max(0, first) :]
+    # A box that is given twice over is one answer.
+    contents = list(dict.fromkeys(_innermost(content) for _, _, content in together))
+    return contents if len(contents) <= 5 else contents[-1:]
+
+
+def _innermost(content: str) -> str:
+    """What a box holds, or the last box within it where there is one."""
+    last = content.rfind("\\boxed")
+    inner = boxes(content[last:]) if last >= 0 else []
+    return (inner[0][2].strip() if inner else "") or content.strip()
+
+
+def _joined(between: str) -> bool:
+    """Whether what stands between two boxes makes them one answer."""
+    return (
+        len(between) <= 20
+        and "\n\n" not in between
+        and _JOINT.fullmatch(between) is not None
+        and _AND.search(between) is not None
+    )
+
+
+def core(reference: str) -> str:
+    r"""A reference without the worked solution, the box or the dollars around it.
+
+    >>> core("6 * 7 = 42 #### $42$")
+    '$42$'
+    """
+    reference = visible(reference[-_READ:]).rpartition("####")[2].strip()
+    found = final_boxes(reference)
+    return ", ".join(found) if found else reference

@@ -1,0 +1,120 @@
+"""A vote among answers: which final answer most of them give, equal ones counted together."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from filters.answers.boxed import final_boxes
+from filters.answers.equivalence import MathAnswer
+from synth.core.record import Record, Task
+
+# Comparing all answers may take so long; what is not compared by then stands for itself.
+LIMIT_S = 30.0
+
+Same = Callable[[str, str], bool]
+
+
+class Vote(NamedTuple):
+    """What came of a vote.
+
+    Attributes:
+        answer: The winning answer as most of its voters wrote it.
+        votes: Answers that give it.
+        total: All answers, those without a final answer included.
+    """
+
+    answer: str
+    votes: int
+    total: int
+
+
+def agree(answers: Sequence[str], same: Same | None = None) -> Vote | None:
+    r"""The final answer that more of the answers give than any other; None where there is none.
+
+    Args:
+        answers: Whole answers, as teachers gave them.
+        same: Whether two final answers are equal; as `math_answer` has it by default.
+
+    >>> agree([r"\boxed{12}", r"So it is $\boxed{12}$.", r"\boxed{13}", "no idea"])
+    Vote(answer='12', votes=2, total=4)
+    >>> agree([r"\boxed{12}", r"\boxed{13}"]) is None
+    True
+    """
+    votes = tally(answers, same)
+    if not votes or (len(votes) > 1 and votes[0][1] == votes[1][1]):
+        return None
+    return Vote(*votes[0], len(answers))
+
+
+def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, int]]:
+    r"""The final answers and how many give each, most votes first.
+
+    Counted is what the last `\boxed{...}` holds. Answers that are equal as `math_answer` has it
+    (1/2, 0.5 and \frac12) are one, in their commonest form. The order of the answers does not
+    matter. Each written form joins the first of the groups, commonest form first, whose commonest
+    form it equals: equality to within rounding is not transitive.
+    """
+    finals = [final for answer in answers if (final := final_answer(answer))]
+    groups = tally_weighted([(final, 1) for final in finals], same)
+    return [(group[0], round(weight)) for group, weight in groups]
+
+
+def tally_weighted(
+    finals: Sequence[tuple[str, float]], same: Same | None = None
+) -> list[tuple[list[str], float]]:
+    """Final answers in groups of equal ones, and the weight of each group, heaviest first.
+
+    Args:
+        finals: Final answers and the weight of each.
+        same: Whether two final answers are equal; as `math_answer` has it by default.
+    """
+    forms: dict[str, float] = {}
+    for final, weight in finals:
+        forms[final] = forms.get(final, 0) + weight
+    groups: list[list[str]] = []
+    end = time.monotonic() + LIMIT_S
+    for form in sorted(forms, key=lambda form: (-forms[form], len(form), form)):
+        for group in groups:
+            if time.monotonic() < end and (same or _equal)(group[0], form):
+                group.append(form)
+                break
+        else:
+            groups.append([form])
+    weighed = [(group, sum(forms[form] for form in group)) for group in groups]
+    return sorted(weighed, key=lambda item: -item[1])
+
+
+def final_answer(text: str) -> str | None:
+    r"""What an answer finally says: its last boxes, joined by a comma; None where it has no box.
+
+    >>> final_answer(r"Either \boxed{2} or \boxed{3}.")
+    '2, 3'
+    """
+    return ", ".join(final_boxes(text)) or None
+
+
+def bare_reference(text: str) -> str:
+    r"""A reference answer without the worked solution or the box around it.
+
+    >>> bare_reference("6 * 7 = 42 #### 42")
+    '42'
+    """
+    last = text.rpartition("####")[2].strip()
+    return final_answer(last) or last
+
+
+def _equal(one: str, other: str) -> bool:
+    return _math()(Record("", Task("", "", one), [], None, f"\\boxed{{{other}}}")).keep is True
+
+
+@functools.cache
+def _math() -> MathAnswer:
+    """The comparison of `math_answer`. Its worker starts when texts alone do not decide.
+
+    Never closed: a vote comes every few seconds, and a worker takes longer to start than to
+    compare; an idle one ends with this process.
+    """
+    return MathAnswer(timeout_s=5, require_box=False, workers=1)

@@ -1,0 +1,350 @@
+"""How much a filter against duplicates finds in the user's own data: plants known edits, counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from typing import Any
+
+from filters._dedup.base import On, parts, text_of
+from filters._dedup.minhash import folded
+from filters._text.words import words
+from filters.base import Context
+from synth.core import plugins
+from synth.core.errors import UserError
+from synth.core.question_text import CJK
+from synth.core.record import Record
+
+FILTERS = ("exact_dedup", "near_dedup", "semantic_dedup")
+# Texts of fewer words cannot be edited by small steps; so many drops are checked one by one.
+_SHORTEST, _CHECKED = 8, 5000
+_PIECE = re.compile(rf"\s+|[{CJK}]|[^\s{CJK}]+")
+_SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+|[^.!?\n]+")
+
+Edit = Callable[[str, float, random.Random], str]
+Similarity = Callable[[Record, Record], float]
+
+
+@dataclass
+class Count:
+    """Planted pairs of one sort, and how many of them the filter broke up.
+
+    Attributes:
+        name: A range of similarity, or a kind of edit.
+        pairs: Planted pairs that are duplicates by the exact similarity.
+        found: Of these, the ones that did not both stay.
+    """
+
+    name: str
+    pairs: int = 0
+    found: int = 0
+
+    @property
+    def recall(self) -> float | None:
+        """The share found; None where there was no pair."""
+        return self.found / self.pairs if self.pairs else None
+
+
+@dataclass
+class Calibration:
+    """What came of planting edits.
+
+    Attributes:
+        filter: The filter.
+        threshold: Its threshold.
+        records: Records of the data, those planted aside.
+        planted: Pairs planted, those below the threshold included.
+        bands: Recall by exact similarity, in ranges from the threshold to 1.
+        kinds: Recall by kind of edit.
+        dropped: Records dropped and checked against the partner named, data and planted ones.
+        right: Of these, the ones whose exact similarity with it reaches the threshold.
+        wrong: Ids of the others with their partner and the exact similarity.
+    """
+
+    filter: str
+    threshold: float
+    records: int = 0
+    planted: int = 0
+    bands: list[Count] = field(default_factory=list)
+    kinds: list[Count] = field(default_factory=list)
+    dropped: int = 0
+    right: int = 0
+    wrong: list[tuple[str, str, float]] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> Count:
+        """All planted pairs that are duplicates."""
+        pairs, found = (
+            sum(getattr(band, key) for band in self.bands) for key in ("pairs", "found")
+        )
+        return Count("all", pairs, found)
+
+    @property
+    def precision(self) -> float | None:
+        """The share of checked drops that were right; None where nothing was dropped."""
+        return self.right / self.dropped if self.dropped else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return dataclasses.asdict(self) | {
+            "recall": self.pairs.recall,
+            "precision": self.precision,
+        }
+
+
+def calibrate(
+    name: str,
+    records: Callable[[], Iterator[Record]],
+    options: Mapping[str, Any],
+    context: Context | None = None,
+    pairs: int = 1000,
+    seed: int = 0,
+) -> Calibration:
+    """Plants edited copies of records among all of them, runs the filter and counts.
+
+    The similarity of each planted pair is worked out exactly and apart from the filter's own code:
+    Jaccard over runs of words as strings, equality of normalised texts, or the cosine of
+    embeddings. A pair counts as found where its two records do not both stay.
+
+    Args:
+        name: `exact_dedup`, `near_dedup` or `semantic_dedup`.
+        records: Starts a pass over the data.
+        options: The filter's options in the config; `keep` is 1 here and `index` is left alone.
+        context: What the filter is handed.
+        pairs: How many to plant, at most one a record.
+        seed: Of the choice of records and edits.
+
+    Raises:
+        UserError: The filter is no such filter, or the data has no text of eight words.
+    """
+    if name not in FILTERS:
+        raise UserError(f"filter {name!r} finds no duplicates: one of {', '.join(FILTERS)}")
+    module = plugins.load("filter", name)
+    config = module.Config(**{**options, "keep": 1, "index": None})
+    threshold = getattr(config, "threshold", 1.0)
+    similarity = _similarity(name, config)
+    rng = random.Random(seed)
+    total, bases = _sample(records, config.on, pairs, rng)
+    if not bases:
+        raise UserError(f"no text of {_SHORTEST} words and more to edit in {total} records")
+    result = Calibration(name, threshold, total, len(bases))
+    edits = list(EDITS)
+    planted: list[tuple[Record, Record, str, float]] = []
+    for place, base in enumerate(bases):
+        kind = edits[place % len(edits)]
+        target = threshold + rng.uniform(-0.25, 1.0) * (1 - threshold)
+        copy = _near(base, kind, target, config.on, similarity, rng.random())
+        planted.append((base, copy, kind, similarity(base, copy)))
+    copies = [copy for _, copy, _, _ in planted]
+    check = module.build(config, context or Context())
+    dropped: dict[str, str] = {}
+    for record, decision in zip(
+        chain(records(), copies), check(lambda: chain(records(), copies)), strict=True
+    ):
+        if not decision.keep:
+            dropped[record.id] = decision.evidence["partner"]
+    step = (1 - threshold) / 4
+    edges = [threshold, threshold + step, threshold + 2 * step] if step else [1.0]
+    for low, high in pairwise([*edges, float("inf")]):
+        here = [pair for pair in planted if low <= pair[3] + 1e-9 < high]
+        closing = ")" if high <= 1 else "]"
+        result.bands.append(_count(f"[{low:.3g}, {min(high, 1):.3g}{closing}", here, dropped))
+    near = [pair for pair in planted if pair[3] + 1e-9 >= threshold]
+    for kind in edits:
+        result.kinds.append(_count(kind, [pair for pair in near if pair[2] == kind], dropped))
+    _check_drops(result, dropped, lambda: chain(records(), copies), similarity)
+    return result
+
+
+def _count(
+    name: str, pairs: Sequence[tuple[Record, Record, str, float]], dropped: Mapping[str, str]
+) -> Count:
+    found = sum(base.id in dropped or copy.id in dropped for base, copy, _, _ in pairs)
+    return Count(name, len(pairs), found)
+
+
+def _check_drops(
+    result: Calibration,
+    dropped: Mapping[str, str],
+    records: Callable[[], Iterator[Record]],
+    similarity: Similarity,
+) -> None:
+    """Compares what was dropped with the partner that it was dropped for."""
+    some = dict(sorted(dropped.items())[:: max(1, len(dropped) // _CHECKED)])
+    wanted = {*some, *some.values()}
+    held = {record.id: record for record in records() if record.id in wanted}
+    for one, other in some.items():
+        found = similarity(held[one], held[other])
+        result.dropped += 1
+        # Half-precision vectors are right to three decimals.
+        if found + 2e-3 * (result.filter == "semantic_dedup") + 1e-9 >= result.threshold:
+            result.right += 1
+        else:
+            result.wrong.append((one, other, found))
+
+
+def _sample(
+    records: Callable[[], Iterator[Record]], on: On, size: int, rng: random.Random
+) -> tuple[int, list[Record]]:
+    """How many records there are, and so many of them drawn evenly, none with another's text."""
+    drawn: list[Record] = []
+    total, long, seen = 0, 0, set()
+    for record in records():
+        total += 1
+        text = text_of(record, on)
+        key = hash(" ".join(folded(text).split()))
+        if key in seen or len(words(text)) < _SHORTEST:
+            continue
+        seen.add(key)
+        long += 1
+        if len(drawn) < size:
+            drawn.append(record)
+        elif (place := rng.randrange(long)) < size:
+            drawn[place] = record
+    return total, drawn
+
+
+def _near(
+    base: Record, kind: str, target: float, on: On, similarity: Similarity, chance: float
+) -> Record:
+    """A copy edited so far that its similarity comes near to a target."""
+    low, high, best = 0.0, 0.5, (2.0, base)
+    for _ in range(7):
+        share = (low + high) / 2
+        # The same chance each time: more edits are the fewer ones and some others.
+        copy = _edited(base, on, kind, share, random.Random(chance))
+        found = similarity(base, copy)
+        best = min(best, (abs(found - target), copy), key=lambda pair: pair[0])
+        low, high = (share, high) if found > target else (low, share)
+    return best[1]
+
+
+def _edited(base: Record, on: On, kind: str, share: float, rng: random.Random) -> Record:
+    """The record with its longest compared text edited."""
+    edit = EDITS[kind]
+    task, reasoning, answer = base.task, base.reasoning, base.answer
+    longest = max(parts(base, on), key=lambda part: len(part or ""))
+    name = f"{base.id}+edited"
+    if on == "question" or longest is task.question:
+        task = dataclasses.replace(task, question=edit(task.question, share, rng))
+    elif longest is reasoning:
+        reasoning = edit(reasoning or "", share, rng)
+    else:
+        answer = edit(answer, share, rng)
+    return dataclasses.replace(base, id=name, task=task, reasoning=reasoning, answer=answer)
+
+
+def _similarity(name: str, config: Any) -> Similarity:
+    if name == "near_dedup":
+        return lambda one, other: _jaccard(
+            text_of(one, config.on), text_of(other, config.on), config.words
+        )
+    if name == "exact_dedup":
+
+        def plain(record: Record) -> list[str | None]:
+            return [
+                None if part is None else " ".join(folded(part).split())
+                for part in parts(record, config.on)
+            ]
+
+        return lambda one, other: float(plain(one) == plain(other))
+    from filters._models.embeddings import embedder
+
+    embed = embedder(config.model)
+
+    def cosine(one: Record, other: Record) -> float:
+        vectors = embed([text_of(one, config.on), text_of(other, config.on)])
+        return float(vectors[0] @ vectors[1])
+
+    return cosine
+
+
+def _jaccard(one: str, other: str, n: int) -> float:
+    """The Jaccard as it is defined, over runs of words as strings."""
+    a, b = (_runs(words(folded(text)), n) for text in (one, other))
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def _runs(tokens: list[str], n: int) -> set[tuple[str, ...]]:
+    padded = [""] * (n - 1) + tokens + [""] * (n - 1)
+    return {tuple(padded[place : place + n]) for place in range(len(padded) - n + 1)}
+
+
+# --- the edits: a text, the share of its words (or sentences) that change, and where
+
+
+def _words(text: str) -> list[str]:
+    return [piece for piece in _PIECE.findall(text) if not piece.isspace()]
+
+
+def _at_words(text: str, share: float, rng: random.Random, change: Callable[[str], str]) -> str:
+    pieces = _PIECE.findall(text)
+    places = [place for place, piece in enumerate(pieces) if not piece.isspace()]
+    rng.shuffle(places)
+    for place in places[: max(1, round(share * len(places)))]:
+        pieces[place] = change(pieces[place])
+    return "".join(pieces)
+
+
+def _replaced(text: str, share: float, rng: random.Random) -> str:
+    others = _words(text)
+    return _at_words(text, share, rng, lambda word: rng.choice(others) + "x")
+
+
+def _left_out(text: str, share: float, rng: random.Random) -> str:
+    return _at_words(text, share, rng, lambda word: "")
+
+
+def _put_in(text: str, share: float, rng: random.Random) -> str:
+    others = _words(text)
+    return _at_words(text, share, rng, lambda word: f"{word} {rng.choice(others)}")
+
+
+def _numbers(text: str, share: float, rng: random.Random) -> str:
+    numbers = [found.span() for found in re.finditer(r"\d+", text)]
+    rng.shuffle(numbers)
+    some = sorted(numbers[: max(1, round(2 * share * len(numbers)))], reverse=True)
+    for start, end in some:
+        text = text[:start] + str(int(text[start:end][:9]) + 1 + rng.randrange(9)) + text[end:]
+    return text
+
+
+def _sentences_left_out(text: str, share: float, rng: random.Random) -> str:
+    sentences = _SENTENCE.findall(text)
+    gone = set(
+        rng.sample(range(len(sentences)), min(len(sentences), 1 + int(share * len(sentences))))
+    )
+    return "".join(s for place, s in enumerate(sentences) if place not in gone)
+
+
+def _sentences_moved(text: str, share: float, rng: random.Random) -> str:
+    sentences = _SENTENCE.findall(text)
+    for _ in range(min(len(sentences), 1 + int(share * len(sentences)))):
+        sentence = sentences.pop(rng.randrange(len(sentences)))
+        sentences.insert(rng.randint(0, len(sentences)), sentence)
+    return "".join(sentences)
+
+
+def _set_otherwise(text: str, share: float, rng: random.Random) -> str:
+    """Case and blanks: the same to `exact_dedup`."""
+    return _at_words(text, share, rng, str.upper).replace(" ", "  ").replace("\n", "\n\n")
+
+
+def _marked_up(text: str, share: float, rng: random.Random) -> str:
+    return _at_words(text, share, rng, lambda word: f"**{word}**")
+
+
+EDITS: dict[str, Edit] = {
+    "words replaced": _replaced,
+    "words left out": _left_out,
+    "words put in": _put_in,
+    "numbers changed": _numbers,
+    "sentences left out": _sentences_left_out,
+    "sentences moved": _sentences_moved,
+    "case and blanks": _set_otherwise,
+    "marked up": _marked_up,
+}

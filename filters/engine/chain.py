@@ -1,0 +1,112 @@
+"""The filters of a config: what each is, what it says of a record, and all of them on one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from filters.base import Check, Context
+from filters.engine.filter import Filter, FilterSpec, load_filters
+from synth.core.record import Record, Task, Verdict
+
+_AHEAD_PER_THREAD = 8
+
+
+def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
+    """The chain of these filters; see `load_filters` and `Chain`."""
+    return Chain(load_filters(specs), context)
+
+
+class Chain:
+    """Filters of the question and the trace level, ready to judge. A context manager.
+
+    Args:
+        filters: In the config's order; set filters among them are left out.
+        context: What they are handed.
+
+    Attributes:
+        checks: Each filter with its check.
+    """
+
+    def __init__(self, filters: Sequence[Filter], context: Context) -> None:
+        alone = [one for one in filters if one.level != "set"]
+        self.checks: list[tuple[Filter, Check]] = [
+            (one, one.module.build(one.config, context)) for one in alone
+        ]
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What filters have to say of themselves, such as what they could not check."""
+        notes = ((one.name, getattr(check, "notes", [])) for one, check in self.checks)
+        return {name: list(said) for name, said in notes if said}
+
+    def check_question(self, task: Task) -> list[Verdict]:
+        """The verdicts of the question filters on a question that nobody has answered yet."""
+        return self._verdicts("question", Record(task.id, task, [], None, ""))
+
+    def check_trace(self, record: Record) -> list[Verdict]:
+        """The verdicts of the trace filters on a record; the record is left as it is.
+
+        All of them run, so that it can be said what each would have dropped by itself; only one
+        that asks a teacher is not asked about what a filter before it drops. Safe to call from
+        several threads.
+        """
+        return self._verdicts("trace", record)
+
+    def apply(self, records: Iterable[Record], threads: int) -> Iterator[Record]:
+        """The same records in the same order, each with its verdicts, in place of earlier ones.
+
+        A bounded number of records is judged ahead of the one that is yielded.
+        """
+        pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="filter")
+        pending: deque[tuple[Record, Future[list[Verdict]]]] = deque()
+        try:
+            for record in records:
+                pending.append((record, pool.submit(self._both, record)))
+                if len(pending) > _AHEAD_PER_THREAD * max(1, threads):
+                    yield _finished(*pending.popleft())
+            while pending:
+                yield _finished(*pending.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _both(self, record: Record) -> list[Verdict]:
+        return self.check_question(record.task) + self.check_trace(record)
+
+    def _verdicts(self, level: str, record: Record) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for one, check in self.checks:
+            if one.level != level:
+                continue
+            if one.has("ASKS_TEACHER") and any(verdict.drops for verdict in verdicts):
+                continue
+            start = time.perf_counter()
+            outcome = one.judge(check, record)
+            verdicts.append(one.verdict(outcome, time.perf_counter() - start))
+        return verdicts
+
+    def close(self) -> None:
+        """Ends what the filters hold, such as worker processes."""
+        for _, check in self.checks:
+            if close := getattr(check, "close", None):
+                close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _finished(record: Record, judged: Future[list[Verdict]]) -> Record:
+    record.verdicts = judged.result()
+    return record

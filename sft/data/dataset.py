@@ -1,0 +1,152 @@
+"""Training data as tokens in an Arrow file, which training maps instead of holding in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.data.encoding import IGNORED, Encoded, check_dataset
+from synth.core.files import read_json, write_json
+from synth.core.record import Message, Record, Task
+
+_ROWS_PER_BATCH = 1_000
+_RATES = ("pass_rate", "difficulty")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a training; `examples[i]` reads one from the file.
+
+    Attributes:
+        table: The Arrow table, mapped.
+        ids: Record ids.
+        lengths: Tokens of each example.
+        labelled: Those of them that carry loss.
+        questions: Task ids.
+        sources: Where the questions are from.
+        writers: The teacher that wrote the trace, "" where it came from outside.
+        pass_rates: Share of the question's answers that were right, -1 where nobody counted.
+        content: SHA-256 of all tokens and labels.
+    """
+
+    table: Any
+    ids: list[str]
+    lengths: list[int]
+    labelled: list[int]
+    questions: list[str]
+    sources: list[str]
+    writers: list[str]
+    pass_rates: list[float]
+    content: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return Encoded(self.table["input_ids"][index].as_py(), self.table["labels"][index].as_py())
+
+
+def write_examples(
+    tokenizer: Any,
+    records: Iterable[Record],
+    render_prompt: Callable[[Task], list[Message]],
+    max_length: int | None,
+    path: Path,
+) -> None:
+    """Encodes records as the student learns them, and writes them beside the place, then moves.
+
+    Args:
+        tokenizer: The student's, with its template.
+        records: The traces; read once.
+        render_prompt: What the student sees before it answers a task.
+        max_length: Most tokens an example may have.
+        path: The file; a note of its content lies beside it.
+
+    Raises:
+        UserError: See `sft.data.encoding.check_dataset`.
+    """
+    import pyarrow as pa
+
+    ids = pa.list_(pa.int32())
+    text = pa.string()
+    schema = pa.schema(
+        {
+            "id": text,
+            "input_ids": ids,
+            "labels": ids,
+            "labelled": pa.int32(),
+            "question": text,
+            "source": text,
+            "writer": text,
+            "pass_rate": pa.float64(),
+        }
+    )
+    current: list[Record] = []
+
+    def noted() -> Iterator[Record]:
+        for record in records:
+            current[:] = [record]
+            yield record
+
+    total = hashlib.sha256()
+    held: list[dict[str, Any]] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for example in check_dataset(tokenizer, noted(), render_prompt, max_length):
+            held.append(_row(current[0], example))
+            tokens = {key: held[-1][key] for key in ("input_ids", "labels")}
+            total.update(repr(tokens).encode())
+            if len(held) == _ROWS_PER_BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
+                held = []
+        if held:
+            writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
+    partial.replace(path)
+    write_json(path.with_suffix(".json"), {"content": total.hexdigest()})
+
+
+def _row(record: Record, example: Encoded) -> dict[str, Any]:
+    rate = next((v.score for v in record.verdicts if v.filter in _RATES), None)
+    return {
+        "id": _writable(record.id),
+        "input_ids": example.input_ids,
+        "labels": example.labels,
+        "labelled": sum(label != IGNORED for label in example.labels),
+        "question": _writable(record.task.id),
+        "source": _writable(record.task.source),
+        "writer": _writable(record.generation.teacher if record.generation else ""),
+        "pass_rate": -1.0 if rate is None else rate,
+    }
+
+
+def _writable(text: str) -> str:
+    """A name without lone surrogates, which Arrow's UTF-8 cannot hold."""
+    return text.encode(errors="replace").decode()
+
+
+def open_examples(path: Path) -> Examples:
+    """Maps what `write_examples` wrote."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+    def column(name: str) -> list[Any]:
+        values: list[Any] = table[name].to_pylist()
+        return values
+
+    return Examples(
+        table,
+        column("id"),
+        pc.list_value_length(table["input_ids"]).to_pylist(),
+        column("labelled"),
+        column("question"),
+        column("source"),
+        column("writer"),
+        column("pass_rate"),
+        (read_json(path.with_suffix(".json")) or {}).get("content", ""),
+    )

@@ -1,0 +1,269 @@
+"""Soft labels of finished traces: a white-box teacher reads each once, and what it thinks is kept.
+
+Whatever the teacher reads with (`label_transformers`, `label_vllm`), the order of the work is the
+same and depends on the data alone, so that a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sft.data.encoding import IGNORED
+from sft.labels.codec import SoftLabels
+from sft.labels.store import (
+    SHARD_TOKENS,
+    begin,
+    content_of,
+    finish,
+    shard_path,
+    tokens_hash,
+    write_shard,
+)
+from synth.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sft.data.dataset import Examples
+    from sft.data.encoding import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is stored of the teacher's distributions.
+
+    Attributes:
+        k: How many of the likeliest tokens.
+        temperatures: At which of them logsumexp(z / T) is stored.
+        vocabulary: How many logits count; the rows above it are padding. None: all.
+        batch_tokens: Most tokens of a batch, padding included. A longer trace goes alone.
+    """
+
+    k: int = 64
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0)
+    vocabulary: int | None = None
+    batch_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What labelling will come to, from a few examples that were labelled.
+
+    Attributes:
+        examples: How many there are.
+        tokens: Tokens that the teacher reads.
+        labelled: Those of them that carry loss.
+        bytes: On the disk.
+        seconds: For the whole data on this machine.
+    """
+
+    examples: int
+    tokens: int
+    labelled: int
+    bytes: int
+    seconds: float
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Examples of like length together, longest first, so that too little memory shows at once.
+
+    Args:
+        lengths: Tokens of each example.
+        batch_tokens: Most tokens of a batch with its padding.
+
+    >>> batches([3, 9, 4, 8], 18)
+    [[1, 3], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    made: list[list[int]] = []
+    for index in order:
+        if made and lengths[made[-1][0]] * (len(made[-1]) + 1) <= batch_tokens:
+            made[-1].append(index)
+        else:
+            made.append([index])
+    return made
+
+
+class Engine(Protocol):
+    """What a teacher reads examples with.
+
+    Attributes:
+        name: As `label.engine` names it.
+        wanted: What is kept.
+        vocabulary: How many logits count.
+        dtype: Of the teacher's weights.
+    """
+
+    name: str
+    wanted: Wanted
+    vocabulary: int
+    dtype: str
+
+    def read(
+        self, examples: Sequence[Encoded], ids: Sequence[str] | None = None
+    ) -> list[SoftLabels]:
+        """The soft labels of a batch; `ids` are for messages alone."""
+
+    def close(self) -> None:
+        """Gives the teacher's memory back."""
+
+
+def refuse_unfit(wanted: Wanted, vocabulary: int) -> None:
+    """Raises UserError where no teacher with so many logits can give what is wanted."""
+    if not 1 <= wanted.k <= vocabulary:
+        raise UserError(f"label: k is {wanted.k}; expected 1 to {vocabulary}")
+    if not wanted.temperatures or min(wanted.temperatures) <= 0:
+        raise UserError("label: temperatures: expected one or more above 0")
+
+
+def refuse_broken(made: Sequence[SoftLabels], ids: Sequence[str] | None) -> None:
+    """Raises UserError where a logit is not a number, with the record's id."""
+    import numpy as np
+
+    for place, labels in enumerate(made):
+        if not (np.isfinite(labels.lse).all() and np.isfinite(labels.top_logits).all()):
+            raise UserError(
+                f"label: the teacher's logits are nan or infinite (record "
+                f"{ids[place] if ids else place!r}); try another dtype"
+            )
+
+
+def label(
+    engine: Engine,
+    examples: Examples,
+    folder: Path,
+    identity: str,
+    only: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> None:
+    """Writes the label set of a data set; what a killed run wrote whole is not made again.
+
+    Args:
+        engine: The teacher.
+        examples: The data as the student is trained on it.
+        folder: Where the label set goes.
+        identity: Names the teacher's weights (`synth.core.models.weights_identity`).
+        only: Which of the examples; None: all.
+        on_progress: Gets labelled tokens done and in all: once for what a run before wrote, then
+            after each batch.
+        shard_tokens: About how many labelled tokens a shard has.
+
+    Raises:
+        UserError: Ids are not unique, an example has no labelled token, a logit is not a number,
+            or the folder holds labels of other data or another teacher.
+    """
+    chosen = range(len(examples)) if only is None else only
+    wanted = engine.wanted
+    plan = {
+        "engine": engine.name,
+        "teacher": identity,
+        "dtype": engine.dtype,
+        "k": wanted.k,
+        "temperatures": list(wanted.temperatures),
+        "vocabulary": engine.vocabulary,
+        "shard_tokens": shard_tokens,
+        "data": _content(examples, chosen),
+    }
+    if begin(folder, plan):
+        return
+    labelled = array("q", (examples.labelled[i] for i in chosen))
+    order = array("q", sorted(range(len(chosen)), key=lambda at: -examples.lengths[chosen[at]]))
+    total, done, number = sum(labelled), 0, 0
+    for number, shard in enumerate(_shards(order, labelled, shard_tokens)):
+        if shard_path(folder, number).exists():
+            done += sum(labelled[at] for at in shard)
+            continue
+        if on_progress:
+            on_progress(done, total)
+        records: list[tuple[str, str, SoftLabels]] = []
+        mine = [chosen[at] for at in shard]
+        for batch in batches([examples.lengths[i] for i in mine], wanted.batch_tokens):
+            read = [examples[mine[at]] for at in batch]
+            ids = [examples.ids[mine[at]] for at in batch]
+            made = engine.read(read, ids)
+            records += zip(ids, map(tokens_hash, read), made, strict=True)
+            done += sum(map(len, made))
+            if on_progress:
+                on_progress(done, total)
+        write_shard(folder, number, records, wanted.temperatures)
+    finish(folder, number + 1)
+
+
+def estimate(
+    engine: Engine, examples: Examples, only: Sequence[int] | None = None, samples: int = 8
+) -> Estimate:
+    """What labelling a data set will come to, by labelling a few examples of all lengths.
+
+    Their kinds of positions are too few to code them well, so the bytes are rather too many.
+
+    Raises:
+        UserError: As `label`.
+    """
+    import tempfile
+
+    chosen = range(len(examples)) if only is None else only
+    wanted, lengths = engine.wanted, examples.lengths
+    order = sorted(chosen, key=lengths.__getitem__)
+    places = {(2 * i + 1) * len(order) // (2 * samples) for i in range(samples)}
+    some = [order[place] for place in sorted(places)]
+    engine.read([examples[some[0]]])  # what is done once only is not counted
+    seconds = 0.0
+    records = []
+    for batch in batches([lengths[i] for i in some], wanted.batch_tokens):
+        began = time.perf_counter()
+        made = engine.read([examples[some[at]] for at in batch])
+        seconds += time.perf_counter() - began
+        records += [("", "", labels) for labels in made]
+    with tempfile.TemporaryDirectory() as folder:
+        write_shard(Path(folder), 0, records, wanted.temperatures)
+        size = shard_path(Path(folder), 0).stat().st_size
+    tokens = sum(lengths[i] for i in chosen)
+    labelled = sum(examples.labelled[i] for i in chosen)
+    return Estimate(
+        len(chosen),
+        tokens,
+        labelled,
+        round(size * labelled / sum(map(len, (one for _, _, one in records)))),
+        seconds * tokens / sum(lengths[i] for i in some),
+    )
+
+
+def _content(examples: Examples, chosen: Sequence[int]) -> str:
+    """Names the data by ids and tokens.
+
+    Raises:
+        UserError: There is none, an id comes twice, or an example has no token with loss.
+    """
+    ids = [examples.ids[i] for i in chosen]
+    if len(set(ids)) != len(ids) or not ids:
+        raise UserError("label: expected one or more records, each with an id of its own")
+
+    def hashes() -> Iterator[tuple[str, str]]:
+        for i in chosen:
+            example = examples[i]
+            if not labelled_tokens(example):
+                raise UserError(f"label: record {examples.ids[i]!r} has no token with loss")
+            yield examples.ids[i], tokens_hash(example)
+
+    return content_of(hashes())
+
+
+def labelled_tokens(example: Encoded) -> int:
+    """Tokens with loss; the first token has nothing before it that could predict it."""
+    return sum(label != IGNORED for label in example.labels[1:])
+
+
+def _shards(
+    order: Sequence[int], labelled: Sequence[int], shard_tokens: int
+) -> Iterator[Sequence[int]]:
+    """Stretches of the order with about so many labelled tokens each."""
+    start = held = 0
+    for end, at in enumerate(order, 1):
+        held += labelled[at]
+        if held >= shard_tokens or end == len(order):
+            yield order[start:end]
+            start, held = end, 0

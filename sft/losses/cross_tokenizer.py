@@ -1,0 +1,269 @@
+"""Learning from a teacher with another tokenizer: GOLD's loss on answers aligned by their bytes.
+
+Universal Logit Distillation (Boizard et al. 2024, arXiv 2402.12030, section 3) compares sorted
+probabilities, for which no token need mean the same to both; GOLD aligns the two rows of tokens
+first. The loss is TRL's; what it is fed is ours, and docs/on-policy.md says why.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sft.data.chat_template import apply, choose
+from sft.data.encoding import IGNORED, encode
+from sft.data.encoding import _plain_ids as plain_ids
+from synth.core.errors import UserError
+from synth.core.reasoning import OPEN
+from synth.core.record import Message
+
+if TYPE_CHECKING:
+    import torch
+
+Read = Callable[[Any, Any], tuple[Any, Any]]
+# A template may write this itself, in the prompt (R1-Distill's does).
+OPENING = f"{OPEN}\n"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Aligned(NamedTuple):
+    """The head of an answer, up to the last place that both tokenizers cut and read alike.
+
+    Attributes:
+        student: The student's tokens.
+        teacher: The teacher's.
+        student_ends: The byte after each of the student's tokens.
+        teacher_ends: The byte after each of the teacher's.
+    """
+
+    student: list[int]
+    teacher: list[int]
+    student_ends: list[int]
+    teacher_ends: list[int]
+
+
+class CrossTokenizer:
+    """A student's answers as its teacher reads them, and their loss.
+
+    Args:
+        student: The student's tokenizer, with its template.
+        teacher: The teacher's; it is given the template of its family unless it has one with
+            generation marks.
+
+    Raises:
+        UserError: The teacher's family is not known, or a tokenizer is of a build whose tokens
+            cannot be told in bytes.
+    """
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        if "generation" not in (teacher.chat_template or ""):
+            try:
+                apply(teacher, choose(teacher))
+            except UserError as error:
+                reason = str(error).removeprefix("student.chat_template: ")
+                raise UserError(f"train.teachers: the teacher's chat template: {reason}") from error
+        self.student, self.teacher = student, teacher
+        self.student_bytes = token_bytes(student, "student")
+        self.teacher_bytes = token_bytes(teacher, "teacher")
+        self.student_rows = max(student.get_vocab().values()) + 1
+        self.teacher_rows = max(teacher.get_vocab().values()) + 1
+        self.criterion = _criterion()
+
+    def teacher_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The teacher's tokens up to where the student starts to write, in the teacher's format."""
+        mine = (before_answer(self.student, messages, text) for text in ("", OPENING))
+        without, opened = map(len, mine)
+        prompt = before_answer(self.teacher, messages)
+        return prompt + plain_ids(self.teacher, OPENING) if opened > without else prompt
+
+    def align(self, answer: Sequence[int], ends: Collection[int]) -> Aligned:
+        """An answer in both tokenizers' tokens.
+
+        Args:
+            answer: The student's tokens.
+            ends: Tokens that end an answer. One that stands last goes with the teacher's own where
+                the text before it is read alike.
+        """
+        ended = bool(answer) and answer[-1] in ends
+        mine = list(answer[:-1] if ended else answer)
+        spelled = [self.student_bytes(token) for token in mine]
+        raw = b"".join(spelled)
+        theirs = plain_ids(self.teacher, raw.decode("utf-8", "replace"))
+        read = [self.teacher_bytes(token) for token in theirs]
+        if read and read[0].startswith(b" ") and not raw.startswith(b" "):
+            read[0] = read[0][1:]  # the space that SentencePiece puts at the head of a text
+        mine_end, theirs_end = list(accumulate(map(len, spelled))), list(accumulate(map(len, read)))
+        text = b"".join(read)
+        unlike = (i for i, (a, b) in enumerate(zip(raw, text, strict=False)) if a != b)
+        alike = next(unlike, min(len(raw), len(text)))
+        last = max((e for e in {*mine_end} & {*theirs_end} if e <= alike), default=0)
+        n, m = (bisect_right(found, last) if last else 0 for found in (mine_end, theirs_end))
+        found = Aligned(mine[:n], theirs[:m], mine_end[:n], theirs_end[:m])
+        if ended and last == len(raw) == len(text):
+            found.student.append(answer[-1])
+            found.teacher.append(self.teacher.eos_token_id)
+            found.student_ends.append(last)
+            found.teacher_ends.append(last)
+        return found
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        head: Callable[[Any], Any],
+        ids: torch.Tensor,
+        labels: torch.Tensor,
+        prompts: Sequence[list[int]],
+        ends: Collection[int],
+        read: Read,
+    ) -> torch.Tensor:
+        """The loss of a batch, summed over its answers.
+
+        Of an answer it is the mean, over stretches of text that both tokenizers cut out, of the
+        summed differences between the two sorted rows of probabilities. A stretch of several
+        tokens has the probabilities of its last one, times those of the tokens before.
+
+        Args:
+            states: The student's last hidden states, (answers, length, width).
+            head: From these to logits.
+            ids: Prompts and answers, (answers, length).
+            labels: The same, -100 outside of the answers.
+            prompts: The teacher's tokens of each prompt.
+            ends: Tokens that end an answer.
+            read: From ids and mask to the teacher's last hidden states and what makes logits.
+        """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+        from torch.utils.checkpoint import checkpoint
+
+        answers = [row[row != IGNORED].tolist() for row in labels]
+        pairs = [self.align(answer, ends) for answer in answers]
+        rows = [
+            torch.tensor([*prompt, *pair.teacher])
+            for prompt, pair in zip(prompts, pairs, strict=True)
+        ]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        with torch.no_grad():
+            seen, teacher_head = read(pad_sequence(rows, batch_first=True), mask)
+
+        def one(mine: Any, theirs: Any, pair: Aligned) -> Any:
+            student = head(mine)[:, : self.student_rows].float()
+            with torch.no_grad():
+                teacher = teacher_head(theirs)[:, : self.teacher_rows].float().to(student.device)
+            return self.uld(student, teacher, pair)
+
+        total = states.sum() * 0.0  # a gradient also where nothing is aligned
+        for row, pair in enumerate(pairs):
+            if not pair.student:
+                continue
+            start = int((labels[row] != IGNORED).int().argmax()) - 1
+            mine = states[row, start : start + len(pair.student)]
+            first = len(prompts[row]) - 1
+            theirs = seen[row, first : first + len(pair.teacher)]
+            # The logits of one answer at a time; they are computed again on the way back.
+            total = total + checkpoint(one, mine, theirs, pair, use_reentrant=False)
+        return total
+
+    def uld(self, student: torch.Tensor, teacher: torch.Tensor, pair: Aligned) -> torch.Tensor:
+        """The loss of one answer by TRL.
+
+        Args:
+            student: Logits that predict the student's tokens, (tokens, vocabulary).
+            teacher: The same of the teacher, of its tokens and vocabulary.
+            pair: The tokens.
+        """
+        import torch
+
+        def row(values: Sequence[int], head: int) -> Any:
+            return torch.tensor([[head, *values]], device=student.device)
+
+        mine, theirs = row(pair.student, 0), row(pair.teacher, 0)
+        found: torch.Tensor = self.criterion(
+            student_logits=student[None],
+            teacher_logits=teacher[None],
+            # TRL's first token of an answer is predicted from the place before.
+            student_labels=row(pair.student, IGNORED),
+            teacher_labels=row(pair.teacher, IGNORED),
+            student_input_ids=mine,
+            teacher_input_ids=theirs,
+            # It reads where tokens end, and nothing else of them.
+            student_byte_offsets=row(pair.student_ends, 0)[..., None].expand(-1, -1, 2),
+            teacher_byte_offsets=row(pair.teacher_ends, 0)[..., None].expand(-1, -1, 2),
+        )
+        return found
+
+
+def before_answer(tokenizer: Any, messages: Sequence[Message], answer: str = "") -> list[int]:
+    """Tokens of a prompt up to where the assistant's text carries loss.
+
+    Args:
+        tokenizer: With the template that `sft.data.chat_template.apply` set.
+        messages: The prompt.
+        answer: What the assistant starts with; a template may count `<think>` to the prompt.
+    """
+    whole = [*messages, Message(role="assistant", content=answer)]
+    encoded = encode(tokenizer, whole, prompt_turns=len(messages))
+    first = next(i for i, label in enumerate(encoded.labels) if label != IGNORED)
+    return encoded.input_ids[:first]
+
+
+def token_bytes(tokenizer: Any, whose: str) -> Callable[[int], bytes]:
+    """From a token to the bytes that it stands for, part of a character or not.
+
+    Raises:
+        UserError: The tokenizer is neither byte-level BPE nor SentencePiece.
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = repr(getattr(backend, "decoder", None))
+    added: dict[int, bytes] = {
+        id: token.content.encode() for id, token in tokenizer.added_tokens_decoder.items()
+    }
+    table = {character: byte for byte, character in bytes_to_unicode().items()}
+    byte_level = "ByteLevel" in decoder
+    if not byte_level and "▁" not in decoder:
+        raise UserError(
+            f"train.on_policy: the {whose}'s tokenizer is neither byte-level BPE nor "
+            "SentencePiece, so its tokens cannot be held against another's. Train on the "
+            "teacher's traces (train.method: sft)"
+        )
+
+    @cache
+    def spell(token: int) -> bytes:
+        if token in added:
+            return added[token]
+        piece: str = tokenizer.convert_ids_to_tokens(token)
+        if byte_level:
+            return bytes(table[character] for character in piece)
+        if found := _BYTE.fullmatch(piece):
+            return bytes([int(found[1], 16)])
+        return piece.replace("▁", " ").encode()
+
+    return spell
+
+
+def _criterion() -> Any:
+    """GOLD's loss."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.gold.gold_trainer import ULDLoss
+
+    return ULDLoss(
+        SimpleNamespace(
+            uld_crossentropy_weight=0.0,
+            uld_distillation_weight=1.0,
+            uld_student_temperature=1.0,
+            uld_teacher_temperature=1.0,
+            # Set, they leave out the last token of every answer, also of one that was cut off.
+            uld_skip_student_eos=False,
+            uld_skip_teacher_eos=False,
+            use_extended_uld=True,
+            # "observed" takes the logits one place late: those of the token after.
+            uld_token_merge_strategy="bayesian",
+        )
+    )

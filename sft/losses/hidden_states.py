@@ -1,0 +1,390 @@
+"""Intermediate layers: the student's states and attention relations learn from its teacher's.
+
+Every loss is a sum over tokens, each with a weight; the weights of a batch add up to its number of
+labelled tokens. So it is divided by the same number as the cross-entropy, and gradient
+accumulation and several processes give the step of one big batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sft.models.layers import Pairs, attention_inputs, bare, decoder_layers, layer_pairs, watch
+from synth.config.distillation import HiddenStates
+from synth.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "_hidden_projections"
+FILE = "hidden_projections.safetensors"
+# What was captured: of which model, which kind (state, q, k or v), which layer.
+Seen: TypeAlias = "dict[tuple[str, str, int], torch.Tensor]"
+# Relations of one chunk; they grow with the square of the length.
+_CHUNK_BYTES = 64 * 2**20
+
+
+# --- losses: pure functions -----------------------------------------------------------------------
+
+
+def mse(student: torch.Tensor, teacher: torch.Tensor, relative: bool = False) -> torch.Tensor:
+    """Squared distance, mean over the width (TinyBERT, arXiv 1909.10351, equation 8).
+
+    Args:
+        student: States, projected to the teacher's width where it is another, (tokens, width).
+        teacher: States, (tokens, width).
+        relative: Divides by the mean square of the teacher's state: 0 where equal, 1 for a student
+            that says nothing.
+
+    Returns:
+        (tokens,) in float32.
+    """
+    teacher = teacher.float()
+    distance = (student.float() - teacher).square().mean(-1)
+    return distance / teacher.square().mean(-1).clamp(min=1e-12) if relative else distance
+
+
+def cosine(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """1 - cosine between states, (tokens,) (DistilBERT, arXiv 1910.01108, section 2)."""
+    from torch.nn.functional import cosine_similarity
+
+    return 1 - cosine_similarity(student.float(), teacher.float(), dim=-1)
+
+
+def relation(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    heads: int,
+    weights: torch.Tensor,
+    documents: torch.Tensor,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> torch.Tensor:
+    """KL(teacher || student) of relations softmax(A A^T / sqrt(d)), mean over relation heads.
+
+    MiniLMv2 (arXiv 2012.15828, equations 2 to 6), on a causal model: a token relates to itself and
+    to the tokens before it in its document. Vectors are cut anew into `heads` pieces, so the
+    numbers of attention heads and the widths of both models may differ.
+
+    Args:
+        student: Queries, keys or values of a layer, heads side by side, (batch, length, width).
+        teacher: The same of the teacher, (batch, length, other width).
+        heads: Relation heads; divides both widths.
+        weights: Weight of each token's row, (batch, length).
+        documents: Number of each token's document, -1 for padding, (batch, length).
+        chunk_bytes: About how much memory the relations may take at a time.
+
+    Returns:
+        The weighted sum over tokens, a scalar in float32.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    total = torch.zeros((), dtype=torch.float32, device=student.device)
+    length = student.shape[1]
+    rows = max(1, chunk_bytes // (4 * heads * length))
+    order = torch.arange(length, device=student.device)
+    for mine, theirs, weight, document in zip(student, teacher, weights, documents, strict=True):
+        mine = mine.float().unflatten(-1, (heads, -1))
+        theirs = theirs.detach().float().unflatten(-1, (heads, -1))
+        for chunk in weight.nonzero().flatten().split(rows):
+            if not len(chunk):
+                continue
+            end = int(chunk[-1]) + 1
+            visible = order[:end] <= chunk[:, None]
+            visible &= document[:end] == document[chunk][:, None]
+            # Computed again on the way back, else the relations of all chunks would be kept.
+            total = total + checkpoint(
+                _rows_kl,
+                mine[:end],
+                theirs[:end],
+                chunk,
+                visible,
+                weight[chunk],
+                use_reentrant=False,
+            )
+    return total
+
+
+def _rows_kl(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    rows: torch.Tensor,
+    visible: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    import torch
+
+    def log_relation(vectors: torch.Tensor) -> torch.Tensor:
+        scores = torch.einsum("rhd,khd->hrk", vectors[rows], vectors)
+        scores = scores / math.sqrt(vectors.shape[-1])
+        return scores.masked_fill(~visible, -math.inf).log_softmax(-1)
+
+    mine, theirs = log_relation(student), log_relation(teacher)
+    gap = torch.where(visible, theirs - mine, 0.0)
+    return ((theirs.exp() * gap).sum(-1).mean(0) * weights).sum()
+
+
+def document_numbers(
+    shape: Sequence[int],
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Which document of its row each token belongs to, -1 for padding, (batch, length).
+
+    Args:
+        shape: (batch, length).
+        attention_mask: 0 at padding.
+        position_ids: Start again at 0 with each document of a packed row.
+    """
+    import torch
+
+    if position_ids is None:
+        device = None if attention_mask is None else attention_mask.device
+        numbers = torch.zeros(tuple(shape), dtype=torch.long, device=device)
+    else:
+        numbers = (position_ids == 0).long().cumsum(-1).expand(tuple(shape))
+    return numbers if attention_mask is None else numbers.masked_fill(attention_mask == 0, -1)
+
+
+def token_weights(
+    labels: torch.Tensor, documents: torch.Tensor, positions: str = "labelled"
+) -> torch.Tensor:
+    """How much each token's state counts, (batch, length); the sum is the number of labels.
+
+    Args:
+        labels: The tokens, -100 where there is no loss, (batch, length).
+        documents: See `document_numbers`.
+        positions: `labelled`: 1 where the next token has a label, as in the cross-entropy. `all`:
+            the labels of a document, spread evenly over all its tokens.
+    """
+    import torch
+
+    weights = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
+    same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
+    weights[:, :-1] = ((labels[:, 1:] != -100) & same).float()
+    if positions == "labelled":
+        return weights
+    batch, length = labels.shape
+    # Padding has a place of its own, the first of each row.
+    row = torch.arange(batch, device=labels.device)[:, None] * (length + 2)
+    place = (documents + 1 + row).flatten()
+    labelled = torch.bincount(place, weights.flatten())
+    size = torch.bincount(place)
+    spread = (labelled / size.clamp(min=1))[place].view(batch, length).float()
+    return spread.masked_fill(documents < 0, 0.0)
+
+
+# --- a student and its teacher --------------------------------------------------------------------
+
+
+class Hidden:
+    """The intermediate layers of a student and its teacher.
+
+    Build it from the bare student, build the trainer (and adapters), then `register`; the
+    optimizer that is made after that trains the projections too.
+
+    Args:
+        config: The layers, the losses and their weights.
+        student: The model that learns.
+        teacher: The model that it learns from; same tokenizer, any width and depth.
+        seed: Of the projections' first values.
+
+    Raises:
+        UserError: A layer that is not there, no list of layers, no queries, keys and values where
+            relations are asked for, relation heads that do not divide the widths, or no loss.
+    """
+
+    def __init__(self, config: HiddenStates, student: Any, teacher: Any, seed: int = 0) -> None:
+        self.config = config
+        self.models = {"student": bare(student), "teacher": bare(teacher)}
+        depth, teacher_depth = (len(decoder_layers(model)) for model in self.models.values())
+        if not (config.mse or config.cosine or config.relations):
+            raise UserError("hidden_states: mse, cosine and relations are all 0: nothing to learn")
+        wants_states = config.mse or config.cosine
+        self.pairs: Pairs = (
+            layer_pairs(config.layers, depth, teacher_depth, config.embeddings)
+            if wants_states
+            else []
+        )
+        self.relation_pair = config.relation_layers or (depth, teacher_depth)
+        if config.relations:
+            layer_pairs([self.relation_pair], depth, teacher_depth)
+            self.relation_heads = self._relation_heads()
+        self.projections = self._projections(seed)
+        self._seen: Seen = {}
+
+    def register(self, student: Any) -> None:
+        """Makes the projections part of the student, to be trained, moved and saved with it.
+
+        Adapters freeze what is there when they come, so this belongs after them, and before the
+        optimizer is built.
+        """
+        if self.projections is not None:
+            model = bare(student)
+            model.add_module(NAME, self.projections.to(model.device).requires_grad_())
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save_projections` wrote into the registered projections."""
+        from safetensors.torch import load_file
+
+        if self.projections is not None:
+            self.projections.load_state_dict(load_file(folder / FILE))
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """Keeps what the wanted layers give while student and teacher run, each once.
+
+        Go backward after it has ended, else what checkpointing computes again is kept once more.
+
+        Raises:
+            UserError: Gradient checkpointing is reentrant.
+        """
+        self._seen = {}
+        hooks: list[Any] = []
+        for index, who in enumerate(("student", "teacher")):
+            layers = decoder_layers(self.models[who])
+            for layer in sorted({pair[index] for pair in self.pairs}):
+                hooks.append(watch(layers, layer, self._keep((who, "state", layer))))
+            if self.config.relations:
+                layer = self.relation_pair[index]
+                for kind, module, cut in attention_inputs(self.models[who], layer):
+                    keep = self._keep((who, kind, layer), cut)
+                    hooks.append(module.register_forward_hook(lambda m, a, out, k=keep: k(out)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def loss(
+        self,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The weighted sum of the losses over what was captured last, which is then let go.
+
+        States count with their mean over pairs of layers (TinyBERT adds them up), relations with
+        the sum of those among queries, keys and values.
+
+        Args:
+            labels: The tokens, -100 where there is no loss, (batch, length).
+            attention_mask: 0 at padding, (batch, length).
+            position_ids: Needed where rows are packed: they start again at 0 with each document.
+
+        Returns:
+            A scalar in float32, to be divided by the number of labels.
+
+        Raises:
+            UserError: The two models did not see the tokens of these labels.
+        """
+        import torch
+
+        seen, self._seen = self._seen, {}
+        documents = document_numbers(labels.shape, attention_mask, position_ids)
+        documents = documents.to(labels.device)
+        weights = token_weights(labels, documents, self.config.positions)
+        self._check(seen, labels.shape)
+        with torch.autocast(labels.device.type, enabled=False):
+            return self._sum(seen, weights, documents)
+
+    def _sum(self, seen: Seen, weights: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        total = torch.zeros((), dtype=torch.float32, device=weights.device)
+        where = weights > 0
+        for number, (mine, theirs) in enumerate(self.pairs):
+            learned = seen["student", "state", mine][where]
+            target = seen["teacher", "state", theirs].detach().to(learned.device)[where]
+            if learned.shape[-1] != target.shape[-1]:
+                learned = learned.float() @ self.projections[number].T
+            each = torch.zeros_like(weights[where])
+            if self.config.mse:
+                each = each + self.config.mse * mse(learned, target, self.config.relative)
+            if self.config.cosine:
+                each = each + self.config.cosine * cosine(learned, target)
+            total = total + (each * weights[where]).sum() / len(self.pairs)
+        if self.config.relations:
+            for kind in "qkv":
+                learned = seen["student", kind, self.relation_pair[0]]
+                target = seen["teacher", kind, self.relation_pair[1]].to(learned.device)
+                total = total + self.config.relations * relation(
+                    learned, target, self.relation_heads, weights, documents
+                )
+        return total
+
+    def _keep(
+        self, key: tuple[str, str, int], cut: slice = slice(None)
+    ) -> Callable[[torch.Tensor], None]:
+        import torch
+
+        wants_gradient = key[0] == "student" and torch.is_grad_enabled()
+
+        def keep(value: torch.Tensor) -> None:
+            if wants_gradient and not torch.is_grad_enabled():
+                raise UserError(
+                    "hidden_states: gradient checkpointing must not be reentrant, no gradient "
+                    "passes there; set gradient_checkpointing_kwargs: {use_reentrant: false}"
+                )
+            self._seen[key] = value[..., cut]
+
+        return keep
+
+    def _check(self, seen: Seen, shape: Any) -> None:
+        """Refuses states that cannot be compared token by token."""
+        for (who, _, _), value in seen.items():
+            if value.shape[:2] != shape:
+                raise UserError(
+                    f"hidden_states: the {who} saw {tuple(value.shape[:2])} tokens (batch, length) "
+                    f"and the labels have {tuple(shape)}; states are compared token by token, so "
+                    "both models need one tokenizer and the same batch"
+                )
+
+    def _projections(self, seed: int) -> Any:
+        """One matrix (teacher's width, student's width) a pair, or None where widths are equal.
+
+        They are bare parameters, no linear layers, so that `all-linear` adapters pass them by.
+        """
+        import torch
+
+        narrow, wide = (m.config.get_text_config().hidden_size for m in self.models.values())
+        if narrow == wide or not self.pairs:
+            return None
+        matrices = []
+        generator = torch.Generator().manual_seed(seed)
+        for _ in self.pairs:
+            matrix = torch.eye(wide, narrow)
+            if self.config.projection == "orthogonal":
+                matrix = torch.nn.init.orthogonal_(matrix, generator=generator)
+            matrices.append(torch.nn.Parameter(matrix))
+        return torch.nn.ParameterList(matrices)
+
+    def _relation_heads(self) -> int:
+        """Relation heads that divide all widths."""
+        widths = []
+        for index, model in enumerate(self.models.values()):
+            layer = self.relation_pair[index]
+            widths += [cut.stop - cut.start for _, _, cut in attention_inputs(model, layer)]
+        common = math.gcd(*widths)
+        heads = self.config.relation_heads
+        if heads is None:
+            heads = self.models["teacher"].config.get_text_config().num_attention_heads
+            return max(h for h in range(1, heads + 1) if common % h == 0)
+        if common % heads:
+            fitting = [str(h) for h in range(1, min(common, 512) + 1) if common % h == 0]
+            raise UserError(
+                f"hidden_states.relation_heads: {heads} does not divide the widths of queries, "
+                f"keys and values ({', '.join(map(str, sorted(set(widths))))}); these do: "
+                f"{', '.join(fitting)}"
+            )
+        return heads
+
+
+def strip(model: Any) -> Any:
+    """Takes the projections off a student, before it is saved; gives back the model."""
+    bare(model)._modules.pop(NAME, None)
+    return model

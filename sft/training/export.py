@@ -1,0 +1,97 @@
+"""The finished student: a folder that plain `from_pretrained` loads, there whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sft.losses.hidden_states import NAME, strip
+from sft.losses.objective import remove
+from sft.models.student import load_student, merged
+from sft.training.distributed import load_whole
+from synth.config.train import Student
+
+
+def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -> None:
+    """Writes weights, tokenizer, chat template and generation config beside the place, then moves.
+
+    Adapters are kept in `adapter` beside the folder, and merged into the weights as they were
+    before quantisation. Of several processes all must call it; the first one writes.
+
+    Args:
+        trainer: The trainer of the student, when it is done.
+        tokenizer: The student's tokenizer with the template that it was trained with.
+        folder: Where the student goes; an older one there is replaced.
+        student: What it was loaded from.
+    """
+    model = bare_of_wrappers(trainer)
+    state = _gathered(trainer)
+    if not trainer.accelerator.is_main_process:
+        return
+    if hasattr(model, "merge_and_unload"):
+        adapter = folder.with_name("adapter")
+        _place(adapter, lambda partial: model.save_pretrained(partial, state_dict=state))
+        model = merged(student, adapter)
+    elif state is not None:
+        # What is sharded over processes cannot be saved as it is; the same model, whole, can.
+        model = load_student(student, device="cpu")
+        model.load_state_dict(state)
+    set_end(model, tokenizer)
+
+    def write(partial: Path) -> None:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+    _place(folder, write)
+
+
+def bare_of_wrappers(trainer: Any) -> Any:
+    """The trainer's student with its adapters, without loss, projections or parallel wrappers."""
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    remove(model)
+    return strip(model)
+
+
+def _gathered(trainer: Any) -> dict[str, Any] | None:
+    """All weights on one device where they are sharded over processes, else None."""
+    from accelerate.utils import DistributedType
+
+    if trainer.accelerator.distributed_type not in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+    ):
+        return None
+    state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    load_whole()
+    return {name: weight for name, weight in (state or {}).items() if NAME not in name}
+
+
+def set_end(model: Any, tokenizer: Any) -> None:
+    """Makes model and generation config agree with the tokenizer on where an answer ends.
+
+    Other tokens at which generation stopped before stay: a base model's `<|endoftext|>` ends an
+    answer too.
+    """
+    end = tokenizer.eos_token_id
+    model.config.get_text_config().eos_token_id = end
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    generation = model.generation_config
+    before = generation.eos_token_id
+    others = [] if before is None else before if isinstance(before, list) else [before]
+    others = [token for token in others if token != end]
+    generation.eos_token_id = [end, *others] if others else end
+    generation.pad_token_id = tokenizer.pad_token_id
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        # Some hub models carry a temperature with sampling off, which cannot be saved.
+        generation.do_sample = True
+
+
+def _place(folder: Path, write: Any) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
