@@ -7,7 +7,6 @@ import re
 from synth.core.question_text import CJK
 
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
-_BRACE = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def words(text: str) -> list[str]:

@@ -1,12 +1,8 @@
 """What tests of filters share."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for what tests here share
-from making import make_check, make_record
+from tests.helpers.filter_records import make_check, make_record
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ ROWS = [
 
 @pytest.mark.slow
 def test_every_filter_stands_in_the_funnel_and_why_explains_each_record(distill, rows, tmp_path):
-    from tiny_models import save_bert
+    from tests.helpers.tiny_models import save_bert
 
     traces = [
         {"question": row["query"], "response": answer, "answer": row["gt"], "level": int(row["level"][-1])}

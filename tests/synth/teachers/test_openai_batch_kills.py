@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -16,10 +15,7 @@ from synth.core.record import Request
 from synth.store.keys import keyed
 from synth.store.responses import Batch, Store
 from synth.teachers import openai_batch
-
-sys.path += [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
-from asking import ask_with, run, tasks
-from batchserver import (
+from tests.helpers.batch_server import (
     BatchServer,
     config_of,
     error,
@@ -27,6 +23,7 @@ from batchserver import (
     stored,
     teacher_of,
 )
+from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 
 @pytest.fixture
