@@ -21,8 +21,8 @@ from common import GGUF, table
 from synth.config.generate import Samples, Sampling, Truncation
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.generate.runner import Ask, generate
-from synth.generate.stats import Counts
+from synth.generate.runner import GenerationSpec, generate
+from synth.generate.stats import GenerationStats
 from synth.store.responses import Store
 
 # What is asked of SmolLM2: the first are easier for it than the second.
@@ -70,12 +70,12 @@ def record(out):
                     rows[task.question].append([passed, r.generation.completion_tokens])
 
             teacher = transformers.build(transformers.Config(model=GGUF, batch_size=32), "t")
-            ask = Ask(
+            ask = GenerationSpec(
                 teachers={"t": teacher}, prices={}, prompt=load_prompt(prompt["template"]),
                 values=prompt["values"], sampling=Sampling(temperature=0.7, max_tokens=48),
                 samples=Samples(max=SAMPLES), check=chain.check_trace,
             )  # fmt: skip
-            asyncio.run(generate(ask, store, tasks, emit, Counts()))
+            asyncio.run(generate(ask, store, tasks, emit, GenerationStats()))
         path.write_text(json.dumps(rows))
         print(f"{name}: {sum(map(len, rows.values()))} answers", flush=True)
 
@@ -124,8 +124,8 @@ def replayed(rows, samples):
 
     check = lambda r: [Verdict("v", r.answer == "right", "" if r.answer == "right" else "wrong")]  # noqa: E731
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "s") as store:
-        counts = Counts()
-        ask = Ask(
+        counts = GenerationStats()
+        ask = GenerationSpec(
             teachers={"t": Replay(rows)}, prices={}, prompt=load_prompt("plain"), values={},
             sampling=Sampling(), samples=samples, check=check, truncation=Truncation(alarm=None),
         )  # fmt: skip

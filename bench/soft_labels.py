@@ -45,10 +45,10 @@ class Way:
         import torch
 
         from sft.data.dataset import open_examples
-        from sft.data.sampler import Order
+        from sft.data.sampler import BatchSampler
         from sft.labels.store import LabelStore
-        from sft.losses.objective import Objective
-        from sft.training.collator import Groups
+        from sft.losses.objective import DistillationLoss
+        from sft.training.collator import BatchDataset
         from synth.config.train import Train
         from synth.core.models import load_model
 
@@ -61,13 +61,15 @@ class Way:
         if name == ONLINE:
             loaded = {"teacher": load_model(str(folder / "teacher")).eval().requires_grad_(False)}
         labels = {"teacher": LabelStore(folder / "labels")} if name == STORED else None
-        self.objective = Objective(config, self.model, loaded)
-        self.groups = Groups(examples, Order(examples, config, 0), "padded", 0, labels, 2.0)
+        self.objective = DistillationLoss(config, self.model, loaded)
+        self.groups = BatchDataset(
+            examples, BatchSampler(examples, config, 0), "padded", 0, labels, 2.0
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
 
     def step(self, number):
         """CPU seconds of the parts of a step."""
-        from sft.losses.objective import Extra
+        from sft.losses.objective import LossInputs
         from sft.training.collator import split
 
         ticks = [time.process_time()]
@@ -75,7 +77,7 @@ class Way:
         labels = inputs.pop("labels")
         count = int((labels[:, 1:] != -100).sum())
         ticks.append(time.process_time())
-        found = self.objective(self.model, inputs, Extra(labels, rest.get("soft", [])))
+        found = self.objective(self.model, inputs, LossInputs(labels, rest.get("soft", [])))
         ticks.append(time.process_time())
         (found["loss"] / count).backward()
         ticks.append(time.process_time())

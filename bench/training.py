@@ -72,7 +72,7 @@ def parted(spent):
     from sft.losses import objective
 
     parts = [
-        (LlamaModel, "forward", "body"), (objective.Objective, "__call__", "loss"),
+        (LlamaModel, "forward", "body"), (objective.DistillationLoss, "__call__", "loss"),
         (trl.SFTTrainer, "compute_loss", "loss"), (accelerate.Accelerator, "backward", "backward"),
         (accelerate.Accelerator, "clip_grad_norm_", "update"), (torch.optim.AdamW, "step", "update"),
     ]  # fmt: skip

@@ -67,8 +67,8 @@ def ours(kind):
     from synth.core.plugins import load
     from synth.core.prompts import load_prompt
     from synth.generate.runner import generate
-    from synth.generate.spec import Ask
-    from synth.generate.stats import Counts
+    from synth.generate.spec import GenerationSpec
+    from synth.generate.stats import GenerationStats
     from synth.store.responses import Store
 
     run = run_config()
@@ -88,7 +88,7 @@ def ours(kind):
             pass
 
     def answer(round):
-        ask = Ask(
+        ask = GenerationSpec(
             teachers={"bench": Kept()},
             prices={"bench": None},
             prompt=prompt,
@@ -98,7 +98,7 @@ def ours(kind):
             check=None,
             concurrency=QUESTIONS,
         )
-        counts = Counts()
+        counts = GenerationStats()
         with Timer() as timer:
             loop.run_until_complete(generate(ask, store, tasks, lambda task, records: None, counts))
         assert counts.bought == QUESTIONS

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._dedup.base import DedupConfig, On, Roll, choose, decisions, parts
+from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, parts
 from filters._dedup.index import Entry, save, saved
 from filters._dedup.minhash import folded
 from filters.base import Context, Decision, SetCheck
@@ -42,7 +42,7 @@ def build(config: Config, context: Context) -> SetCheck:
     run = context.run
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
-        roll, hashes = Roll(config.best), bytearray()
+        roll, hashes = RecordTable(config.best), bytearray()
         if config.index:
             for other, entry in saved(config.index, run, kind):
                 roll.add_saved(other, entry.id)

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from filters._dedup.base import Choice, DedupConfig, On, Roll, choose, decisions, text_of
-from filters._dedup.candidates import Buckets, Spool, to_buckets
+from filters._dedup.base import (
+    DedupConfig,
+    DedupResult,
+    On,
+    RecordTable,
+    choose,
+    decisions,
+    text_of,
+)
+from filters._dedup.candidates import LshBuckets, SpillFile, to_buckets
 from filters._dedup.index import Entry, save, saved
 from filters._dedup.minhash import (
     Sets,
@@ -147,14 +155,14 @@ class _Work:
     ) -> None:
         self._config, self._kind, self._run = config, kind, run
         self._records, self._workers = records, workers
-        self.roll = Roll(config.best)
+        self.roll = RecordTable(config.best)
 
-    def choose(self) -> Choice:
+    def choose(self) -> DedupResult:
         """What becomes of each record."""
         keys = self._questions() if self._config.within_question else self._bands()
         shared = to_buckets(keys)
-        buckets = Buckets(keys)
-        with Spool() as spool:
+        buckets = LshBuckets(keys)
+        with SpillFile() as spool:
             for batch, sets in self._sets(lambda sets: sets, shared):
                 for place, (number, _) in enumerate(batch):
                     spool.write(number, sets.of(place))
@@ -169,7 +177,7 @@ class _Work:
                 self._config.threshold, self._config.keep, self._config.chains,
             )  # fmt: skip
 
-    def kept(self, choice: Choice) -> Iterator[Entry]:
+    def kept(self, choice: DedupResult) -> Iterator[Entry]:
         """What stays of this run, for an index."""
         stays = ~choice.dropped
         stays[: self.roll.saved] = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from filters._dedup.base import DedupConfig, On, Roll, choose, decisions, text_of
+from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, text_of
 from filters._dedup.index import Entry, save, saved
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
 from filters.base import Context, Decision, SetCheck
@@ -89,7 +89,7 @@ def build(config: Config, context: Context) -> SetCheck:
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         import numpy as np
 
-        roll, raw, numbers = Roll(config.best), bytearray(), list[int]()
+        roll, raw, numbers = RecordTable(config.best), bytearray(), list[int]()
         names: dict[str, int] = {}
         for other, entry in saved(config.index, run, kind) if config.index else ():
             roll.add_saved(other, entry.id)

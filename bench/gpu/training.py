@@ -102,8 +102,8 @@ def main():
 
     from sft.labels.labeler import Wanted
     from sft.labels.transformers import Reader
-    from sft.losses.objective import Extra, Objective
-    from sft.training.collator import lay_out
+    from sft.losses.objective import DistillationLoss, LossInputs
+    from sft.training.collator import collate
     from synth.config.train import Train
 
     device = "cpu" if options.dry_run else "cuda"
@@ -116,15 +116,15 @@ def main():
     teacher = build(size, device, torch.bfloat16, options.attention).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6, fused=True)
     made = examples(size, row, parts)
-    batch = {key: value.to(device) for key, value in lay_out([made], "packed", 0).items()}
+    batch = {key: value.to(device) for key, value in collate([made], "packed", 0).items()}
     labels = batch.pop("labels")
     labelled = int((labels[:, 1:] != -100).sum())
     soft = [part.to(device) for part in stored(labelled, size["vocab_size"])]
     taught = Train(method="soft_labels", teachers={"teacher": {"model": "teacher"}})
     ways = {
-        "sft": (Objective(Train(), student), Extra(labels)),
-        f"soft_labels, stored k = {K}": (Objective(taught, student), Extra(labels, [soft])),
-        "soft_labels, teacher in memory": (Objective(taught, student, {"t": teacher}), Extra(labels)),
+        "sft": (DistillationLoss(Train(), student), LossInputs(labels)),
+        f"soft_labels, stored k = {K}": (DistillationLoss(taught, student), LossInputs(labels, [soft])),
+        "soft_labels, teacher in memory": (DistillationLoss(taught, student, {"t": teacher}), LossInputs(labels)),
     }  # fmt: skip
     reader = Reader(teacher, Wanted(K, (2.0,), None))
     top = peak(device, 128 if options.dry_run else 8192)

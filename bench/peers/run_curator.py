@@ -11,7 +11,7 @@ from _driver import drive, question
 from bespokelabs import curator
 
 
-class Asker(curator.LLM):
+class SyncClient(curator.LLM):
     def prompt(self, row):
         return row["question"]
 
@@ -20,7 +20,7 @@ class Asker(curator.LLM):
 
 
 def ask(url, number, in_flight, folder):
-    llm = Asker(
+    llm = SyncClient(
         model_name="m",
         backend="openai",
         generation_params={"max_tokens": 512},

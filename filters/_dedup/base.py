@@ -48,7 +48,7 @@ def text_of(record: Record, on: On) -> str:
     return "\n".join(part or "" for part in parts(record, on))
 
 
-class Roll:
+class RecordTable:
     """The records of a run in the data's order, behind those of an index, by number.
 
     What is held are ids and standing: about 60 bytes a record, and 8 for each word of `best`.
@@ -139,7 +139,7 @@ def _standing(record: Record, by: str) -> float:
     return score if by.startswith("-") else -score
 
 
-class Choice(NamedTuple):
+class DedupResult(NamedTuple):
     """What became of each record, by number.
 
     Attributes:
@@ -160,13 +160,13 @@ Neighbours = Callable[[int], Iterable[tuple[int, float]]]
 
 def choose(
     order: Sequence[int] | NDArray[np.int64],
-    roll: Roll,
+    roll: RecordTable,
     neighbours: Neighbours,
     admit: Callable[[int], None],
     threshold: float,
     keep: int = 1,
     chains: bool = False,
-) -> Choice:
+) -> DedupResult:
     """Goes through the records, the best first, and drops what is near to `keep` that stay.
 
     So nothing is dropped without a partner that stays and is as near as the threshold, and a row
@@ -185,7 +185,7 @@ def choose(
     import numpy as np
 
     count = len(roll)
-    choice = Choice(
+    choice = DedupResult(
         np.zeros(count, bool),
         np.full(count, -1, np.int64),
         np.zeros(count),
@@ -228,7 +228,7 @@ def choose(
 
 
 def decisions(
-    roll: Roll, choice: Choice, kind: str, measure: str, threshold: float
+    roll: RecordTable, choice: DedupResult, kind: str, measure: str, threshold: float
 ) -> Iterator[Decision]:
     """The decision on each record of this run, in the data's order.
 

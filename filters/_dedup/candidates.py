@@ -55,7 +55,7 @@ def to_buckets(keys: U32) -> NDArray[np.bool_]:
     return shared
 
 
-class Buckets:
+class LshBuckets:
     """Who was admitted to which bucket."""
 
     def __init__(self, keys: U32) -> None:
@@ -93,7 +93,7 @@ class Buckets:
         return buckets
 
 
-class Spool:
+class SpillFile:
     """Sets of numbers by record, in a temporary file where they are many."""
 
     def __init__(self) -> None:

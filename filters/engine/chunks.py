@@ -13,7 +13,7 @@ from synth.core.record import Record, from_row
 ROWS = 200
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Some rows of a row group of a shard; `number` counts the pieces of a data set."""
 
     number: int
@@ -23,7 +23,7 @@ class Piece(NamedTuple):
     stop: int
 
 
-def pieces_of(folder: Path, split: str) -> list[Piece]:
+def pieces_of(folder: Path, split: str) -> list[Chunk]:
     """The pieces of a split, in the data's order.
 
     Raises:
@@ -35,7 +35,7 @@ def pieces_of(folder: Path, split: str) -> list[Piece]:
     shards = sorted((folder / "data").glob(f"{split}-*-of-*.parquet"))
     if not shards:
         raise UserError(f"{folder}: no shards of the split {split!r}")
-    found: list[Piece] = []
+    found: list[Chunk] = []
     for shard in shards:
         try:
             meta = pq.read_metadata(shard)
@@ -44,11 +44,11 @@ def pieces_of(folder: Path, split: str) -> list[Piece]:
         for group in range(meta.num_row_groups):
             rows = meta.row_group(group).num_rows
             for start in range(0, rows, ROWS):
-                found.append(Piece(len(found), str(shard), group, start, min(rows, start + ROWS)))
+                found.append(Chunk(len(found), str(shard), group, start, min(rows, start + ROWS)))
     return found
 
 
-def read_piece(piece: Piece, rows: Sequence[int] | None = None) -> list[Record]:
+def read_piece(piece: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
     """The records of a piece.
 
     Args:

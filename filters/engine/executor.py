@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from filters.base import Context, SetCheck
-from filters.engine.chunks import Piece, pieces_of, read_piece
+from filters.engine.chunks import Chunk, pieces_of, read_piece
 from filters.engine.filter import Filter, FilterSpec, Outcome, checked, load_filters
-from filters.engine.outcome_store import Ledger, pack
+from filters.engine.outcome_store import OutcomeStore, pack
 from filters.engine.process_pool import Job, judge_pieces
 from synth.core.errors import UserError
 from synth.core.record import Record, digest
@@ -44,7 +44,7 @@ class Progress:
         self.started = time.monotonic()
 
 
-class Engine:
+class Executor:
     """Filters over one split of a data set.
 
     Args:
@@ -67,7 +67,7 @@ class Engine:
         split: str,
         content: str,
         specs: list[FilterSpec],
-        ledger: Ledger,
+        ledger: OutcomeStore,
         make_context: Callable[[], Context],
         context: Context,
         around: dict[str, Any],
@@ -121,7 +121,7 @@ class Engine:
         return [self._keys[one.name], one.config.model_dump(mode="json")]
 
     def _records(
-        self, piece: Piece, filters: list[Filter], rows: Sequence[int] | None = None
+        self, piece: Chunk, filters: list[Filter], rows: Sequence[int] | None = None
     ) -> Iterator[Record]:
         """Records of a piece with what these filters say of them; some of its rows, or all."""
         columns = [(one, *self._outcomes(one, piece)) for one in filters]
@@ -134,7 +134,7 @@ class Engine:
             ]
             yield record
 
-    def _kept(self, piece: Piece, filters: list[Filter], rows: Iterable[int]) -> list[int]:
+    def _kept(self, piece: Chunk, filters: list[Filter], rows: Iterable[int]) -> list[int]:
         """Which of these rows of a piece the filters keep; the ledger alone tells."""
         kept = list(rows)
         for one in filters:
@@ -142,7 +142,7 @@ class Engine:
             kept = [row for row in kept if (o := outcomes[row]) is None or not one.drops(o)]
         return kept
 
-    def _outcomes(self, one: Filter, piece: Piece) -> tuple[list[Outcome | None], float]:
+    def _outcomes(self, one: Filter, piece: Chunk) -> tuple[list[Outcome | None], float]:
         """A filter's outcomes for a piece, and the seconds that each of them took on average."""
         found = self._ledger.read(self._keys[one.name], self._data[one.name], piece.number)
         if found is None:
@@ -150,7 +150,7 @@ class Engine:
         judged = sum(outcome is not None for outcome in found[0])
         return found[0], found[1] / max(1, judged)
 
-    def _write(self, one: Filter, piece: Piece, outcomes: list[Outcome | None], s: float) -> None:
+    def _write(self, one: Filter, piece: Chunk, outcomes: list[Outcome | None], s: float) -> None:
         found = {self._keys[one.name]: (pack(outcomes), s)}
         self._ledger.write(self._data[one.name], piece.number, found)
 

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS notes (
 """
 
 
-class Ledger:
+class OutcomeStore:
     """Outcomes on disk. For one thread; a context manager.
 
     Args:

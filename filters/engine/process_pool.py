@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from filters.base import Context
 from filters.engine.chain import Chain
-from filters.engine.chunks import Piece, read_piece
+from filters.engine.chunks import Chunk, read_piece
 from filters.engine.filter import Filter, FilterSpec, Outcome, failed, load_filters
 from filters.engine.outcome_store import pack
 from synth.core.errors import DistillError
@@ -49,7 +49,7 @@ class Job:
         failed: Rows of it that cost a process its life, under which filter, and how.
     """
 
-    piece: Piece
+    piece: Chunk
     names: frozenset[str]
     failed: dict[tuple[int, str], str] = field(default_factory=dict)
 

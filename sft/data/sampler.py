@@ -24,7 +24,7 @@ _PACK_POOL = 4096  # examples that are packed with each other
 _OFTEN = 10_000  # more epochs, or visits of an example in one, are a slip of the pen
 
 
-class Order:
+class BatchSampler:
     """The groups of a whole training, by number.
 
     Args:

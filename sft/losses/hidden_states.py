@@ -181,7 +181,7 @@ def token_weights(
 # --- a student and its teacher --------------------------------------------------------------------
 
 
-class Hidden:
+class HiddenStateLoss:
     """The intermediate layers of a student and its teacher.
 
     Build it from the bare student, build the trainer (and adapters), then `register`; the

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.losses.cross_entropy import has_plain_head, summed_loss
 from sft.losses.divergences import Divergence
-from sft.losses.hidden_states import Hidden
+from sft.losses.hidden_states import HiddenStateLoss
 from sft.losses.soft_labels import Online, Stored, summed_soft_loss
 from sft.models.layers import bare
 from synth.config.distillation import SoftLabels
@@ -26,7 +26,7 @@ PARTS = ("cross_entropy", "divergence", "hidden_states")
 
 
 @dataclass(slots=True)
-class Extra:
+class LossInputs:
     """What a loss needs beside the student's inputs; an object, so that no wrapper casts it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Extra:
     weights: torch.Tensor | None = None
 
 
-class Objective:
+class DistillationLoss:
     """The loss of `train.method` as a function of student, inputs and labels.
 
     Args:
@@ -56,7 +56,7 @@ class Objective:
         config: Train,
         student: Any,
         teachers: dict[str, Any] | None = None,
-        hidden: Hidden | None = None,
+        hidden: HiddenStateLoss | None = None,
         vocabulary: int | None = None,
     ) -> None:
         self.teachers = teachers or {}
@@ -68,7 +68,7 @@ class Objective:
             self.soft = SoftLabels()
         self.how = divergence_of(self.soft) if self.soft else None
 
-    def __call__(self, student: Any, inputs: dict[str, Any], extra: Extra) -> dict[str, Any]:
+    def __call__(self, student: Any, inputs: dict[str, Any], extra: LossInputs) -> dict[str, Any]:
         """Sums over the labelled tokens: `loss` with gradients, and `PARTS`, detached."""
         labels = extra.labels
         captured = self.hidden.capture() if self.hidden else contextlib.nullcontext()
@@ -87,7 +87,7 @@ class Objective:
         return {"loss": total, **{key: value.detach() for key, value in parts.items()}}
 
     def _output(
-        self, states: Any, labels: Any, head: Any, online: list[Online], extra: Extra
+        self, states: Any, labels: Any, head: Any, online: list[Online], extra: LossInputs
     ) -> tuple[Any, Any, Any]:
         if self.soft is None or self.how is None:
             total = summed_loss(states, labels, head)
@@ -145,12 +145,12 @@ def divergence_of(soft: SoftLabels) -> Divergence:
     return Divergence(soft.divergence, soft.temperature, soft.beta, soft.skew, soft.tail)
 
 
-def install(student: Any, objective: Objective) -> None:
+def install(student: Any, objective: DistillationLoss) -> None:
     """Makes the student's forward call compute the objective where it is handed `extra`."""
     model = bare(student)
     plain = model.forward
 
-    def forward(*args: Any, extra: Extra | None = None, **kwargs: Any) -> Any:
+    def forward(*args: Any, extra: LossInputs | None = None, **kwargs: Any) -> Any:
         if extra is None:
             return plain(*args, **kwargs)
         inputs = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data.dataset import Examples
 from sft.data.encoding import IGNORED, Encoded
-from sft.data.sampler import Order
+from sft.data.sampler import BatchSampler
 from sft.labels.store import LabelStore, tokens_hash
 from synth.core.errors import UserError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BATCH = ("soft", "weights", "tokens", "records")  # what is not for the student's forward pass
 
 
-class Groups:
+class BatchDataset:
     """The groups of a training as a data set, each ready as tensors.
 
     Args:
@@ -39,7 +39,7 @@ class Groups:
     def __init__(
         self,
         examples: Examples,
-        order: Order,
+        order: BatchSampler,
         layout: str,
         pad: int,
         labels: dict[str, LabelStore] | None = None,
@@ -60,7 +60,7 @@ class Groups:
         group = self.order[number]
         members = [index for row in group for index in row]
         encoded = {index: self.examples[index] for index in members}
-        batch: dict[str, Any] = lay_out(
+        batch: dict[str, Any] = collate(
             [[encoded[index] for index in row] for row in group], self.layout, self.pad
         )
         batch["tokens"] = sum(self.examples.lengths[index] for index in members)
@@ -113,7 +113,7 @@ def _predicted(example: Encoded) -> int:
     return sum(label != IGNORED for label in example.labels[1:])
 
 
-def lay_out(rows: Sequence[Sequence[Encoded]], layout: str, pad: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Sequence[Encoded]], layout: str, pad: int) -> dict[str, torch.Tensor]:
     """input_ids and labels, (rows, length), with attention_mask or position_ids of that shape.
 
     The first token of an example carries no loss: the token before it is another example's. Each

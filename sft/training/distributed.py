@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.data.encoding import IGNORED
-from sft.losses.hidden_states import FILE, Hidden
+from sft.losses.hidden_states import FILE, HiddenStateLoss
 
 if TYPE_CHECKING:
-    from sft.training.collator import Groups
+    from sft.training.collator import BatchDataset
 
 
-class Even:
+class PadToWorldSize:
     """The groups of a training, filled up until each process has equally many.
 
     Every process takes each n-th group. Where groups do not come out even, accelerate gives those
@@ -26,7 +26,7 @@ class Even:
         processes: How many share them.
     """
 
-    def __init__(self, groups: Groups, processes: int) -> None:
+    def __init__(self, groups: BatchDataset, processes: int) -> None:
         self.groups, self.processes = groups, processes
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ def silent(batch: dict[str, Any]) -> dict[str, Any]:
     return without
 
 
-def any_of(flag: bool) -> bool:
+def all_reduce_any(flag: bool) -> bool:
     """Whether it holds in any process; all must ask, and all get the same answer."""
     import torch
     from accelerate import PartialState
@@ -63,14 +63,14 @@ def any_of(flag: bool) -> bool:
     return bool(reduce(torch.tensor([float(flag)], device=state.device))[0] > 0)
 
 
-def load_whole() -> None:
+def disable_zero3_init() -> None:
     """Has transformers load models whole again; once ZeRO-3 is at work, it shards each."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
 
 
-def save_projections(hidden: Hidden, checkpoint: Path, writes: bool) -> None:
+def save_projections(hidden: HiddenStateLoss, checkpoint: Path, writes: bool) -> None:
     """Writes a student's projections beside a checkpoint, whole where they are sharded.
 
     All processes must call it; the one that `writes` does.

@@ -9,7 +9,7 @@ from typing import Any
 from sft.losses.hidden_states import NAME, strip
 from sft.losses.objective import remove
 from sft.models.student import load_student, merged
-from sft.training.distributed import load_whole
+from sft.training.distributed import disable_zero3_init
 from synth.config.train import Student
 
 
@@ -63,7 +63,7 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     ):
         return None
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    load_whole()
+    disable_zero3_init()
     return {name: weight for name, weight in (state or {}).items() if NAME not in name}
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from sft.training.monitor import Watch
+from sft.training.monitor import TrainingMonitor
 from synth.config.train import Train
 from synth.core.errors import UserError
 from synth.core.models import require_transformers
@@ -30,7 +30,7 @@ def require_packages(config: Train) -> None:
 
 
 @contextlib.contextmanager
-def stops_after_a_step(watch: Watch) -> Iterator[None]:
+def stops_after_a_step(watch: TrainingMonitor) -> Iterator[None]:
     """Ctrl-C and SIGTERM let the step end and save; stopped within one, weights would be half new.
 
     A second Ctrl-C stops at once, and the last checkpoint stands.

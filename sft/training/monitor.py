@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sft.training.checkpoints import Meter, StepLog, keep_last, mark_whole
-from sft.training.distributed import any_of
+from sft.training.distributed import all_reduce_any
 from synth.core.errors import UserError
 
 
 @dataclass
-class Watch:
+class TrainingMonitor:
     """What is counted and said while the student trains.
 
     Attributes:
@@ -70,7 +70,7 @@ class Watch:
 
     def step_ends(self, step: int) -> None:
         """Stops the clock, and finds out whether to stop; of several processes all call it."""
-        self.stop = any_of(self.asked)
+        self.stop = all_reduce_any(self.asked)
         self.meter.step = step
         self.meter.seconds += time.monotonic() - self._began
 
@@ -122,7 +122,7 @@ class Watch:
 
 
 def follow(
-    watch: Watch,
+    watch: TrainingMonitor,
     epochs: Callable[[float, int], float] | None = None,
     on_save: Callable[[Path], None] | None = None,
 ) -> Any:

@@ -16,7 +16,7 @@ from sft.losses.cross_tokenizer import OPENING, CrossTokenizer, before_answer
 from sft.models.layers import bare
 from sft.models.student import lora
 from sft.models.vocabulary import shared_vocabulary
-from sft.training.monitor import Watch, follow
+from sft.training.monitor import TrainingMonitor, follow
 from sft.training.on_policy_trainer import trainer_class
 from sft.training.trainer import arguments
 from synth.config.distillation import OnPolicy
@@ -34,7 +34,7 @@ def build_on_policy(
     config: Train,
     folder: Path,
     seed: int,
-    watch: Watch,
+    watch: TrainingMonitor,
 ) -> Any:
     """The trainer of a student that learns on its own answers.
 

@@ -14,7 +14,7 @@ from sft.losses.divergences import Divergence
 from sft.losses.objective import plain_logits
 from sft.losses.soft_labels import Online, summed_soft_loss
 from sft.models.layers import bare
-from sft.training.monitor import Watch, refuse_broken
+from sft.training.monitor import TrainingMonitor, refuse_broken
 from synth.config.distillation import OnPolicy
 
 
@@ -32,7 +32,7 @@ def trainer_class() -> type[Any]:
             teacher: Any,
             how: OnPolicy,
             seed: int,
-            watch: Watch,
+            watch: TrainingMonitor,
             shared: int | None,
             cross: CrossTokenizer | None,
         ) -> None:

@@ -19,16 +19,16 @@ from typing import Any
 
 from sft.data.chat_template import apply, choose
 from sft.data.dataset import Examples, open_examples, write_examples
-from sft.data.sampler import Order
-from sft.losses.hidden_states import Hidden
-from sft.losses.objective import Objective
+from sft.data.sampler import BatchSampler
+from sft.losses.hidden_states import HiddenStateLoss
+from sft.losses.objective import DistillationLoss
 from sft.models.student import length_limit, load_student, load_teacher, lora
 from sft.training.checkpoints import StepLog, drop_halves, keep_last, last_whole
-from sft.training.collator import Groups, refuse_leaks
-from sft.training.distributed import any_of, load_whole
+from sft.training.collator import BatchDataset, refuse_leaks
+from sft.training.distributed import all_reduce_any, disable_zero3_init
 from sft.training.export import save_student
 from sft.training.guards import memory_errors, quiet, require_packages, stops_after_a_step
-from sft.training.monitor import Watch, refuse_broken
+from sft.training.monitor import TrainingMonitor, refuse_broken
 from sft.training.on_policy import build_on_policy
 from sft.training.teachers import gather, teachers_identity
 from sft.training.trainer import build_trainer, end_trackers
@@ -121,7 +121,7 @@ def train(
             _refuse_foreign(folder, identity)
         one.wait_for_everyone()
         checkpoints = folder / "checkpoints"
-        watch = Watch(
+        watch = TrainingMonitor(
             StepLog(folder / "log.jsonl"),
             on_progress,
             config.keep_checkpoints,
@@ -201,15 +201,15 @@ def _build(
     config: Train,
     folder: Path,
     seed: int,
-    watch: Watch,
+    watch: TrainingMonitor,
     labels: Path | None,
     accuracies: dict[str, float] | None,
-) -> tuple[Any, Hidden | None]:
+) -> tuple[Any, HiddenStateLoss | None]:
     """The trainer of a config, and the intermediate layers where it has them."""
     from accelerate import PartialState
     from datasets import Dataset
 
-    load_whole()
+    disable_zero3_init()
     model = load_student(student, config.lora.quantization if config.lora else None)
     _refuse_unknown_tokens(model, tokenizer)
     if isinstance(data, Prompts):
@@ -236,14 +236,14 @@ def _build(
     if config.method == "hidden_states":
         how = config.hidden_states or HiddenStates()
         models = teachers.models
-        hidden = Hidden(how, model, models[how.teacher or next(iter(models))], seed)
+        hidden = HiddenStateLoss(how, model, models[how.teacher or next(iter(models))], seed)
     objective = None
     if not config.liger:
-        objective = Objective(config, model, teachers.models, hidden, teachers.vocabulary)
+        objective = DistillationLoss(config, model, teachers.models, hidden, teachers.vocabulary)
     parts = config.gradient_accumulation * PartialState().num_processes
-    groups = Groups(
+    groups = BatchDataset(
         data,
-        Order(data, config, seed, parts),
+        BatchSampler(data, config, seed, parts),
         config.layout,
         tokenizer.pad_token_id,
         teachers.labels,
@@ -266,7 +266,9 @@ def _build(
     return trainer, hidden
 
 
-def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -> None:
+def _run(
+    trainer: Any, hidden: HiddenStateLoss | None, checkpoints: Path, watch: TrainingMonitor
+) -> None:
     """Trains, from the last whole checkpoint on where there is one.
 
     Raises:
@@ -286,7 +288,7 @@ def _run(trainer: Any, hidden: Hidden | None, checkpoints: Path, watch: Watch) -
             trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
     finally:
         end_trackers(trainer.args.report_to)
-    if any_of(watch.asked):
+    if all_reduce_any(watch.asked):
         raise Interrupted(
             f"training stopped after step {watch.meter.step} of {trainer.state.max_steps}; a "
             "checkpoint is saved, the same command goes on from it"

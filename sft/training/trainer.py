@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sft.losses.objective import PARTS, Extra, Objective, install
-from sft.training.collator import Groups, split
-from sft.training.distributed import Even, save_projections
-from sft.training.monitor import Watch, follow
+from sft.losses.objective import PARTS, DistillationLoss, LossInputs, install
+from sft.training.collator import BatchDataset, split
+from sft.training.distributed import PadToWorldSize, save_projections
+from sft.training.monitor import TrainingMonitor, follow
 from synth.config.train import Train
 from synth.core.errors import UserError
 
@@ -23,12 +23,12 @@ def build_trainer(
     model: Any,
     tokenizer: Any,
     dataset: Any,
-    groups: Groups,
+    groups: BatchDataset,
     config: Train,
     folder: Path,
     seed: int,
-    watch: Watch,
-    objective: Objective | None,
+    watch: TrainingMonitor,
+    objective: DistillationLoss | None,
     adapters: Any = None,
 ) -> Any:
     """The trainer of a student.
@@ -57,7 +57,7 @@ def build_trainer(
 
         def get_train_dataloader(self) -> Any:
             loader = torch.utils.data.DataLoader(
-                Even(groups, self.accelerator.num_processes),
+                PadToWorldSize(groups, self.accelerator.num_processes),
                 batch_size=1,
                 shuffle=False,
                 collate_fn=lambda items: items[0],
@@ -100,7 +100,7 @@ def build_trainer(
             if objective is None:
                 return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
             labels = plain.pop("labels")
-            extra = Extra(labels, rest.get("soft", []), rest.get("weights"))
+            extra = LossInputs(labels, rest.get("soft", []), rest.get("weights"))
             found = model(**plain, extra=extra)
             if config.method != "sft":
                 self.parts = {name: found[name] for name in PARTS}
@@ -132,7 +132,7 @@ def build_trainer(
 
     def epochs(shown: float, processes: int) -> float:
         # All epochs are one to the trainer, so its own count is a share of the whole.
-        done = min(len(groups), round(shown * len(Even(groups, processes))))
+        done = min(len(groups), round(shown * len(PadToWorldSize(groups, processes))))
         return groups.order.epochs(done)
 
     def on_save(checkpoint: Path) -> None:

@@ -77,7 +77,7 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
 
     from synth.config.generate import Samples
     from synth.generate.runner import generate
-    from synth.generate.stats import Counts
+    from synth.generate.stats import GenerationStats
     from synth.stages.build_filters import build_chain_of
     from synth.stages.build_teachers import build_teachers
     from synth.stages.generate import build_ask
@@ -92,7 +92,7 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
             if at_once := getattr(teacher, "at_once", None):
                 at_once()  # three answers are not worth a day's wait for a batch
         take: Callable[[Task, list[Record]], None] = lambda _, got: records.extend(got)  # noqa: E731
-        asyncio.run(generate(ask, store, tasks, take, Counts(questions_total=len(tasks))))
+        asyncio.run(generate(ask, store, tasks, take, GenerationStats(questions_total=len(tasks))))
     return records
 
 

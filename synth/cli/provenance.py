@@ -15,7 +15,7 @@ from synth.core.dataset import MANIFEST, read_split
 from synth.core.errors import UserError
 from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
-from synth.store.usage import Entry, entries
+from synth.store.usage import StoredResponse, entries
 
 # From this share on (difflib's ratio) one question is an edit of the other.
 NEAR = 0.6
@@ -35,7 +35,7 @@ class Miss:
         samples: The sample numbers that were there already, where nothing else differs.
     """
 
-    entry: Entry
+    entry: StoredResponse
     differs: list[str]
     edited: bool = False
     samples: tuple[int, ...] = ()
@@ -176,15 +176,15 @@ class Search:
         question: The question's text as it stands in the messages.
     """
 
-    def __init__(self, own: Entry, question: str) -> None:
+    def __init__(self, own: StoredResponse, question: str) -> None:
         self.own, self._question = own, question
         self._words, self._frame = set(question.split()), _frame(own.request, question)
-        self._same: list[Entry] = []
-        self._best: tuple[int, Entry] | None = None
-        self._texts: list[tuple[float, int, Entry]] = []
+        self._same: list[StoredResponse] = []
+        self._best: tuple[int, StoredResponse] | None = None
+        self._texts: list[tuple[float, int, StoredResponse]] = []
         self._age = 0
 
-    def see(self, entry: Entry) -> None:
+    def see(self, entry: StoredResponse) -> None:
         """Takes in the next older request."""
         own, other = self.own.request, entry.request
         self._age += 1

@@ -27,7 +27,7 @@ EMPTY = -float("inf")
 
 
 @dataclass(slots=True)
-class Labels:
+class TopLogprobs:
     """Top-k log-probabilities of one answer.
 
     Attributes:
@@ -64,7 +64,7 @@ def hash_tokens(token_ids: Any) -> str:
 
 def take_labels(
     raw: dict[str, Any], id_of: Callable[[dict[str, Any]], int | None] | None = None
-) -> Labels:
+) -> TopLogprobs:
     """Takes the log-probabilities out of a raw completion (OpenAI's form) as arrays.
 
     Args:
@@ -101,7 +101,7 @@ def take_labels(
         raise ValueError(f"an entry has another form ({error!r})") from error
     if (token_ids < 0).any():
         raise ValueError("a token has no id: the endpoint sends none, or the tokenizer is another")
-    return Labels(token_ids, chosen, top_ids, top)
+    return TopLogprobs(token_ids, chosen, top_ids, top)
 
 
 def _written_id(entry: dict[str, Any]) -> int | None:
@@ -111,7 +111,7 @@ def _written_id(entry: dict[str, Any]) -> int | None:
     return int(token[len(_TOKEN_ID) :])
 
 
-def pack(labels: Labels) -> bytes:
+def pack(labels: TopLogprobs) -> bytes:
     """Labels as bytes for the response store, nothing lost."""
     n, k = labels.top_ids.shape
     head = json.dumps({"n": n, "k": k, "temperature": labels.temperature}).encode() + b"\n"
@@ -121,7 +121,7 @@ def pack(labels: Labels) -> bytes:
     return compress(head + b"".join(parts))
 
 
-def unpack(packed: bytes) -> Labels:
+def unpack(packed: bytes) -> TopLogprobs:
     """What `pack` packed. Raises ValueError where it is damaged."""
     import numpy as np
 
@@ -130,7 +130,7 @@ def unpack(packed: bytes) -> Labels:
     n, k = said["n"], said["k"]
     values = np.frombuffer(body, "<i4")
     ids, chosen, top_ids, top = np.split(values, [n, 2 * n, 2 * n + n * k])
-    return Labels(
+    return TopLogprobs(
         ids.astype(np.int32),
         chosen.view("<f4").astype(np.float32),
         top_ids.reshape(n, k).astype(np.int32),
@@ -139,7 +139,7 @@ def unpack(packed: bytes) -> Labels:
     )
 
 
-def joined(parts: Sequence[Labels]) -> Labels:
+def joined(parts: Sequence[TopLogprobs]) -> TopLogprobs:
     """The labels of an answer that came in several pieces."""
     import numpy as np
 
@@ -149,7 +149,7 @@ def joined(parts: Sequence[Labels]) -> Labels:
         missing = width - array.shape[1]
         return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
 
-    return Labels(
+    return TopLogprobs(
         np.concatenate([part.token_ids for part in parts]),
         np.concatenate([part.chosen for part in parts]),
         np.concatenate([wide(part.top_ids, -1) for part in parts]),
@@ -175,7 +175,7 @@ class LabelWriter:
         self._held = 0
         self._writer: Any = None
 
-    def write(self, id: str, labels: Labels) -> None:
+    def write(self, id: str, labels: TopLogprobs) -> None:
         """Adds the labels of the record with this id."""
         import numpy as np
 
@@ -235,7 +235,7 @@ def _schema() -> Any:
     )
 
 
-def read_labels(folder: Path) -> Iterator[tuple[str, Labels]]:
+def read_labels(folder: Path) -> Iterator[tuple[str, TopLogprobs]]:
     """Streams the side files of a folder: the record's id and its labels.
 
     Raises:
@@ -251,7 +251,7 @@ def read_labels(folder: Path) -> Iterator[tuple[str, Labels]]:
                 for row in batch.to_pylist():
                     ids = np.asarray(row["token_ids"], np.int32)
                     shape = (len(ids), row["k"])
-                    labels = Labels(
+                    labels = TopLogprobs(
                         ids,
                         np.asarray(row["chosen"], np.float32),
                         np.asarray(row["top_ids"], np.int32).reshape(shape),

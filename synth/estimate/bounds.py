@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 
 from synth.config.run import Run
 from synth.core.record import Message, Task
-from synth.estimate.inventory import COUNTED, Question, Stock
-from synth.estimate.ranges import LEAST_SAMPLE, Figure, exactly, mean_of, ratio_of
-from synth.generate.routing import Route
+from synth.estimate.inventory import COUNTED, Question, StoreInventory
+from synth.estimate.ranges import LEAST_SAMPLE, Range, exactly, mean_of, ratio_of
+from synth.generate.routing import Router
 from synth.store import usage as ledger
 from synth.teachers.base import TeacherConfig
 
 # Tokens of a text where no tokenizer and no answer of the teacher's says: by its characters.
-_OF_ASCII = Figure(1 / 7, 1 / 4, 1 / 2)
-_OF_OTHER = Figure(1 / 3, 1.0, 3.0)
+_OF_ASCII = Range(1 / 7, 1 / 4, 1 / 2)
+_OF_OTHER = Range(1 / 3, 1.0, 3.0)
 # Another tokenizer than the teacher's, and the chat template around the messages.
-_OF_OTHER_TOKENIZER = Figure(0.7, 1.0, 1.6)
+_OF_OTHER_TOKENIZER = Range(0.7, 1.0, 1.6)
 # Bytes in the store: of an answer's token, of a character of the request, and of one soft label.
-_OF_TOKEN, _OF_CHARACTER, _OF_LABEL = Figure(0.5, None, 8), Figure(0.1, None, 3), Figure(4, None, 9)
+_OF_TOKEN, _OF_CHARACTER, _OF_LABEL = Range(0.5, None, 8), Range(0.1, None, 3), Range(4, None, 9)
 
 
-class Bounds:
+class CostBounds:
     """Least and most of each column of `COUNTED`, for each teacher.
 
     Args:
@@ -38,24 +38,24 @@ class Bounds:
         self,
         run: Run,
         options: dict[str, TeacherConfig],
-        stock: Stock,
+        stock: StoreInventory,
         count_tokens: Callable[[str], int] | None,
     ) -> None:
         assert run.generate is not None
         self._generate, self._seed, self._stock = run.generate, run.seed, stock
         self._count_tokens = count_tokens
         self.notes: list[str] = []
-        self._route = Route(
+        self._route = Router(
             run.generate.route,
             stock.names,
             {name: own.weight for name, own in options.items()},
             {name: own.samples for name, own in options.items() if own.samples},
         )
 
-    def of(self, name: str, open_: Sequence[Question]) -> dict[str, Figure]:
+    def of(self, name: str, open_: Sequence[Question]) -> dict[str, Range]:
         """What a teacher's answers to the open questions may come to."""
         calls = self._calls(name, open_)
-        completion = self._mean(name, "completion_tokens") or Figure(
+        completion = self._mean(name, "completion_tokens") or Range(
             0, None, self._stock.limits()[-1]
         )
         each = {
@@ -63,7 +63,7 @@ class Bounds:
             "prompt_tokens": self._prompt_tokens(name),
             "completion_tokens": completion,
             "bytes": self._mean(name, "size") or self._size(completion),
-            "latency": self._mean(name, "latency") or Figure(0, None, None),
+            "latency": self._mean(name, "latency") or Range(0, None, None),
         }
         return {column: calls * each[column] for column in COUNTED}
 
@@ -74,7 +74,7 @@ class Bounds:
             return None
         return max(latencies) * self._generate.samples.max
 
-    def _calls(self, name: str, open_: Sequence[Question]) -> Figure:
+    def _calls(self, name: str, open_: Sequence[Question]) -> Range:
         low = high = 0
         for question in open_:
             slots = list(self._route.order(question.task.question, self._generate.samples.max))
@@ -84,7 +84,7 @@ class Bounds:
             high += max(0, (len(slots) if self._generate.route == "fallback" else sum(own)) - have)
         if self._generate.truncation.policy in ("raise_max_tokens", "continue"):
             high *= 1 + self._generate.truncation.times
-        return exactly(low) if low == high else Figure(low, None, high)
+        return exactly(low) if low == high else Range(low, None, high)
 
     def _first_wave(self, task: Task) -> int:
         samples, vote = self._generate.samples, self._generate.vote
@@ -93,13 +93,13 @@ class Bounds:
         wanted = max(samples.until_verified, samples.start or 0)
         return max(wanted, vote.agree) if vote and task.answer is None else wanted
 
-    def _mean(self, name: str, what: str) -> Figure | None:
+    def _mean(self, name: str, what: str) -> Range | None:
         """The mean over the teacher's stored answers to such prompts, if there are enough."""
         values = [getattr(entry, what) for entry in self._stock.history[name]]
         values = [float(value) for value in values if value is not None]
         return mean_of(values, self._seed) if len(values) >= LEAST_SAMPLE else None
 
-    def _prompt_tokens(self, name: str) -> Figure:
+    def _prompt_tokens(self, name: str) -> Range:
         """Tokens of a prompt: by the teacher's own counts, by a tokenizer, or by characters."""
         rendered = [messages for _, messages in self._stock.rendered]
         length = self._mean_length([_letters(messages) for messages in rendered])
@@ -119,13 +119,13 @@ class Bounds:
         share = sum(letter.isascii() for letter in text) / max(1, len(text))
         return length * (exactly(share) * _OF_ASCII + exactly(1 - share) * _OF_OTHER)
 
-    def _mean_length(self, lengths: Sequence[int]) -> Figure:
+    def _mean_length(self, lengths: Sequence[int]) -> Range:
         """The mean over all prompts, of which some were drawn."""
         if len(lengths) == len(self._stock.questions):
             return exactly(sum(lengths) / len(lengths))
         return mean_of([float(length) for length in lengths], self._seed)
 
-    def _size(self, completion: Figure) -> Figure:
+    def _size(self, completion: Range) -> Range:
         """Bytes of a response in the store."""
         letters = max(_letters(messages) for _, messages in self._stock.rendered)
         size = completion * _OF_TOKEN + exactly(letters) * _OF_CHARACTER

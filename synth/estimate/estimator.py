@@ -20,10 +20,10 @@ from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.record import Task
 from synth.core.run_folder import Folder
-from synth.estimate.bounds import Bounds
-from synth.estimate.inventory import COUNTED, KEPT, Question, Stock, shuffled
-from synth.estimate.ranges import LEAST_SAMPLE, Figure, interval, loosest, sums_of_more
-from synth.generate.stats import Counts
+from synth.estimate.bounds import CostBounds
+from synth.estimate.inventory import COUNTED, KEPT, Question, StoreInventory, shuffled
+from synth.estimate.ranges import LEAST_SAMPLE, Range, interval, loosest, sums_of_more
+from synth.generate.stats import GenerationStats
 from synth.stages import build_filters
 from synth.stages import build_teachers as run_teachers
 from synth.stages import generate as stages
@@ -74,7 +74,7 @@ def make_estimate(
     source, uncounted = _questions(run)
     tasks = [record.task for record in read_split(Folder(run.folder).stage(source), "train")]
     bought = _ask_pilot(run, shuffled(tasks, run.seed)[:pilot], say) if pilot else None
-    stock = Stock(run, tasks)
+    stock = StoreInventory(run, tasks)
     wanting = stock.wanting()
     # The questions stand in random order: those at the beginning that are done are a sample.
     done = next(
@@ -88,7 +88,7 @@ def make_estimate(
         if tokenizer
         else build_filters.counter_of(run)
     )
-    reckoner = _Reckoner(run, stock, counter)
+    reckoner = _Estimator(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)
     result = {
         "created": time.time(),
@@ -124,7 +124,7 @@ def _questions(run: Run) -> tuple[str, list[str]]:
 
 def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> dict[str, Any]:
     """Asks some questions as the run would, and says what that came to."""
-    counts = Counts(questions_total=len(drawn))
+    counts = GenerationStats(questions_total=len(drawn))
     with build_filters.build_chain_of(run, [], levels={"trace"}) as chain:
         ask = stages.build_ask(run, run_teachers.build_teachers(run), chain.check_trace)
         run_teachers.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
@@ -135,20 +135,22 @@ def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> d
     return {name: said[name] for name in (*names, "cost_usd", "unpriced", "failed", "seconds")}
 
 
-class _Reckoner:
+class _Estimator:
     """From counted columns to what is asked for: money by the prices, time by the limits."""
 
-    def __init__(self, run: Run, stock: Stock, count_tokens: Callable[[str], int] | None) -> None:
+    def __init__(
+        self, run: Run, stock: StoreInventory, count_tokens: Callable[[str], int] | None
+    ) -> None:
         assert run.generate is not None
         self._seed, self._names = run.seed, stock.names
         self._options = run_teachers.teacher_options(run)
         self._prices = run_teachers.prices_of(run, stock.names)
         self._width = run.generate.concurrency
-        self.bounds = Bounds(run, self._options, stock, count_tokens)
+        self.bounds = CostBounds(run, self._options, stock, count_tokens)
 
     def figures(
         self, sample: Sequence[Question], open_: Sequence[Question]
-    ) -> dict[str, dict[str, Figure]]:
+    ) -> dict[str, dict[str, Range]]:
         """Part to figure for each teacher, and for all of them together under an empty name."""
         import numpy as np
 
@@ -159,11 +161,11 @@ class _Reckoner:
             return np.asarray(values, float)  # None becomes not-a-number
 
         low, expected, high = (self._reckon(corner(at)) for at in ("low", "expected", "high"))
-        figures: dict[str, dict[str, Figure]] = {}
+        figures: dict[str, dict[str, Range]] = {}
         for name in (*self._names, ""):
             of = [bounds[name]] if name else list(bounds.values())
             figures[name] = {
-                part: Figure(
+                part: Range(
                     _known(low[name][part]),
                     _known(expected[name][part]),
                     _known(high[name][part]),
@@ -192,15 +194,15 @@ class _Reckoner:
                 if parts[part].basis != "exact" and middle is not None:
                     parts[part] = interval(drawn[name][part], middle, len(sample))
             last, seconds = self._table(sample)[:, :, -1].sum(axis=1), parts["seconds"]
-            parts["seconds"] = seconds + Figure(0.0, float(last.mean()), float(last.max()), "95%")
+            parts["seconds"] = seconds + Range(0.0, float(last.mean()), float(last.max()), "95%")
         return figures
 
-    def _with_the_last(self, name: str, seconds: Figure) -> Figure:
+    def _with_the_last(self, name: str, seconds: Range) -> Range:
         """Time in which the last question may still run when all the others are done."""
         names = [name] if name else self._names
         longest = [self.bounds.longest(name) for name in names]
         most = None if None in longest else sum(value for value in longest if value is not None)
-        return seconds + Figure(0.0, most and most / 2, most)
+        return seconds + Range(0.0, most and most / 2, most)
 
     def _table(self, questions: Sequence[Question]) -> NDArray[np.float64]:
         """(questions, teachers, columns): what the store has of each question."""
@@ -247,7 +249,7 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _notes(run: Run, stock: Stock, sampled: int) -> Iterator[str]:
+def _notes(run: Run, stock: StoreInventory, sampled: int) -> Iterator[str]:
     if sampled >= LEAST_SAMPLE:
         yield (
             f"95%: a prediction for the open questions from {sampled} drawn at random, by bootstrap"
@@ -273,7 +275,7 @@ def _notes(run: Run, stock: Stock, sampled: int) -> Iterator[str]:
 def _budget(run: Run, result: dict[str, Any]) -> Iterator[str]:
     """A line for each cap: whether it will be reached."""
     spent = ledger.bought(run.store_path, run.name, 0.0)
-    caps: list[tuple[str, Any, Any, list[ledger.Sums]]] = [
+    caps: list[tuple[str, Any, Any, list[ledger.UsageTotals]]] = [
         ("budget", run.budget, result["total"], list(spent.values()))
     ]
     for name, own in run_teachers.teacher_options(run).items():

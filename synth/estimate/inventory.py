@@ -18,15 +18,15 @@ from synth.core.errors import UserError
 from synth.core.prompts import load_prompt
 from synth.core.record import Message, Request, Task, digest
 from synth.generate.runner import generate
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
 from synth.stages import build_filters
 from synth.stages import build_teachers as run_teachers
 from synth.stages import generate as stages
 from synth.store import usage as ledger
 from synth.store.keys import keyed
 from synth.store.responses import Store, Stored
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
 RENDERED = 500  # prompts whose length is taken
@@ -49,7 +49,7 @@ class Question:
     has: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-class Stock:
+class StoreInventory:
     """The questions of a run beside what the store holds.
 
     Attributes:
@@ -73,7 +73,7 @@ class Stock:
             self.questions.append(Question(task, digest(messages)))
             if i in drawn:
                 self.rendered.append((task, messages))
-        self.history: dict[str, list[ledger.Entry]] = {name: [] for name in self.names}
+        self.history: dict[str, list[ledger.StoredResponse]] = {name: [] for name in self.names}
         if self._identities:
             self._read_store()
 
@@ -160,7 +160,7 @@ def shuffled(tasks: Sequence[Task], seed: int) -> list[Task]:
     return sorted(tasks, key=lambda task: hashlib.sha256(f"{seed}:{task.id}".encode()).digest())
 
 
-class _Shelf:
+class _ReplayTeacher:
     """Stands in for a teacher: has what the store has, and notes which questions want more."""
 
     def __init__(self, identity: dict[str, Any], failed: set[str], wanting: set[str]) -> None:
@@ -172,13 +172,13 @@ class _Shelf:
         if keyed(request, self.identity).key not in self._failed:
             assert request.task is not None
             self._wanting.add(request.task.id)
-        raise Refused("not for sale")
+        raise RequestRejected("not for sale")
 
     async def close(self) -> None:
         """Nothing to give back."""
 
 
-class _Unchanged(Store):
+class _ReadOnlyStore(Store):
     """The store as it is: a replay writes nothing into it. Notes which answers were used."""
 
     def __init__(self, path: Path) -> None:
@@ -200,16 +200,18 @@ class _Unchanged(Store):
 
 
 def _replay(
-    run: Run, ask: Ask, tasks: Sequence[Task], failed: set[str]
+    run: Run, ask: GenerationSpec, tasks: Sequence[Task], failed: set[str]
 ) -> tuple[set[str], set[str]]:
     """The questions for which a rerun would buy something, and the keys of what it would use."""
     wanting: set[str] = set()
-    store = _Unchanged(run.store_path)
+    store = _ReadOnlyStore(run.store_path)
     with store:
-        shelves = {name: _Shelf(t.identity, failed, wanting) for name, t in ask.teachers.items()}
+        shelves = {
+            name: _ReplayTeacher(t.identity, failed, wanting) for name, t in ask.teachers.items()
+        }
         uncapped = {n: own.model_copy(update={"budget": None}) for n, own in ask.options.items()}
         replay = replace(ask, teachers=shelves, options=uncapped, budget=None, count_tokens=None)
-        asyncio.run(generate(replay, store, tasks, lambda task, records: None, Counts()))
+        asyncio.run(generate(replay, store, tasks, lambda task, records: None, GenerationStats()))
     return wanting, store.used
 
 
@@ -224,7 +226,7 @@ def _comparable(sampling: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sampling.items() if name not in apart}
 
 
-def _counted(entry: ledger.Entry) -> dict[str, Any]:
+def _counted(entry: ledger.StoredResponse) -> dict[str, Any]:
     return {
         "calls": 1,
         "prompt_tokens": entry.prompt_tokens or 0,

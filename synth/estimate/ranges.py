@@ -32,7 +32,7 @@ _LOOSER: tuple[Basis, ...] = ("exact", "95%", "bounds")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Range:
     """A figure that is not known yet.
 
     Attributes:
@@ -46,28 +46,28 @@ class Figure:
     high: float | None
     basis: Basis = "bounds"
 
-    def __mul__(self, other: Figure) -> Figure:
+    def __mul__(self, other: Range) -> Range:
         """The product of two figures of zero or more: so many, each so much."""
         return self._with(other, _product)
 
-    def __add__(self, other: Figure) -> Figure:
+    def __add__(self, other: Range) -> Range:
         """The sum of two figures, their limits added: too wide rather than too narrow."""
         return self._with(other, _sum)
 
-    def _with(self, other: Figure, join: Callable[..., float | None]) -> Figure:
+    def _with(self, other: Range, join: Callable[..., float | None]) -> Range:
         basis = loosest([self.basis, other.basis])
         values = (join(getattr(self, at), getattr(other, at)) for at in ("low", "expected", "high"))
         low, expected, high = values
-        return Figure(low, expected, high, basis)
+        return Range(low, expected, high, basis)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def exactly(value: float) -> Figure:
+def exactly(value: float) -> Range:
     """A figure that is known."""
-    return Figure(value, value, value, "exact")
+    return Range(value, value, value, "exact")
 
 
 def loosest(bases: Iterable[Basis]) -> Basis:
@@ -92,7 +92,7 @@ def tail(n: int) -> float:
     return statistics.NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(n - 1))
 
 
-def mean_of(values: Sequence[float], seed: int) -> Figure:
+def mean_of(values: Sequence[float], seed: int) -> Range:
     """The mean of what the values were drawn from, with its interval by bootstrap.
 
     Raises:
@@ -103,7 +103,7 @@ def mean_of(values: Sequence[float], seed: int) -> Figure:
     return ratio_of(values, np.ones(len(values)).tolist(), seed)
 
 
-def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Figure:
+def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Range:
     """The ratio of two sums over the same items, with its interval by bootstrap over the items."""
     import numpy as np
 
@@ -116,7 +116,7 @@ def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Figur
     ratios = drawn[:, 0] / drawn[:, 1]
     low, high = np.quantile(ratios, [tail(n), 1 - tail(n)])
     total = pairs.sum(axis=0)
-    return Figure(float(low), float(total[0] / total[1]), float(high), "95%")
+    return Range(float(low), float(total[0] / total[1]), float(high), "95%")
 
 
 def sums_of_more(
@@ -160,9 +160,9 @@ def sums_of_more(
     return draws, expected
 
 
-def interval(draws: NDArray[np.float64], expected: float, n: int) -> Figure:
+def interval(draws: NDArray[np.float64], expected: float, n: int) -> Range:
     """The figure that draws of `sums_of_more`, or what was reckoned from them, come to."""
     import numpy as np
 
     low, high = np.quantile(draws, [tail(n), 1 - tail(n)])
-    return Figure(min(float(low), expected), expected, max(float(high), expected), "95%")
+    return Range(min(float(low), expected), expected, max(float(high), expected), "95%")

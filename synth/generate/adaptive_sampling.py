@@ -135,7 +135,7 @@ def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int,
     return Prior(names, means, deviations, best[:-1], float(np.exp(best[-1])))
 
 
-class Hope:
+class PassRateModel:
     """Learns, source by source and teacher by teacher, how much hope is left in a question."""
 
     def __init__(self, samples: Samples) -> None:

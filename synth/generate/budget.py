@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 from synth.config.generate import Budget
 from synth.core.errors import DistillError, Unfinished
-from synth.store.responses import Spent
+from synth.store.responses import Usage
 from synth.teachers.base import Cap
 
 
-class Purse:
+class BudgetTracker:
     """What may be spent: by the run, and on each teacher.
 
     What is in flight is reckoned in at the mean of what came so far, so that a run ends near its
@@ -25,12 +25,12 @@ class Purse:
     """
 
     def __init__(
-        self, budget: Budget | None, caps: Mapping[str, Cap], spent: Mapping[str, Spent]
+        self, budget: Budget | None, caps: Mapping[str, Cap], spent: Mapping[str, Usage]
     ) -> None:
         self._budget, self._caps = budget, caps
         self._spent = dict(spent)
         self._total = (
-            Spent(*map(sum, zip(*spent.values(), strict=True))) if spent else Spent(0, 0, 0)
+            Usage(*map(sum, zip(*spent.values(), strict=True))) if spent else Usage(0, 0, 0)
         )
         self._in_flight: Counter[str] = Counter()
         hours = budget.hours if budget else None
@@ -47,7 +47,7 @@ class Purse:
         cap = self._caps.get(teacher)
         if cap is not None:
             own = self._reckoned(
-                self._spent.get(teacher, Spent(0, 0, 0.0)), self._in_flight[teacher]
+                self._spent.get(teacher, Usage(0, 0, 0.0)), self._in_flight[teacher]
             )
             if over := _over(cap.usd, cap.tokens, own):
                 return _used_up(f"teachers.{teacher}.budget.{over[0]}", over[1]), False
@@ -61,22 +61,22 @@ class Purse:
         """It came back, with what it cost where it was answered."""
         self._in_flight[teacher] -= 1
         if tokens is not None:
-            one = Spent(1, tokens, usd or 0.0)
+            one = Usage(1, tokens, usd or 0.0)
             self._total = _sum(self._total, one)
-            self._spent[teacher] = _sum(self._spent.get(teacher, Spent(0, 0, 0.0)), one)
+            self._spent[teacher] = _sum(self._spent.get(teacher, Usage(0, 0, 0.0)), one)
 
     @staticmethod
-    def _reckoned(spent: Spent, in_flight: int) -> Spent:
+    def _reckoned(spent: Usage, in_flight: int) -> Usage:
         """What it will be when all that is in flight, and one more, has come back."""
         more = (in_flight + 1) / spent.responses if spent.responses else 0.0
-        return Spent(spent.responses, round(spent.tokens * (1 + more)), spent.usd * (1 + more))
+        return Usage(spent.responses, round(spent.tokens * (1 + more)), spent.usd * (1 + more))
 
 
-def _sum(one: Spent, other: Spent) -> Spent:
-    return Spent(one.responses + other.responses, one.tokens + other.tokens, one.usd + other.usd)
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(one.responses + other.responses, one.tokens + other.tokens, one.usd + other.usd)
 
 
-def _over(usd: float | None, tokens: int | None, spent: Spent) -> tuple[str, str] | None:
+def _over(usd: float | None, tokens: int | None, spent: Usage) -> tuple[str, str] | None:
     if tokens is not None and spent.tokens > tokens:
         return "tokens", f"{tokens:,} tokens"
     if usd is not None and spent.usd > usd:

@@ -10,24 +10,24 @@ from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
-from synth.generate.budget import Purse
-from synth.generate.concurrency import Closed
+from synth.generate.budget import BudgetTracker
+from synth.generate.concurrency import TeacherClosed
 from synth.generate.responses import Reply
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
-from synth.store.keys import Keyed, keyed
-from synth.store.responses import Bought, Store, StoreFull
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
+from synth.store.keys import RequestKey, keyed
+from synth.store.responses import ResponseMetadata, Store, StoreFull
 from synth.teachers._response import parse_answer
-from synth.teachers.base import Refused, Retry
+from synth.teachers.base import RequestRejected, RetryableError
 
 LONGEST_WAIT_S = 60.0
 
 
-class Stopped(Exception):
+class RunStopping(Exception):
     """The run is stopping: this question is left for the next time."""
 
 
-class Buyer:
+class ResponseClient:
     """The teachers' lanes, the purse and the store of one generation.
 
     Attributes:
@@ -36,14 +36,14 @@ class Buyer:
         on_halt: Called when the run stops.
     """
 
-    def __init__(self, ask: Ask, store: Store, counts: Counts) -> None:
+    def __init__(self, ask: GenerationSpec, store: Store, counts: GenerationStats) -> None:
         self.ask, self.store, self.counts = ask, store, counts
         self.stop: DistillError | None = None
         self.on_halt: list[Callable[[], None]] = []
         self.lanes = {name: ask.lane(name) for name in ask.teachers}
         caps = {name: own.budget for name, own in ask.options.items() if own.budget}
         spent = store.spent(ask.run) if ask.budget or caps else {}
-        self._purse = Purse(ask.budget, caps, spent)
+        self._purse = BudgetTracker(ask.budget, caps, spent)
 
     async def reply(self, name: str, request: Request) -> Reply:
         """A response, bought only if it is not in the store."""
@@ -53,7 +53,7 @@ class Buyer:
             return Reply(key.key, stored.raw, stored.latency)
         return await self._buy(name, request, key)
 
-    async def _buy(self, name: str, request: Request, key: Keyed) -> Reply:
+    async def _buy(self, name: str, request: Request, key: RequestKey) -> Reply:
         """A new answer, on the disk when this returns.
 
         Raises:
@@ -64,21 +64,21 @@ class Buyer:
         while True:
             try:
                 await lane.enter(due)
-            except Closed:
+            except TeacherClosed:
                 if self.stop:
-                    raise Stopped from None
+                    raise RunStopping from None
                 raise
             if over := self._purse.refusal(name):
                 self._close(name, *over)
             if self.stop or lane.closed:
                 lane.left()
                 if self.stop:
-                    raise Stopped
-                raise Closed(lane.closed)  # type: ignore[arg-type]
+                    raise RunStopping
+                raise TeacherClosed(lane.closed)  # type: ignore[arg-type]
             was_ill, answers, sent = lane.health == "ill", lane.answers, time.monotonic()
             try:
                 return await self._send(name, request, key)
-            except Retry as failure:
+            except RetryableError as failure:
                 lane.failed(failure, sent, key.key)
                 if lane.closed and name not in self.counts.out:
                     self._close(name, lane.closed, not self._others(name))
@@ -95,13 +95,13 @@ class Buyer:
                     after = failure.after if failure.after is not None else _backoff(attempt)
                     due = time.monotonic() + after
                     continue
-            except Refused as failure:
+            except RequestRejected as failure:
                 lane.left()
                 reason = str(failure)
             except DistillError as error:
                 lane.left()
                 if self.stop:
-                    raise Stopped from error
+                    raise RunStopping from error
                 # Before the first answer this is a mistake in the config; later the key was
                 # withdrawn, or the money is gone, and another teacher may go on.
                 fatal = isinstance(error, UserError) and lane.health == "untried"
@@ -110,15 +110,15 @@ class Buyer:
             except StoreFull as error:
                 lane.left()
                 self.halt(_full_disk(error))
-                raise Stopped from error
+                raise RunStopping from error
             except BaseException:
                 lane.left()
                 raise
             self.counts.failed[_kind(reason)] += 1
             await self.put(self.store.put_failure(key.key, reason, self.ask.run, name))
-            raise Refused(reason)
+            raise RequestRejected(reason)
 
-    async def _send(self, name: str, request: Request, key: Keyed) -> Reply:
+    async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """One attempt. Its place in the lane is free again when the answer is on the disk."""
         lane, price = self.lanes[name], self.ask.prices.get(name)
         self.counts.in_flight += 1
@@ -136,7 +136,7 @@ class Buyer:
                 else len(body) // 4  # a cap has to hold where an endpoint counts nothing
             )
             spent = (tokens, cost)
-            bought = Bought(self.ask.run, name, prompt, completion, cost, latency)
+            bought = ResponseMetadata(self.ask.run, name, prompt, completion, cost, latency)
             await self.store.put(key, body, bought, labels)
         finally:
             self.counts.in_flight -= 1
@@ -161,7 +161,7 @@ class Buyer:
                 )
             )
 
-    def _count_bought(self, name: str, reply: Reply, bought: Bought) -> None:
+    def _count_bought(self, name: str, reply: Reply, bought: ResponseMetadata) -> None:
         counts, alarm = self.counts, self.ask.truncation
         counts.bought += 1
         counts.by_teacher[name] += 1
@@ -187,7 +187,7 @@ class Buyer:
             await writing
         except StoreFull as error:
             self.halt(_full_disk(error))
-            raise Stopped from error
+            raise RunStopping from error
 
     def _others(self, name: str) -> bool:
         return any(lane.closed is None for other, lane in self.lanes.items() if other != name)
@@ -208,7 +208,7 @@ class Buyer:
         name, lane = list(self.lanes.items())[-1]
         assert lane.closed is not None
         self.halt(type(lane.closed)(f"no teacher is left; {name}: {lane.closed}"))
-        raise Stopped
+        raise RunStopping
 
     def halt(self, reason: DistillError) -> None:
         """Sends nothing more; what is in flight still comes, where it comes within minutes."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from synth.core.errors import DistillError, Unfinished, UserError
-from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Advertised, Retry
+from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Advertised, RetryableError
 
 # So many different requests failing in a row, with no answer between, mean that the endpoint is
 # ill and not a request odd. It is then tried with one request at a time.
@@ -29,7 +29,7 @@ FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
 FIRST_WIDTH = 32.0
 
 
-class Closed(Exception):
+class TeacherClosed(Exception):
     """The teacher answers nothing more.
 
     Args:
@@ -80,7 +80,7 @@ class _Bucket:
 Health = Literal["untried", "well", "ill"]
 
 
-class Lane:
+class ConcurrencyController:
     """One teacher's queue. `enter` waits for a turn; `leave` says what came of it."""
 
     def __init__(
@@ -129,7 +129,7 @@ class Lane:
             Closed: The teacher is given up.
         """
         if self.closed is not None:
-            raise Closed(self.closed)
+            raise TeacherClosed(self.closed)
         now = time.monotonic()
         if not self._queue and due <= now and self._blocked(now) == 0.0:
             self._take()
@@ -162,7 +162,7 @@ class Lane:
             self._tokens.take(tokens)
         self._pump()
 
-    def failed(self, failure: Retry, sent: float, request: object) -> None:
+    def failed(self, failure: RetryableError, sent: float, request: object) -> None:
         """A failure that may pass.
 
         Args:
@@ -176,7 +176,7 @@ class Lane:
             self._trouble(failure, sent, now, request)
         self._pump()
 
-    def _trouble(self, failure: Retry, sent: float, now: float, request: object) -> None:
+    def _trouble(self, failure: RetryableError, sent: float, now: float, request: object) -> None:
         if not self._failures:
             self._quiet_since = now
         self._failures += 1
@@ -214,7 +214,7 @@ class Lane:
             self.closed = error
         for *_, turn in self._queue:
             if not turn.done():
-                turn.set_exception(Closed(self.closed))
+                turn.set_exception(TeacherClosed(self.closed))
         self._queue.clear()
 
     def _take(self) -> None:

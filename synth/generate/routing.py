@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class SampleSlot:
     """A sample that is wanted: from whom, and which of its samples of this question."""
 
     teacher: str
@@ -16,7 +16,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Router:
     """How samples are dealt to teachers.
 
     Attributes:
@@ -31,7 +31,7 @@ class Route:
     weights: Mapping[str, float] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
 
-    def order(self, question: str, most: int) -> Iterator[Slot]:
+    def order(self, question: str, most: int) -> Iterator[SampleSlot]:
         """All samples that a question may get, in their order: at most `most` a tier.
 
         Args:
@@ -42,7 +42,7 @@ class Route:
         if self.kind == "cascade":
             for name in self.teachers:
                 for sample in range(min(most, self.caps.get(name, most))):
-                    yield Slot(name, sample)
+                    yield SampleSlot(name, sample)
             return
         for sample in range(most):
             if self.kind == "turns":
@@ -51,7 +51,7 @@ class Route:
                 name = self._drawn(question, sample)
             else:
                 name = self.teachers[0]
-            yield Slot(name, sample)
+            yield SampleSlot(name, sample)
 
     def substitutes(self, name: str) -> list[str]:
         """Who stands in for a teacher that does not answer, in order."""

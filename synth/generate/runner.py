@@ -18,16 +18,16 @@ from synth.core.errors import Interrupted, Unfinished, UserError
 from synth.core.reasoning import is_cut
 from synth.core.record import Generation, Message, Record, Request, Task, Verdict
 from synth.core.usage import usage_of
-from synth.generate.adaptive_sampling import Hope
-from synth.generate.client import Buyer, Stopped
-from synth.generate.concurrency import Closed
+from synth.generate.adaptive_sampling import PassRateModel
+from synth.generate.client import ResponseClient, RunStopping
+from synth.generate.concurrency import TeacherClosed
 from synth.generate.responses import Reply, continuation, merged
-from synth.generate.routing import Slot
-from synth.generate.spec import Agreed, Ask
-from synth.generate.stats import Counts
+from synth.generate.routing import SampleSlot
+from synth.generate.spec import GenerationSpec, VoteResult
+from synth.generate.stats import GenerationStats
 from synth.store.keys import keyed
 from synth.store.responses import Store
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.
@@ -44,11 +44,11 @@ Emit = Callable[[Task, list[Record]], None]
 class _Run:
     """One generation under way. `run` does it all; the rest is its parts."""
 
-    def __init__(self, ask: Ask, store: Store, counts: Counts) -> None:
+    def __init__(self, ask: GenerationSpec, store: Store, counts: GenerationStats) -> None:
         self.ask, self.store, self.counts = ask, store, counts
-        self.buyer = Buyer(ask, store, counts)
+        self.buyer = ResponseClient(ask, store, counts)
         self._route = ask.plan()
-        self._hope = Hope(ask.samples)
+        self._hope = PassRateModel(ask.samples)
         self.buyer.on_halt.append(self._hope.release)
         cascade = ask.route == "cascade"  # there a later teacher has to be learned of too
         self._learns_from = ask.samples.max if cascade else LEARNS_FROM
@@ -121,7 +121,7 @@ class _Run:
             await self._ask(task, learning, records)
             self.counts.questions += 1
             self.counts.solved += any(record.rejected_by is None for record in records)
-        except Stopped:
+        except RunStopping:
             pass
         finally:
             self._active -= 1
@@ -136,7 +136,7 @@ class _Run:
             messages = self.ask.prompt.messages(task, self.ask.values)
         except UserError as error:
             self.buyer.halt(UserError(f"{error} (question {task.id})"))
-            raise Stopped from error
+            raise RunStopping from error
         slots = deque(self._route.order(task.question, samples.max))
         tally: dict[str, list[int]] = {}
         voting = self.ask.vote is not None and task.answer is None
@@ -197,14 +197,14 @@ class _Run:
 
     def _wave(
         self,
-        slots: deque[Slot],
+        slots: deque[SampleSlot],
         wanted: int,
         task: Task,
         tally: dict[str, list[int]],
         hopeful: bool,
-    ) -> list[Slot]:
+    ) -> list[SampleSlot]:
         """Takes the next samples, of one teacher only in a cascade: the next may not be needed."""
-        wave: list[Slot] = []
+        wave: list[SampleSlot] = []
         cascade = self.ask.route == "cascade"
         while slots and len(wave) < wanted:
             slot = slots[0]
@@ -225,13 +225,13 @@ class _Run:
         key = record.generation.teacher if self.ask.route == "cascade" else ""
         tally.setdefault(key, [0, 0])[record.rejected_by is not None] += 1
 
-    async def _vote(self, records: list[Record]) -> Agreed | None:
+    async def _vote(self, records: list[Record]) -> VoteResult | None:
         assert self.ask.vote is not None
         answers = [record.answer for record in records]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.ask.vote, answers)
 
-    async def _sample(self, task: Task, messages: list[Message], slot: Slot) -> Record | None:
+    async def _sample(self, task: Task, messages: list[Message], slot: SampleSlot) -> Record | None:
         """One answer as a record, from whichever teacher gives it; None if none does."""
         names = [slot.teacher]
         if self.ask.route != "cascade":
@@ -245,9 +245,9 @@ class _Run:
         for name in names:
             try:
                 record = await self._answer(task, messages, name, slot.sample)
-            except Closed:
+            except TeacherClosed:
                 continue
-            except Refused:
+            except RequestRejected:
                 if self.ask.route == "fallback" and name != names[-1]:
                     continue
                 return None
@@ -367,7 +367,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
         return [error]
 
 
-def _settled(task: Task, agreed: Agreed) -> Task:
+def _settled(task: Task, agreed: VoteResult) -> Task:
     """The question with the answer that was agreed on as its reference."""
     vote = {"votes": agreed.votes, "of": agreed.total}
     return replace(task, answer=agreed.answer, metadata={**task.metadata, "vote": vote})
@@ -388,7 +388,7 @@ def _total(values: Sequence[Any]) -> Any:
 
 
 async def generate(
-    ask: Ask, store: Store, tasks: Iterable[Task], emit: Emit, counts: Counts
+    ask: GenerationSpec, store: Store, tasks: Iterable[Task], emit: Emit, counts: GenerationStats
 ) -> None:
     """Answers every task; see `_Run.run`. Closes the teachers at the end."""
     try:

@@ -10,14 +10,14 @@ from synth.config.generate import Budget, Samples, Sampling, Truncation
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Verdict
 from synth.core.usage import Price
-from synth.generate.concurrency import Lane, Limits
-from synth.generate.routing import Route
+from synth.generate.concurrency import ConcurrencyController, Limits
+from synth.generate.routing import Router
 from synth.teachers.base import Teacher, TeacherConfig
 
 Check = Callable[[Record], list[Verdict]]
 
 
-class Agreed(NamedTuple):
+class VoteResult(NamedTuple):
     """The final answer that most answers give: how many of them, of how many."""
 
     answer: str
@@ -26,7 +26,7 @@ class Agreed(NamedTuple):
 
 
 @dataclass
-class Ask:
+class GenerationSpec:
     """Everything that stays the same over the questions of one generation.
 
     Attributes:
@@ -54,7 +54,7 @@ class Ask:
     options: Mapping[str, TeacherConfig] = field(default_factory=dict)
     route: str = "turns"
     truncation: Truncation = field(default_factory=lambda: Truncation(alarm=None))
-    vote: Callable[[Sequence[str]], Agreed | None] | None = None
+    vote: Callable[[Sequence[str]], VoteResult | None] | None = None
     agree: int = 3
     budget: Budget | None = None
     patience_s: float = 600.0
@@ -62,17 +62,19 @@ class Ask:
     run: str = ""
     check_threads: int = 8
 
-    def lane(self, name: str) -> Lane:
+    def lane(self, name: str) -> ConcurrencyController:
         """The way to one of the teachers."""
         teacher, own = self.teachers[name], self.options.get(name) or TeacherConfig()
         limits = Limits(own.concurrency or self.concurrency, own.rpm, own.tpm, self.patience_s)
         wide = getattr(teacher, "opens_wide", False)
-        return Lane(name, limits, lambda: getattr(teacher, "advertised", None), wide)
+        return ConcurrencyController(
+            name, limits, lambda: getattr(teacher, "advertised", None), wide
+        )
 
-    def plan(self) -> Route:
+    def plan(self) -> Router:
         """How samples are dealt to the teachers."""
         own = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
-        return Route(
+        return Router(
             self.route,
             list(self.teachers),
             {name: options.weight for name, options in own.items()},

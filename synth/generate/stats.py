@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass
-class Counts:
+class GenerationStats:
     """What happened so far; progress is shown from it and the manifest keeps it.
 
     Attributes:

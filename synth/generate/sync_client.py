@@ -10,15 +10,15 @@ from typing import Any
 from synth.core.errors import UserError, nearest
 from synth.core.reasoning import parse_completion
 from synth.core.record import Message, Request
-from synth.generate.client import Buyer, Stopped
-from synth.generate.concurrency import Closed
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
+from synth.generate.client import ResponseClient, RunStopping
+from synth.generate.concurrency import TeacherClosed
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
 from synth.store.responses import Store
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 
-class Asker:
+class SyncClient:
     """Asks teachers over the response store, as the generation does; call it to ask.
 
     A thread with an event loop of its own starts at the first question. Equal questions that come
@@ -33,8 +33,8 @@ class Asker:
         counts: What was bought, reused and failed so far.
     """
 
-    def __init__(self, store: Path, ask: Ask) -> None:
-        self.counts = Counts()
+    def __init__(self, store: Path, ask: GenerationSpec) -> None:
+        self.counts = GenerationStats()
         self._path, self._ask = store, ask
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,7 +87,7 @@ class Asker:
         for teacher in self._ask.teachers.values():
             if attach := getattr(teacher, "attach", None):
                 attach(self._store, self._ask.run)
-        self._buyer = Buyer(self._ask, self._store, self.counts)
+        self._buyer = ResponseClient(self._ask, self._store, self.counts)
 
     async def _end(self) -> None:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
@@ -105,11 +105,11 @@ class Asker:
     async def _reply(self, teacher: str, request: Request) -> str:
         try:
             reply = await self._buyer.reply(teacher, request)
-        except Refused as error:
+        except RequestRejected as error:
             raise RuntimeError(str(error)) from error
-        except Closed as error:
+        except TeacherClosed as error:
             raise error.error from error
-        except Stopped as error:
+        except RunStopping as error:
             assert self._buyer.stop is not None
             raise self._buyer.stop from error
         return parse_completion(reply.raw)[1]

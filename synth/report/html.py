@@ -29,7 +29,7 @@ from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
 from synth.report import charts
 from synth.report.evaluation import benchmark_rows
-from synth.report.trace_stats import Pile, gather
+from synth.report.trace_stats import TraceStats, gather
 
 REPORT = "report.html"
 STAGES = (
@@ -100,7 +100,7 @@ def _contents(run: Run, folder: Folder) -> dict[str, Any]:
         "skipped": _grouped(done["tasks"]["skipped"]) if done["tasks"] else [],
         "unasked": _reasons(folder.stage("tasks"), "rejected") if done["tasks"] else Counter(),
         "piles": piles,
-        "all": sum(piles.values(), Pile()),
+        "all": sum(piles.values(), TraceStats()),
         "log": list(_log(folder.stage("train") / "log.jsonl")) if done["train"] else [],
         "accuracy": _accuracy(done["evaluate"]),
         "subsets": _subsets(done["evaluate"]),

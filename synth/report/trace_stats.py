@@ -16,7 +16,7 @@ TRACES_SHOWN = 12
 
 
 @dataclass
-class Pile:
+class TraceStats:
     """What is known of the traces of one split, gathered in one pass while they stream by.
 
     Attributes:
@@ -52,8 +52,10 @@ class Pile:
             self.cost_usd += made.cost_usd
             self.priced += 1
 
-    def __add__(self, other: Pile) -> Pile:
-        return Pile(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+    def __add__(self, other: TraceStats) -> TraceStats:
+        return TraceStats(
+            **{name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        )
 
     @property
     def completion_tokens(self) -> int | None:
@@ -82,9 +84,9 @@ class Pile:
         return None
 
 
-def gather(place: Path, split: str, manifest: Mapping[str, Any] | None) -> Pile:
+def gather(place: Path, split: str, manifest: Mapping[str, Any] | None) -> TraceStats:
     """One pass over a split."""
-    pile = Pile()
+    pile = TraceStats()
     rows = (manifest or {}).get("rows", {}).get(split, 0)
 
     def counted() -> Iterator[Record]:

@@ -21,8 +21,8 @@ from synth.core.prompts import Prompt, load_prompt
 from synth.core.question_text import question_key
 from synth.core.record import Record, Task, Verdict, digest
 from synth.core.run_folder import Folder
-from synth.generate.stats import Counts
-from synth.stages._augment.seeds import Draw, draws, stands_in
+from synth.generate.stats import GenerationStats
+from synth.stages._augment.seeds import Seed, draws, stands_in
 from synth.stages._augment.tags import in_answer, unreadable
 from synth.stages.build_filters import build_chain_of, filters_at
 from synth.stages.build_teachers import ask_all, identities, single_ask
@@ -65,7 +65,7 @@ def augment_questions(run: Run, folder: Folder, inputs: dict[str, Any], say: Say
     ):
         for task in old:
             splits["train"].write(Record(task.id, task, [], None, ""))
-        gate = _Gate(old, evaluation, chain)
+        gate = _NoveltyCheck(old, evaluation, chain)
         forms = []
         for index, entry in enumerate(run.augment):
             form = _Form(run, index, entry, gate, splits)
@@ -77,7 +77,7 @@ def augment_questions(run: Run, folder: Folder, inputs: dict[str, Any], say: Say
     return manifest
 
 
-class _Gate:
+class _NoveltyCheck:
     """Says of a question whether it is new; what it let pass is old from then on."""
 
     def __init__(self, old: Sequence[Task], evaluation: Sequence[Task], chain: Chain) -> None:
@@ -119,7 +119,12 @@ class _Form:
     """One entry of the config at work."""
 
     def __init__(
-        self, run: Run, index: int, entry: Augment, gate: _Gate, splits: Mapping[str, SplitWriter]
+        self,
+        run: Run,
+        index: int,
+        entry: Augment,
+        gate: _NoveltyCheck,
+        splits: Mapping[str, SplitWriter],
     ) -> None:
         self._run, self._index, self._entry = run, index, entry
         self._gate, self._splits = gate, splits
@@ -128,7 +133,7 @@ class _Form:
         self._rejected: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
         self._starts = 0
-        self._counts: list[Counts] = []
+        self._counts: list[GenerationStats] = []
 
     def make(self, old: Sequence[Task]) -> None:
         """All rounds: each but the first starts from what the round before it made."""
@@ -167,7 +172,7 @@ class _Form:
                 parts.append(f"{title} {counter.total()} ({why})")
         return " · ".join(parts)
 
-    def _new(self, begun: list[Draw], number: int) -> list[Record]:
+    def _new(self, begun: list[Seed], number: int) -> list[Record]:
         """The new questions of a round; one that cannot be read has its verdict already."""
         entry = self._entry
         if not entry.asks:
@@ -190,7 +195,7 @@ class _Form:
         )  # fmt: skip
         return made
 
-    def _read(self, draw: Draw, number: int, answer: Record) -> Iterable[Record]:
+    def _read(self, draw: Seed, number: int, answer: Record) -> Iterable[Record]:
         """The new questions in an answer: as many as were asked for, and no more of them pass."""
         verdict = _readable(answer, draw)
         questions = in_answer(answer, "question") if verdict.keep else [""]
@@ -203,7 +208,7 @@ class _Form:
             yield record
 
     def _record(
-        self, draw: Draw, number: int, question: str, answer: Record | None = None, place: int = 0
+        self, draw: Seed, number: int, question: str, answer: Record | None = None, place: int = 0
     ) -> Record:
         entry, generation = self._entry, answer.generation if answer else None
         kept = draw.parent if entry.reference == "keep" else None
@@ -276,7 +281,7 @@ class _Form:
         tasks: list[Task],
         emit: Callable[[Task, list[Record]], None],
     ) -> None:
-        self._counts.append(counts := Counts(questions_total=len(tasks)))
+        self._counts.append(counts := GenerationStats(questions_total=len(tasks)))
         ask = single_ask(self._run, [teacher], prompt, values, sampling, samples, check)
         ask_all(self._run, ask, tasks, emit, counts, f"augment {self._entry.name} ({prompt.name})")
 
@@ -296,7 +301,7 @@ class _Form:
         self._splits["rejected"].write(record)
 
 
-def _readable(answer: Record, draw: Draw) -> Verdict:
+def _readable(answer: Record, draw: Seed) -> Verdict:
     """Whether the new questions can be read from an answer without guessing."""
     try:
         questions = in_answer(answer, "question")

@@ -9,7 +9,7 @@ from synth.config.generate import Sampling
 from synth.config.run import Run
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Record, Task, Verdict
-from synth.generate.stats import Counts
+from synth.generate.stats import GenerationStats
 
 if TYPE_CHECKING:
     pass
@@ -26,9 +26,9 @@ from synth.core.progress import Clock, shown
 
 if TYPE_CHECKING:
     from synth.core.usage import Price
-    from synth.generate.spec import Ask
-    from synth.generate.stats import Counts
-    from synth.generate.sync_client import Asker
+    from synth.generate.spec import GenerationSpec
+    from synth.generate.stats import GenerationStats
+    from synth.generate.sync_client import SyncClient
     from synth.store.responses import Store
     from synth.teachers.base import Teacher, TeacherConfig
 
@@ -91,15 +91,15 @@ def single_ask(
     sampling: Sampling,
     samples: int = 1,
     check: Callable[[Record], list[Verdict]] | None = None,
-) -> Ask:
+) -> GenerationSpec:
     """Some teachers asked under one prompt, at the pace and under the budget of the run.
 
     The alarm on cut answers is off: its message speaks of the section generate.
     """
-    from synth.generate.spec import Ask
+    from synth.generate.spec import GenerationSpec
 
     pace = run.generate or Generate(prompt=PromptChoice(template=prompt.name))
-    return Ask(
+    return GenerationSpec(
         teachers={name: build_teacher(run, name) for name in names},
         prices=prices_of(run, names),
         prompt=prompt,
@@ -117,11 +117,11 @@ def single_ask(
     )
 
 
-def asker(run: Run, names: Sequence[str]) -> Asker:
+def asker(run: Run, names: Sequence[str]) -> SyncClient:
     """What asks for the filters, over the run's store; it starts with the first question."""
-    from synth.generate.sync_client import Asker
+    from synth.generate.sync_client import SyncClient
 
-    return Asker(run.store_path, single_ask(run, names, load_prompt("plain"), {}, Sampling()))
+    return SyncClient(run.store_path, single_ask(run, names, load_prompt("plain"), {}, Sampling()))
 
 
 def open_store(run: Run) -> Store:
@@ -133,10 +133,10 @@ def open_store(run: Run) -> Store:
 
 def ask_all(
     run: Run,
-    ask: Ask,
+    ask: GenerationSpec,
     questions: Iterable[Task],
     emit: Callable[[Task, list[Record]], None],
-    counts: Counts,
+    counts: GenerationStats,
     title: str,
     store: Store | None = None,
 ) -> None:
@@ -150,7 +150,7 @@ def ask_all(
         asyncio.run(generate(ask, store, questions, emit, counts))
 
 
-def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
+def _progress_line(title: str, counts: GenerationStats, clock: Clock) -> str:
     bought, tokens = counts.bought, counts.completion_tokens
     parts = [
         f"{title}: {counts.questions}/{counts.questions_total} questions",
@@ -178,7 +178,7 @@ def _progress_line(title: str, counts: Counts, clock: Clock) -> str:
     return " · ".join(parts) + clock.eta(counts.questions, counts.questions_total)
 
 
-def _shares(counts: Counts) -> str:
+def _shares(counts: GenerationStats) -> str:
     return f" ({reasons(counts.by_teacher)})" if len(counts.by_teacher) > 1 else ""
 
 

@@ -18,8 +18,8 @@ from synth.core.progress import Clock
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Record, Task
 from synth.core.run_folder import Folder
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
 from synth.stages._evaluate.benchmarks import FIGURES, _benchmark_files, _benchmarks
 from synth.stages._evaluate.models import _Asked, _chain, _everyone
 from synth.stages.build_student import model_path
@@ -96,10 +96,10 @@ def evaluate(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict
         writing(folder.stage("evaluate"), asked) as (splits, manifest),
     ):
         for who, one in asked.items():
-            counts = Counts(questions_total=len(tasks))
+            counts = GenerationStats(questions_total=len(tasks))
             prompt = load_prompt(one.prompt)
             counted = scores.Scores(tasks, reader(prompt, one.values))
-            ask = Ask(
+            ask = GenerationSpec(
                 teachers=one.teachers,
                 prices=prices_of(run, one.teachers) if who == "teacher" else {},
                 prompt=prompt,

@@ -27,9 +27,9 @@ from synth.stages.build_filters import (
 )
 
 if TYPE_CHECKING:
-    from filters.engine.executor import Engine
+    from filters.engine.executor import Executor
     from filters.engine.filter import Filter
-    from filters.engine.outcome_store import Ledger
+    from filters.engine.outcome_store import OutcomeStore
 
 Say = Callable[[str], None]
 
@@ -49,10 +49,10 @@ def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
 def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
     """Gives every trace its verdicts and parts the kept from the rejected."""
     from filters.engine.funnel import Funnel
-    from filters.engine.outcome_store import Ledger
+    from filters.engine.outcome_store import OutcomeStore
 
     funnel = Funnel()
-    with Ledger(folder.path / LEDGER) as ledger:
+    with OutcomeStore(folder.path / LEDGER) as ledger:
         engine = engine_of(run, folder, ledger, say)
         now = engine.progress
 
@@ -91,15 +91,15 @@ def _edit(record: Record, edits: list[Filter]) -> None:
             one.module.edit(one.config, record, evidence[one.name])
 
 
-def engine_of(run: Run, folder: Folder, ledger: Ledger, say: Say) -> Engine:
+def engine_of(run: Run, folder: Folder, ledger: OutcomeStore, say: Say) -> Executor:
     """The filters of the config over the run's traces."""
-    from filters.engine.executor import Engine
+    from filters.engine.executor import Executor
 
     filters = load(run)
     _refuse_unmet(run, filters)
     tasks = _eval_tasks(run, folder)
     stage = folder.stage(traces_of(run))
-    return Engine(
+    return Executor(
         stage,
         "train",
         folder.content(traces_of(run)),

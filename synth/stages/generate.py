@@ -26,8 +26,8 @@ from synth.stages.build_teachers import (
 )
 
 if TYPE_CHECKING:
-    from synth.core.logprobs import Labels
-    from synth.generate.spec import Agreed, Ask
+    from synth.core.logprobs import TopLogprobs
+    from synth.generate.spec import GenerationSpec, VoteResult
     from synth.store.responses import Store
     from synth.teachers.base import Teacher
 
@@ -67,7 +67,7 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     """
     from synth.core.logprobs import LabelWriter
     from synth.generate.question_stats import QuestionWriter
-    from synth.generate.stats import Counts
+    from synth.generate.stats import GenerationStats
     from synth.teachers._pricing import default_lines
 
     assert run.generate is not None
@@ -75,7 +75,7 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
         say(f"  {line}")
     asked = questions_of(run)
     questions = read_split(folder.stage(asked), "train")
-    counts = Counts(questions_total=folder.need(asked)["rows"]["train"])
+    counts = GenerationStats(questions_total=folder.need(asked)["rows"]["train"])
     drop = run.generate.truncation.policy == "drop"
     stopped: Unfinished | None = None
     with (
@@ -127,7 +127,7 @@ def generate_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) 
     return manifest
 
 
-def _labels_of(record: Record, store: Store) -> Labels:
+def _labels_of(record: Record, store: Store) -> TopLogprobs:
     from synth.core.logprobs import joined, unpack
 
     assert record.generation is not None
@@ -138,13 +138,15 @@ def _labels_of(record: Record, store: Store) -> Labels:
 # --- teachers -------------------------------------------------------------------------------------
 
 
-def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]) -> Ask:
+def build_ask(
+    run: Run, teachers: dict[str, Teacher], check: Callable[[Record], list[Any]]
+) -> GenerationSpec:
     """The generation that the config describes, checked by `check`."""
-    from synth.generate.spec import Ask
+    from synth.generate.spec import GenerationSpec
 
     assert run.generate is not None
     generate = run.generate
-    return Ask(
+    return GenerationSpec(
         teachers=teachers,
         prices=prices_of(run, teachers),
         prompt=load_prompt(generate.prompt.template),
@@ -167,13 +169,13 @@ def build_ask(run: Run, teachers: dict[str, Teacher], check: Callable[[Record], 
     )
 
 
-def _vote() -> Callable[[Sequence[str]], Agreed | None]:
+def _vote() -> Callable[[Sequence[str]], VoteResult | None]:
     """Finds the final answer on which some answers agree, equal as mathematics."""
     from filters.answers.voting import agree
-    from synth.generate.spec import Agreed
+    from synth.generate.spec import VoteResult
 
-    def vote(answers: Sequence[str]) -> Agreed | None:
+    def vote(answers: Sequence[str]) -> VoteResult | None:
         found = agree(answers)
-        return None if found is None else Agreed(found.answer, found.votes, found.total)
+        return None if found is None else VoteResult(found.answer, found.votes, found.total)
 
     return vote

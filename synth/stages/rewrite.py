@@ -17,7 +17,7 @@ from synth.core.dataset import SplitWriter, read_split, writing
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Task, Verdict
 from synth.core.run_folder import Folder
-from synth.generate.stats import Counts
+from synth.generate.stats import GenerationStats
 from synth.stages._augment.tags import one_in_answer, unreadable
 from synth.stages.build_filters import build_chain_of, check_threads, filters_at
 from synth.stages.build_teachers import ask_all, identities, single_ask
@@ -81,7 +81,7 @@ class _Form:
         self._made = 0
         self._rejected: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
-        self._counts: list[Counts] = []
+        self._counts: list[GenerationStats] = []
 
     def make(self, parents: Callable[[], Iterator[Record]], number: int) -> None:
         """Asks for the new traces; where the template wants a critique, for that first.
@@ -140,7 +140,7 @@ class _Form:
         critiques: Mapping[str, str],
     ) -> None:
         """Asks about each old trace; what `read` raises no ValueError on is taken."""
-        entry, counts = self._entry, Counts(questions_total=number)
+        entry, counts = self._entry, GenerationStats(questions_total=number)
         self._counts.append(counts)
         under_way: dict[str, Record] = {}
 

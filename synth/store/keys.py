@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from synth.core.record import Request, canonical_json
 
 
-class Keyed(NamedTuple):
+class RequestKey(NamedTuple):
     """A request's key and the canonical JSON that it is the SHA-256 of."""
 
     key: str
     body: bytes
 
 
-def keyed(request: Request, identity: dict[str, Any]) -> Keyed:
+def keyed(request: Request, identity: dict[str, Any]) -> RequestKey:
     """The key of a request: see the table at the head of this module."""
     body = canonical_json(
         {
@@ -25,7 +25,7 @@ def keyed(request: Request, identity: dict[str, Any]) -> Keyed:
             "sample": request.sample,
         }
     ).encode("utf-8", "surrogatepass")
-    return Keyed(hashlib.sha256(body).hexdigest(), body)
+    return RequestKey(hashlib.sha256(body).hexdigest(), body)
 
 
 def request_key(request: Request, identity: dict[str, Any]) -> str:

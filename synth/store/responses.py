@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
-from synth.store.keys import Keyed
+from synth.store.keys import RequestKey
 
 VERSION = 2
 SCHEMA = f"""
@@ -88,7 +88,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Bought:
+class ResponseMetadata:
     """What is noted of a response beside its text: who bought it, and what it came to."""
 
     run: str = ""
@@ -113,10 +113,10 @@ class Batch:
     file: str
     id: str | None
     created: float
-    requests: list[Keyed]
+    requests: list[RequestKey]
 
 
-class Spent(NamedTuple):
+class Usage(NamedTuple):
     """What a run's responses came to: their number, tokens and dollars."""
 
     responses: int
@@ -186,9 +186,9 @@ class Store:
 
     async def put(
         self,
-        request: Keyed,
+        request: RequestKey,
         response: bytes,
-        bought: Bought = Bought(),
+        bought: ResponseMetadata = ResponseMetadata(),
         labels: bytes | None = None,
     ) -> None:
         """Stores a response and returns when it is on the disk.
@@ -240,11 +240,11 @@ class Store:
                 bodies = decompress(packed).split(b"\n")
             except ValueError as error:
                 raise self._damaged(error) from error
-            requests = [Keyed(hashlib.sha256(body).hexdigest(), body) for body in bodies]
+            requests = [RequestKey(hashlib.sha256(body).hexdigest(), body) for body in bodies]
             found.append(Batch(file, id, created, self.unanswered(requests)))
         return found
 
-    def unanswered(self, requests: Sequence[Keyed]) -> list[Keyed]:
+    def unanswered(self, requests: Sequence[RequestKey]) -> list[RequestKey]:
         """Those of some requests that have no response here."""
         sql = "SELECT 1 FROM responses WHERE key = ?"
         return [request for request in requests if self._one(sql, request.key) is None]
@@ -253,7 +253,7 @@ class Store:
         """How many responses the store holds."""
         return int(self._reader.execute("SELECT count(*) FROM responses").fetchone()[0])
 
-    def spent(self, run: str) -> dict[str, Spent]:
+    def spent(self, run: str) -> dict[str, Usage]:
         """What the responses that a run bought came to, by teacher."""
         rows = self._reader.execute(
             "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0) + "
@@ -261,7 +261,7 @@ class Store:
             "FROM responses WHERE run = ? GROUP BY teacher",
             (run,),
         )
-        return {teacher: Spent(*figures) for teacher, *figures in rows}
+        return {teacher: Usage(*figures) for teacher, *figures in rows}
 
     def requests(self) -> Iterator[tuple[str, float, str, dict[str, Any]]]:
         """Key, time, run and canonical request of every response, the newest first."""

@@ -18,7 +18,7 @@ ROW_BYTES = 280
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredResponse:
     """A response in the store, without its text.
 
     Attributes:
@@ -41,7 +41,7 @@ class Entry:
     request: dict[str, Any]
 
 
-def entries(path: Path) -> Iterator[Entry]:
+def entries(path: Path) -> Iterator[StoredResponse]:
     """Every response of a store, the newest first; none where there is no such file.
 
     Raises:
@@ -58,7 +58,7 @@ def entries(path: Path) -> Iterator[Entry]:
             request = json.loads(decompress(packed).decode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise _damaged(path, error) from error
-        yield Entry(
+        yield StoredResponse(
             key=key,
             run=run,
             teacher=teacher,
@@ -73,7 +73,7 @@ def entries(path: Path) -> Iterator[Entry]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class UsageTotals:
     """What some responses came to together; `unpriced` are those without a cost."""
 
     responses: int = 0
@@ -84,7 +84,7 @@ class Sums:
     size: int = 0
 
 
-def bought(path: Path, run: str, since: float) -> dict[str, Sums]:
+def bought(path: Path, run: str, since: float) -> dict[str, UsageTotals]:
     """What a run has bought from a Unix time on, by teacher."""
     sql = (
         "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0)), "
@@ -93,7 +93,7 @@ def bought(path: Path, run: str, since: float) -> dict[str, Sums]:
         f"coalesce(length(labels), 0) + {ROW_BYTES}) "
         "FROM responses WHERE run = ? AND created >= ? GROUP BY teacher"
     )
-    return {teacher: Sums(*figures) for teacher, *figures in _read(path, sql, (run, since))}
+    return {teacher: UsageTotals(*figures) for teacher, *figures in _read(path, sql, (run, since))}
 
 
 def failed(path: Path) -> set[str]:

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from synth.core.compression import parse_json
-from synth.core.logprobs import Labels, pack, take_labels
+from synth.core.logprobs import TopLogprobs, pack, take_labels
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request
-from synth.teachers.base import Retry
+from synth.teachers.base import RetryableError
 
 
 def parse_answer(
@@ -37,7 +37,7 @@ def parse_answer(
         return raw, body or _dumped(raw), None
     given = raw.pop("labels", None)
     try:
-        labels = given if isinstance(given, Labels) else take_labels(raw)
+        labels = given if isinstance(given, TopLogprobs) else take_labels(raw)
     except ValueError as error:
         raise _malformed(f"soft labels: {error}") from error
     return raw, _dumped(raw), pack(labels)
@@ -47,5 +47,5 @@ def _dumped(raw: dict[str, Any]) -> bytes:
     return json.dumps(raw).encode()  # ASCII: lone surrogates stay as escapes
 
 
-def _malformed(what: str) -> Retry:
-    return Retry(f"malformed response: {what}", trouble="malformed")
+def _malformed(what: str) -> RetryableError:
+    return RetryableError(f"malformed response: {what}", trouble="malformed")

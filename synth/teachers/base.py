@@ -57,7 +57,7 @@ class TeacherConfig(PluginConfig):
 Trouble = Literal["rate limit", "outage", "malformed"]
 
 
-class Retry(Exception):
+class RetryableError(Exception):
     """This attempt failed and another may not.
 
     Args:
@@ -80,7 +80,7 @@ class Retry(Exception):
         self.trouble = trouble
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """The endpoint will never answer this request; the others go on."""
 
 
@@ -131,7 +131,7 @@ class Teacher(Protocol):
     identity: dict[str, Any]
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
-        """Answers one request with a raw chat completion, or raises `Retry` or `Refused`.
+        """Returns the raw chat completion of one request.
 
         Returns:
             The completion as JSON values, or as the bytes in which it came (stored as they are).

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from synth.core.record import Request, canonical_json
-from synth.teachers.base import Refused, Retry, TeacherConfig
+from synth.teachers.base import RequestRejected, RetryableError, TeacherConfig
 
 
 class Config(TeacherConfig):
@@ -51,10 +51,10 @@ class _Fake:
         self._attempts[key] += 1
         await asyncio.sleep(config.latency_s)
         if _draw(key, "error", self._attempts[key]) < config.errors:
-            raise Retry("made-up failure: 503")
+            raise RetryableError("made-up failure: 503")
         del self._attempts[key]
         if _draw(key, "refused") < config.refused:
-            raise Refused("made-up refusal: 400")
+            raise RequestRejected("made-up refusal: 400")
         reference = request.task.answer if request.task else None
         right = reference is not None and _draw(key, "right") < config.accuracy
         said = reference if right else str(int(_draw(key, "wrong") * 10_000))

@@ -19,7 +19,7 @@ from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
 from synth.teachers._openai.rate_limits import _retry_after, advertised
 from synth.teachers._openai.token_ids import _ids_by_bytes
-from synth.teachers.base import Advertised, Refused, Retry, TeacherConfig
+from synth.teachers.base import Advertised, RequestRejected, RetryableError, TeacherConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -102,15 +102,15 @@ class OpenAITeacher:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                 answer = await _read(response)
         except TimeoutError as error:
-            raise Retry(f"timeout: no answer in {self._config.timeout_s:g} s") from error
+            raise RetryableError(f"timeout: no answer in {self._config.timeout_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
             said = " ".join(str(error).replace("ssl:default ", "").split())[:200]
-            raise Retry(
+            raise RetryableError(
                 f"cannot reach {self._config.base_url}: {said}", unreachable=True
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise Retry(f"connection cut: {said}") from error
+            raise RetryableError(f"connection cut: {said}") from error
         if any(name.lower().startswith("x-ratelimit-") for name in response.headers):
             self.advertised = advertised(response.headers)
         if response.status != 200:
@@ -177,7 +177,9 @@ class OpenAITeacher:
             raw = parse_json(answer)
             raw["labels"] = take_labels(raw, self._id_of)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise Retry(f"malformed response: soft labels: {error}", trouble="malformed") from error
+            raise RetryableError(
+                f"malformed response: soft labels: {error}", trouble="malformed"
+            ) from error
         return dict(raw)
 
     def _status(self, status: int, headers: Mapping[str, str], answer: bytes) -> Exception:
@@ -204,10 +206,12 @@ class OpenAITeacher:
                 f"{config.base_url}: the balance or quota is used up: {status} {said}"
             )
         if status == 429:
-            return Retry(f"status {status}: {said}", _retry_after(headers), trouble="rate limit")
+            return RetryableError(
+                f"status {status}: {said}", _retry_after(headers), trouble="rate limit"
+            )
         if status in (408, 409, 425) or status >= 500:
-            return Retry(f"status {status}: {said}", _retry_after(headers))
-        return Refused(f"status {status}: {said}")
+            return RetryableError(f"status {status}: {said}", _retry_after(headers))
+        return RequestRejected(f"status {status}: {said}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -220,7 +224,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > LARGEST_ANSWER:
-            raise Retry(
+            raise RetryableError(
                 f"malformed response: more than {LARGEST_ANSWER >> 20} MiB", trouble="malformed"
             )
     return b"".join(parts)

@@ -25,13 +25,13 @@ from synth.core.credentials import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
 from synth.core.usage import usage_of
-from synth.store.keys import Keyed, keyed
-from synth.store.responses import Batch, Bought, StoreFull
+from synth.store.keys import RequestKey, keyed
+from synth.store.responses import Batch, ResponseMetadata, StoreFull
 from synth.teachers import openai
 from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchApi, Unknown
 from synth.teachers._pricing import price_of
 from synth.teachers._response import parse_answer
-from synth.teachers.base import Refused, Retry
+from synth.teachers.base import RequestRejected, RetryableError
 from synth.teachers.openai import check as check
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class OpenAIBatchTeacher(BatchApi):
         self._store: Store | None = None
         self._run = ""
         self._waiting: dict[str, asyncio.Future[_Outcome]] = {}
-        self._gathered: list[tuple[Keyed, bytes]] = []
+        self._gathered: list[tuple[RequestKey, bytes]] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._submitted: dict[str, Batch] = {}  # at the provider now, by the batch's name
-        self._collected: list[tuple[Batch, list[Keyed]]] = []  # and which of it were answered
+        self._collected: list[tuple[Batch, list[RequestKey]]] = []  # and which of it were answered
         self._left_over: set[str] = set()
         self._online = asyncio.Semaphore(_ONLINE_AT_ONCE)
         self._only_online = False
@@ -151,7 +151,7 @@ class OpenAIBatchTeacher(BatchApi):
                 del self._waiting[key.key]
         try:
             return self._answer(outcome, request)
-        except Retry:
+        except RetryableError:
             self._left_over.add(key.key)
             raise
 
@@ -178,7 +178,7 @@ class OpenAIBatchTeacher(BatchApi):
                 await self._end_settled()
         await super().close()
 
-    def _gather(self, key: Keyed, request: Request) -> asyncio.Future[_Outcome]:
+    def _gather(self, key: RequestKey, request: Request) -> asyncio.Future[_Outcome]:
         """Puts a request into the next batch."""
         entry = {
             "custom_id": key.key,
@@ -212,7 +212,7 @@ class OpenAIBatchTeacher(BatchApi):
             self._timer = None
         self._gathered, self._bytes = [], 0
 
-    def _start(self, work: Coroutine[Any, Any, None], requests: Sequence[Keyed]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], requests: Sequence[RequestKey]) -> None:
         """Works at a batch in the background; what goes wrong is told to all that wait for it."""
 
         async def guarded() -> None:
@@ -227,13 +227,13 @@ class OpenAIBatchTeacher(BatchApi):
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    def _resolve(self, requests: Sequence[Keyed], outcome: Callable[[str], _Outcome]) -> None:
+    def _resolve(self, requests: Sequence[RequestKey], outcome: Callable[[str], _Outcome]) -> None:
         for request in requests:
             waiting = self._waiting.get(request.key)
             if waiting is not None and not waiting.done():
                 waiting.set_result(outcome(request.key))
 
-    async def _submit(self, requests: list[Keyed], lines: bytes) -> None:
+    async def _submit(self, requests: list[RequestKey], lines: bytes) -> None:
         batch = Batch(await self.upload(lines), None, time.time(), requests)
         await self._opened.put_batch(batch, self._endpoint)
         await self._make(batch)
@@ -378,7 +378,7 @@ class OpenAIBatchTeacher(BatchApi):
             said = error.get("message") or error.get("code") if isinstance(error, dict) else error
             raise _left_over(" ".join(str(said).split())[:300])
         failure = self._status(status, {}, json.dumps(body).encode())
-        raise _left_over(failure.reason) if isinstance(failure, Retry) else failure
+        raise _left_over(failure.reason) if isinstance(failure, RetryableError) else failure
 
     async def _keep_unasked(self) -> None:
         """Stores the answers that came and that this run had no use for: they are paid for."""
@@ -392,10 +392,10 @@ class OpenAIBatchTeacher(BatchApi):
                 asked = _asked(request)
                 try:
                     raw, body, labels = parse_answer(self._answer(line, asked), asked)
-                except (Retry, Refused, DistillError):
+                except (RetryableError, RequestRejected, DistillError):
                     continue
                 took = time.time() - batch.created
-                bought = Bought(self._run, self._name, *usage_of(raw, price), took)
+                bought = ResponseMetadata(self._run, self._name, *usage_of(raw, price), took)
                 await self._opened.put(request, body, bought, labels)
                 kept += 1
         if kept:
@@ -428,9 +428,9 @@ def _age_h(batch: Batch) -> float:
     return (time.time() - batch.created) / 3600
 
 
-def _left_over(why: str) -> Retry:
+def _left_over(why: str) -> RetryableError:
     # For the lane no sign of trouble: all that a batch left over comes in one moment.
-    return Retry(f"left over by a batch: {why}", trouble="malformed")
+    return RetryableError(f"left over by a batch: {why}", trouble="malformed")
 
 
 def _lines_of(file: IO[bytes]) -> dict[str, _Line]:
@@ -448,7 +448,7 @@ def _lines_of(file: IO[bytes]) -> dict[str, _Line]:
     return found
 
 
-def _asked(request: Keyed) -> Request:
+def _asked(request: RequestKey) -> Request:
     """The request again, from what was hashed for its key."""
     body = json.loads(request.body.decode("utf-8", "surrogatepass"))
     return Request(body["messages"], body["sampling"], body["sample"])

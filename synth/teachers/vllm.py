@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
-from synth.core.logprobs import Labels
+from synth.core.logprobs import TopLogprobs
 from synth.core.record import Request
 from synth.teachers._vllm.options import (
     Options,
@@ -41,7 +41,7 @@ from synth.teachers._vllm.options import (
 )
 from synth.teachers._vllm.process_guard import Guard
 from synth.teachers._vllm.serve import check_arguments
-from synth.teachers.base import Refused, Retry
+from synth.teachers.base import RequestRejected, RetryableError
 
 
 class Config(Options):
@@ -110,7 +110,7 @@ class _InProcess:
             )
             raise self._broken from error
         except EngineGenerateError as error:
-            raise Retry(f"engine: {error.__cause__ or error}") from error
+            raise RetryableError(f"engine: {error.__cause__ or error}") from error
 
     def _how(self) -> str:
         """How the engine's processes ended, and why, as far as the log knows."""
@@ -138,9 +138,9 @@ class _InProcess:
         try:
             rendered = await loaded.renderer.render_chat(chat)
         except (ValueError, VLLMClientError) as error:  # too long, or not for this template
-            raise Refused(f"prompt: {_first_line(error)}") from error
+            raise RequestRejected(f"prompt: {_first_line(error)}") from error
         if isinstance(rendered, ErrorResponse):
-            raise Refused(f"prompt: {rendered.error.message}")
+            raise RequestRejected(f"prompt: {rendered.error.message}")
         prompt = rendered[1][0]
         ids = prompt["prompt_token_ids"]
         limit = get_max_tokens(
@@ -160,9 +160,9 @@ class _InProcess:
             async for answer in loaded.engine.generate(prompt, parameters, uuid.uuid4().hex, **how):
                 outputs = answer.outputs
         except (ValueError, VLLMClientError) as error:
-            raise Refused(f"request: {_first_line(error)}") from error
+            raise RequestRejected(f"request: {_first_line(error)}") from error
         if not outputs or outputs[0].finish_reason not in ("stop", "length"):
-            raise Retry("engine: it gave the request up")
+            raise RetryableError("engine: it gave the request up")
         return self._completion(chat, ids, outputs[0], parser)
 
     def _parser(self, loaded: _Loaded, chat: Any, ids: list[int]) -> tuple[Any, dict[str, Any]]:
@@ -276,14 +276,16 @@ class _InProcess:
             await asyncio.to_thread(guard.close)
 
 
-def _labels(output: Any) -> Labels:
+def _labels(output: Any) -> TopLogprobs:
     """The engine's log-probabilities: of the token that was drawn, then of the likeliest ones."""
     import numpy as np
 
     flat, count = output.logprobs, len(output.token_ids)
     ids = np.array(flat.token_ids, np.int32).reshape(count, -1)
     logprobs = np.array(flat.logprobs, np.float32).reshape(count, -1)
-    return Labels(np.array(output.token_ids, np.int32), logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])
+    return TopLogprobs(
+        np.array(output.token_ids, np.int32), logprobs[:, 0], ids[:, 1:], logprobs[:, 1:]
+    )
 
 
 def _first_line(error: Exception) -> str:

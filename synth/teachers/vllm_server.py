@@ -44,7 +44,7 @@ from synth.teachers._vllm.options import (
     weights,
 )
 from synth.teachers._vllm.process_guard import Guard, kill_all
-from synth.teachers.base import Retry
+from synth.teachers.base import RetryableError
 
 _SAY_EVERY_S = 15.0
 
@@ -131,10 +131,10 @@ class _Served:
             request = Request(request.messages, sampling, request.sample, request.task)
         try:
             answer = await running.teacher.complete(request)
-        except Retry as failure:
+        except RetryableError as failure:
             if failure.trouble != "outage" or await self._is_well(running):
                 raise
-            raise Retry(f"vLLM server died: {failure.reason}") from failure
+            raise RetryableError(f"vLLM server died: {failure.reason}") from failure
         self._deaths = 0
         return _with_labels(answer, wanted) if wanted else answer
 
@@ -318,7 +318,9 @@ def _with_labels(answer: dict[str, Any] | bytes, wanted: int) -> dict[str, Any] 
     try:
         labels = take_labels(raw)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Retry(f"malformed response: soft labels: {error}", trouble="malformed") from error
+        raise RetryableError(
+            f"malformed response: soft labels: {error}", trouble="malformed"
+        ) from error
     labels.top_ids, labels.top_logprobs = (
         labels.top_ids[:, :wanted],
         labels.top_logprobs[:, :wanted],

@@ -3,7 +3,7 @@
 import torch
 
 from sft.training.checkpoints import StepLog, drop_halves, last_whole
-from sft.training.monitor import Watch
+from sft.training.monitor import TrainingMonitor
 from sft.training.on_policy import build_on_policy
 from synth.config.train import Train
 from synth.core.record import Message
@@ -54,7 +54,7 @@ def settings(on_policy=None, **config):
 
 def build(student, tokenizer, teacher, teacher_tokenizer, folder, prompts=None, **config):
     """The trainer as sft.training.run sets it up, ready to go on from the last whole checkpoint."""
-    watch = Watch(StepLog(folder / "log.jsonl"))
+    watch = TrainingMonitor(StepLog(folder / "log.jsonl"))
     found = last_whole(folder / "checkpoints")
     drop_halves(folder / "checkpoints")
     if found:

@@ -5,8 +5,8 @@ import asyncio
 from synth.config.generate import Samples, Sampling
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.generate.runner import Ask, generate
-from synth.generate.stats import Counts
+from synth.generate.runner import GenerationSpec, generate
+from synth.generate.stats import GenerationStats
 from synth.store.responses import Store
 
 
@@ -55,7 +55,7 @@ class Scripted:
 
 def ask_with(*teachers, samples=None, check=right, **more):
     named = {f"teacher{i}": t for i, t in enumerate(teachers)}
-    return Ask(
+    return GenerationSpec(
         teachers=named, prices=more.pop("prices", {}), prompt=load_prompt("plain"), values={},
         sampling=more.pop("sampling", Sampling(max_tokens=9)), samples=samples or Samples(),
         check=check, **more,
@@ -64,7 +64,7 @@ def ask_with(*teachers, samples=None, check=right, **more):
 
 def run(ask, questions, path, counts=None):
     """Generates and gives the records of each question, in the order in which they came."""
-    got, counts = [], counts or Counts()
+    got, counts = [], counts or GenerationStats()
     with Store(path) as store:
         emit = lambda task, records: got.append((task, records))  # noqa: E731
         asyncio.run(generate(ask, store, questions, emit, counts))

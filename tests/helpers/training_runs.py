@@ -7,7 +7,7 @@ from sft.data.dataset import open_examples, write_examples
 from sft.labels.labeler import Wanted, label
 from sft.labels.transformers import Reader
 from sft.training.checkpoints import StepLog
-from sft.training.monitor import Watch
+from sft.training.monitor import TrainingMonitor
 from sft.training.run import _build, train
 from synth.config.train import Student, Train
 from synth.core.models import load_model, load_tokenizer
@@ -72,7 +72,7 @@ def one_step(model, folder, data, config, labels=None):
     from transformers import TrainerCallback
 
     tokenizer, examples = examples_in(model, folder, data)
-    watch = Watch(StepLog(folder / "log.jsonl"))
+    watch = TrainingMonitor(StepLog(folder / "log.jsonl"))
     trainer, hidden = _build(
         tokenizer, examples, Student(model=str(model)), config, folder, 0, watch, labels, None
     )

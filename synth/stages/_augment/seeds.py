@@ -23,7 +23,7 @@ _TRIES = 20
 
 
 @dataclass(frozen=True)
-class Draw:
+class Seed:
     """What one request starts from.
 
     Attributes:
@@ -49,7 +49,7 @@ def draws(
     chance: random.Random,
     bare: Callable[[str], str],
     skipped: Counter[str],
-) -> Iterator[Draw]:
+) -> Iterator[Seed]:
     """What the requests of one entry start from.
 
     Args:
@@ -76,7 +76,7 @@ def draws(
             asked = Task(
                 f"{task.id}-{entry.name}", task.question, task.answer, "", task.metadata | own
             )
-            yield Draw(asked, [task.id], task)
+            yield Seed(asked, [task.id], task)
         elif not (places := list(_NUMBER.finditer(task.question))):
             skipped["no number"] += 1
         else:
@@ -84,7 +84,7 @@ def draws(
                 yield _masked(entry, task, own, place)
 
 
-def _masked(entry: Augment, task: Task, own: dict[str, Any], place: re.Match[str]) -> Draw:
+def _masked(entry: Augment, task: Task, own: dict[str, Any], place: re.Match[str]) -> Seed:
     unknown = next((u for u in _UNKNOWNS if not stands_in(u, task.question)), "UNKNOWN")
     number = place[0].replace(",", "")
     question = f"{task.question[: place.start()]}{unknown}{task.question[place.end() :]}"
@@ -95,10 +95,10 @@ def _masked(entry: Augment, task: Task, own: dict[str, Any], place: re.Match[str
         "",
         task.metadata | own | {"masked": question, "unknown": unknown},
     )
-    return Draw(asked, [task.id], task, {"masked": number}, number, unknown)
+    return Seed(asked, [task.id], task, {"masked": number}, number, unknown)
 
 
-def _from_none(entry: Augment, tasks: Sequence[Task], chance: random.Random) -> Iterator[Draw]:
+def _from_none(entry: Augment, tasks: Sequence[Task], chance: random.Random) -> Iterator[Seed]:
     """Requests that start from no one question: no two of them are alike."""
     nobody: list[str | None] = [None]
     combinations = list(itertools.product(entry.personas or nobody, entry.topics or nobody))
@@ -119,7 +119,7 @@ def _from_none(entry: Augment, tasks: Sequence[Task], chance: random.Random) -> 
         drawn = {name: value for name, value in drawn.items() if value is not None}
         own = {"count": entry.each, "seeds": [task.question for task in shown], **drawn}
         asked = Task(f"{entry.name}-{len(seen) - 1}", "", None, "", own)
-        yield Draw(asked, [task.id for task in shown], None, drawn)
+        yield Seed(asked, [task.id for task in shown], None, drawn)
 
 
 def stands_in(letter: str, text: str) -> bool:

@@ -19,8 +19,8 @@ from synth.core.processes import workers
 from synth.core.prompts import load_prompt
 from synth.core.record import Record, Task, digest
 from synth.core.run_folder import Folder
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
 from synth.stages.build_teachers import ask_all
 
 Say = Callable[[str], None]
@@ -120,7 +120,7 @@ def _accuracy(
 
     verifier = FilterSpec(*split_plugin("filter", config.verifier))
     with build_chain([verifier], Context(workers=workers())) as chain:
-        ask = Ask(
+        ask = GenerationSpec(
             teachers={name: plugins.load("teacher", kind).build(options, name)},
             prices={},
             prompt=load_prompt(step.student.prompt.template),
@@ -131,7 +131,7 @@ def _accuracy(
             concurrency=2 * config.batch_size,
             options={name: options},
         )
-        counts = Counts(questions_total=len(tasks))
+        counts = GenerationStats(questions_total=len(tasks))
         ask_all(run, ask, tasks, take, counts, f"accuracy of {name}")
     return right / len(tasks)
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from synth.core.compression import parse_json
 from synth.core.errors import Interrupted, Unfinished, UserError
-from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Refused, Retry
+from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, RequestRejected, RetryableError
 from synth.teachers.openai import Config, OpenAITeacher
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class BatchApi(OpenAITeacher):
 
     async def cancel(self, id: str) -> None:
         """Asks for a batch to be cancelled; that it ended meanwhile does not matter."""
-        with contextlib.suppress(UserError, Retry):
+        with contextlib.suppress(UserError, RetryableError):
             await self._api("POST", f"/batches/{quote(id, safe='')}/cancel")
 
     async def download(self, id: str, into: IO[bytes]) -> None:
@@ -147,12 +147,12 @@ class BatchApi(OpenAITeacher):
                     return {}
                 answer = await response.read()
         except TimeoutError as error:
-            raise Retry(f"timeout: {method} {path}") from error
+            raise RetryableError(f"timeout: {method} {path}") from error
         except (aiohttp.ClientError, OSError) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             said = " ".join(str(error).replace("ssl:default ", "").split())[:200]
-            raise Retry(
+            raise RetryableError(
                 f"cannot reach {self._config.base_url}: {said or type(error).__name__}",
                 unreachable=isinstance(error, aiohttp.ClientConnectorError),
             ) from error
@@ -163,7 +163,7 @@ class BatchApi(OpenAITeacher):
             )
         if not 200 <= status < 300:
             failure = self._status(status, headers, answer)
-            if isinstance(failure, Refused):
+            if isinstance(failure, RequestRejected):
                 raise UserError(f"{self._config.base_url}: {method} {path}: {failure}")
             raise failure
         try:
@@ -171,7 +171,7 @@ class BatchApi(OpenAITeacher):
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or needs not in found:
-            raise Retry(f"malformed response: {method} {path}: no object with {needs!r}")
+            raise RetryableError(f"malformed response: {method} {path}: no object with {needs!r}")
         return found
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -182,7 +182,7 @@ class BatchApi(OpenAITeacher):
                 answer = await call()
                 self._reached = True
                 return answer
-            except Retry as failure:
+            except RetryableError as failure:
                 attempt += 1
                 if not self._reached and failure.unreachable and attempt >= FIRST_ATTEMPTS:
                     raise UserError(failure.reason) from failure

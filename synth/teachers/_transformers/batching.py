@@ -17,7 +17,7 @@ from synth.core import models
 from synth.core.errors import UserError
 from synth.core.record import Request, digest
 from synth.teachers._transformers.sampling import Row, Sampling, choose_tokens
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 # What ends a turn in chat templates whose checkpoint names only the end of a document.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
@@ -84,7 +84,9 @@ class Loaded:
             ) from error
         room = self.window - len(ids)
         if room < 1:
-            raise Refused(f"prompt too long: {len(ids)} tokens in a window of {self.window}")
+            raise RequestRejected(
+                f"prompt too long: {len(ids)} tokens in a window of {self.window}"
+            )
         # Chance hangs on the request alone, never on who else is in the batch.
         seed = digest([request.messages, request.sampling, request.sample])
         limit = min(sampling.max_tokens or room, room)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from filters._dedup.base import Roll, choose
+from filters._dedup.base import RecordTable, choose
 from synth.core.errors import UserError
 from synth.core.record import Verdict
 
@@ -83,7 +83,7 @@ def test_nothing_goes_without_a_partner_that_stays_and_two_that_stay_are_not_nea
     rng = random.Random(0)
     for _ in range(50):
         near = {(a, b) for a in range(12) for b in range(a) if rng.random() < 0.3}
-        roll = Roll([])
+        roll = RecordTable([])
         for n in range(12):
             roll.add(record(id=f"{n}"))
         admitted: list[int] = []

@@ -180,7 +180,7 @@ def test_close_reaches_the_filters():
     assert closed == [True]
 
 
-class Bounds(Options):
+class CostBounds(Options):
     """Options of a filter that measures."""
 
     words_max: float | None = 3
@@ -198,7 +198,7 @@ def _counts(config, context):
 
 def measuring():
     module("chaintest.counts", _counts, MEASURES={"words": ("short", "long"), "digits": "odd"})
-    sys.modules["chaintest.counts"].Config = Bounds
+    sys.modules["chaintest.counts"].Config = CostBounds
 
 
 @pytest.mark.parametrize(

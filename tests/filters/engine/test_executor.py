@@ -14,9 +14,9 @@ import pytest
 from filters.base import Context, Decision
 from filters.engine import chunks as pieces
 from filters.engine.chunks import ROWS, pieces_of
-from filters.engine.executor import Engine
+from filters.engine.executor import Executor
 from filters.engine.filter import FilterSpec
-from filters.engine.outcome_store import Ledger, pack, unpack
+from filters.engine.outcome_store import OutcomeStore, pack, unpack
 from synth.core.dataset import writing
 from synth.core.errors import UserError
 from synth.core.record import Record, Task
@@ -159,8 +159,8 @@ def spec(name, **options):
 def run(tmp_path):
     def judged(answers, *specs, workers=2, context=None, say=lambda line: None):
         content = put(tmp_path / "data", *answers)
-        with Ledger(tmp_path / "ledger.sqlite") as ledger:
-            engine = Engine(
+        with OutcomeStore(tmp_path / "ledger.sqlite") as ledger:
+            engine = Executor(
                 tmp_path / "data", "train", content, list(specs), ledger,
                 functools.partial(Context), context or Context(), {}, workers, 4, say,
             )  # fmt: skip
@@ -339,7 +339,7 @@ def test_notes_are_said_once_and_kept(run):
 def test_a_damaged_ledger_is_the_users_to_remove(tmp_path):
     (tmp_path / "l.sqlite").write_bytes(b"not a data base" * 1000)
     with pytest.raises(UserError, match="remove it"):
-        Ledger(tmp_path / "l.sqlite")
+        OutcomeStore(tmp_path / "l.sqlite")
 
 
 def test_a_shard_cut_short_is_one_message(run, tmp_path):
@@ -374,12 +374,12 @@ from pathlib import Path
 from filters.engine import chunks as pieces
 from filters.engine.chain import FilterSpec
 from filters.base import Context
-from filters.engine.executor import Engine
-from filters.engine.outcome_store import Ledger
+from filters.engine.executor import Executor
+from filters.engine.outcome_store import OutcomeStore
 folder = Path({folder!r})
 specs = [FilterSpec("enginetest.slow"), FilterSpec("enginetest.first")]
-with Ledger(folder / "ledger.sqlite") as ledger:
-    engine = Engine(folder / "data", "train", {content!r}, specs, ledger,
+with OutcomeStore(folder / "ledger.sqlite") as ledger:
+    engine = Executor(folder / "data", "train", {content!r}, specs, ledger,
         functools.partial(Context), Context(), {{}}, 2)
     engine.judge()
 """

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.data.dataset import Examples
-from sft.data.sampler import Order, grouped, pack, pack_in_order
+from sft.data.sampler import BatchSampler, grouped, pack, pack_in_order
 from synth.config.train import Train
 from synth.core.errors import UserError
 
@@ -58,7 +58,7 @@ SETTINGS = st.fixed_dictionaries(
 
 @given(LENGTHS, SETTINGS, st.integers(0, 9))
 def test_every_epoch_has_each_example_once(lengths, config, seed):
-    order = Order(examples(lengths), Train(**config), seed)
+    order = BatchSampler(examples(lengths), Train(**config), seed)
     epochs = by_epoch(order)
     assert len(epochs) == config["epochs"]
     for epoch in epochs:
@@ -83,9 +83,9 @@ def test_a_group_depends_on_its_place_alone(lengths, config, seed, fresh):
     """A resumed run asks from the middle, a data loader's workers in any order."""
     data = examples(lengths, [f"q{i % 5}" for i in range(len(lengths))])
     mix = {"a": 1.5}
-    one = Order(data, Train(**config, fresh_samples=fresh, mix=mix), seed)
+    one = BatchSampler(data, Train(**config, fresh_samples=fresh, mix=mix), seed)
     whole = [one[number] for number in range(len(one))]
-    again = Order(data, Train(**config, fresh_samples=fresh, mix=mix), seed)
+    again = BatchSampler(data, Train(**config, fresh_samples=fresh, mix=mix), seed)
     places = list(range(len(whole)))
     random.Random(seed).shuffle(places)
     assert [again[place] for place in places] == [whole[place] for place in places]
@@ -96,7 +96,7 @@ def test_a_group_depends_on_its_place_alone(lengths, config, seed, fresh):
 
 def test_another_seed_or_epoch_has_another_order():
     data = examples([5] * 64)
-    one, other = (Order(data, Train(batch_size=4), seed) for seed in (1, 2))
+    one, other = (BatchSampler(data, Train(batch_size=4), seed) for seed in (1, 2))
     assert met(one) != met(other)
     first, second = by_epoch(one)
     assert first != second
@@ -116,10 +116,10 @@ def test_a_mix_meets_each_example_of_a_source_as_often_as_it_says(mix, sources, 
     config = Train(mix=mix, epochs=epochs, batch_size=3, layout=layout)
     if sum(mix.get(source, 1.0) for source in sources) < 1:
         with pytest.raises(UserError, match=r"train\.mix"):
-            Order(data, config, 0)
+            BatchSampler(data, config, 0)
         return
     try:
-        order = Order(data, config, 0)
+        order = BatchSampler(data, config, 0)
     except UserError as error:
         assert "train.epochs" in str(error)  # so few that no round number of them is met
         return
@@ -136,7 +136,7 @@ def test_a_mix_meets_each_example_of_a_source_as_often_as_it_says(mix, sources, 
 
 
 def test_half_a_source_an_epoch_is_the_other_half_in_the_next():
-    order = Order(examples([3] * 20), Train(mix={"a": 0.5}, epochs=4, batch_size=5), 0)
+    order = BatchSampler(examples([3] * 20), Train(mix={"a": 0.5}, epochs=4, batch_size=5), 0)
     first, second, third, fourth = by_epoch(order)
     assert len(first) == len(second) == 10
     assert sorted(first + second) == sorted(third + fourth) == list(range(20))
@@ -155,7 +155,7 @@ def test_fresh_samples_takes_a_question_once_an_epoch_and_its_traces_in_turn(
     config = Train(fresh_samples=True, epochs=epochs, batch_size=2, mix={"a": weight})
     if weight * len(traces) < 1:
         return
-    order = Order(examples([3] * len(questions), questions), config, seed)
+    order = BatchSampler(examples([3] * len(questions), questions), config, seed)
     counts = Counter(met(order))
     for question in set(questions):
         own = [counts[i] for i, q in enumerate(questions) if q == question]
@@ -212,25 +212,27 @@ def test_short_first_and_easy_first():
     rates = [chance.random() for _ in lengths]
     for layout in LAYOUTS:
         config = {"layout": layout, "batch_size": 4, "epochs": 2}
-        short = by_epoch(Order(examples(lengths), Train(curriculum="short_first", **config), 0))
+        short = by_epoch(
+            BatchSampler(examples(lengths), Train(curriculum="short_first", **config), 0)
+        )
         for epoch in short:
             assert [lengths[i] for i in epoch] == sorted(lengths)
         data = examples(lengths, rates=rates)
-        easy = by_epoch(Order(data, Train(curriculum="easy_first", **config), 0))
+        easy = by_epoch(BatchSampler(data, Train(curriculum="easy_first", **config), 0))
         for epoch in easy:
             assert [rates[i] for i in epoch] == sorted(rates, reverse=True)
 
 
 def test_the_longest_batch_comes_first_once():
     lengths = list(range(1, 41))
-    first = by_epoch(Order(examples(lengths), Train(batch_size=4, epochs=2), 0))
+    first = by_epoch(BatchSampler(examples(lengths), Train(batch_size=4, epochs=2), 0))
     assert 39 in first[0][:4]
     assert sorted(first[0]) == sorted(first[1]) == list(range(40))
 
 
 @given(LENGTHS, st.integers(1, 6), st.floats(0.05, 3.5))
 def test_a_part_of_an_epoch(lengths, batch, epochs):
-    order = Order(examples(lengths), Train(batch_size=batch, epochs=epochs), 0)
+    order = BatchSampler(examples(lengths), Train(batch_size=batch, epochs=epochs), 0)
     per_epoch = ceil(len(lengths) / batch)
     assert abs(len(order) - epochs * per_epoch) <= 1
     assert len(order) >= 1
@@ -242,7 +244,7 @@ def test_max_steps_takes_so_many_groups_over_as_many_epochs_as_it_needs(
     lengths, steps, parts, layout
 ):
     config = Train(max_steps=steps, batch_size=3, layout=layout)
-    order = Order(examples(lengths), config, 0, parts)
+    order = BatchSampler(examples(lengths), config, 0, parts)
     assert len(order) == steps * parts
     met(order)
 
@@ -263,7 +265,7 @@ def test_batches_of_like_length_waste_less(lengths, batch):
 
 
 def test_a_hundred_thousand_epochs_of_one_example_are_laid_out_in_time():
-    order = Order(examples([3]), Train(max_steps=100_000), 0)
+    order = BatchSampler(examples([3]), Train(max_steps=100_000), 0)
     assert order[99_999] == [[0]]
 
 
@@ -284,4 +286,4 @@ def test_a_hundred_thousand_epochs_of_one_example_are_laid_out_in_time():
 def test_what_cannot_be_is_refused(config, said):
     data = examples([10, 30], sources=["math", "code"])
     with pytest.raises(UserError, match=said):
-        Order(data, Train(**config), 0)
+        BatchSampler(data, Train(**config), 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.losses.hidden_states import NAME, Hidden, HiddenStates
+from sft.losses.hidden_states import NAME, HiddenStateLoss, HiddenStates
 from sft.training.distributed import save_projections
 from tests.helpers.dense_reference import close
 from tests.helpers.hidden_state_runs import batch, run, tiny
@@ -21,7 +21,7 @@ def trainer(folder, steps, lora):
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(relations=1.0), student, teacher)
     torch.manual_seed(0)
     wrapped = (
         get_peft_model(student, LoraConfig(r=2, target_modules="all-linear")) if lora else student
@@ -74,7 +74,7 @@ def test_projections_are_trained_saved_and_resumed_by_a_trainer(lora, tmp_path):
 
 def pair():
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(relations=1.0), student, teacher)
     hidden.register(student)
     return hidden, student, teacher
 
@@ -172,7 +172,7 @@ def test_half_of_smollm2_learns_its_teachers_states():
     assert all(map(math.isfinite, before.values()))
     assert before["teacher"] < before["ends"] < before["fresh"] - 1
 
-    hidden = Hidden(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
     assert hidden.projections is None
     student.train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)

@@ -7,7 +7,7 @@ import torch
 
 from sft.losses.hidden_states import (
     NAME,
-    Hidden,
+    HiddenStateLoss,
     HiddenStates,
     document_numbers,
     strip,
@@ -26,7 +26,7 @@ def test_the_loss_of_two_models_equals_what_their_states_say(positions):
         layers=[(1, 2), (2, 4)], embeddings=True, mse=0.5, relative=False, cosine=2.0, relations=3.0,
         relation_layers=(2, 5), relation_heads=2, positions=positions,
     )  # fmt: skip
-    hidden = Hidden(config, student, teacher)
+    hidden = HiddenStateLoss(config, student, teacher)
     hidden.register(student)
     inputs, labels = batch()
     loss = run(hidden, student, teacher, inputs, labels)
@@ -57,7 +57,7 @@ def test_the_last_layer_is_taken_before_the_final_norm():
     teacher.load_state_dict(
         {**student.state_dict(), "model.norm.weight": teacher.model.norm.weight}
     )
-    hidden = Hidden(HiddenStates(layers="uniform", cosine=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(layers="uniform", cosine=1.0), student, teacher)
     assert hidden.projections is None
     assert float(run(hidden, student, teacher, *batch()).detach()) < 1e-4
 
@@ -67,7 +67,7 @@ def test_batches_in_parts_and_packed_rows_give_the_same_loss():
     config = dict(layers="uniform", cosine=1.0, relations=1.0)
     inputs, labels = batch()
     for positions in ("labelled", "all"):
-        hidden = Hidden(HiddenStates(**config, positions=positions), student, teacher)
+        hidden = HiddenStateLoss(HiddenStates(**config, positions=positions), student, teacher)
         whole = float(run(hidden, student, teacher, inputs, labels))
         parts = 0.0
         for i in range(3):
@@ -87,7 +87,7 @@ def test_batches_in_parts_and_packed_rows_give_the_same_loss():
 )
 def test_queries_keys_and_values_are_found_in_other_families(family, options):
     student, teacher = tiny(2, 16), tiny(3, 24, family, **options)
-    hidden = Hidden(HiddenStates(mse=0, relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(mse=0, relations=1.0), student, teacher)
     assert not hidden.pairs
     seen = {}
     inputs, labels = batch()
@@ -108,7 +108,7 @@ def test_queries_keys_and_values_are_found_in_other_families(family, options):
 
 def test_losses_are_computed_in_float32_under_autocast():
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
     inputs, labels = batch()
     exact = run(hidden, student, teacher, inputs, labels)
     with hidden.capture():
@@ -121,7 +121,7 @@ def test_losses_are_computed_in_float32_under_autocast():
 def test_a_step_lowers_each_loss():
     for losses in (dict(mse=1.0), dict(mse=0, cosine=1.0), dict(mse=0, relations=1.0)):
         student, teacher = tiny(2, 16), tiny(4, 24)
-        hidden = Hidden(HiddenStates(**losses, projection="identity"), student, teacher)
+        hidden = HiddenStateLoss(HiddenStates(**losses, projection="identity"), student, teacher)
         hidden.register(student)
         optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
         curve = []
@@ -136,7 +136,7 @@ def test_a_step_lowers_each_loss():
 
 def test_only_the_wanted_layers_are_kept_and_hooks_go():
     student, teacher = tiny(3, 16), tiny(6, 24)
-    hidden = Hidden(HiddenStates(layers=[(2, 4)], relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(layers=[(2, 4)], relations=1.0), student, teacher)
     inputs, labels = batch()
     with pytest.raises(ZeroDivisionError), hidden.capture():
         student(**inputs)
@@ -159,16 +159,16 @@ def test_only_the_wanted_layers_are_kept_and_hooks_go():
 
 def test_projections_start_as_said():
     student, teacher = tiny(2, 16), tiny(4, 24)
-    made = Hidden(HiddenStates(), student, teacher).projections
+    made = HiddenStateLoss(HiddenStates(), student, teacher).projections
     assert [tuple(m.shape) for m in made] == [(24, 16)] * 2
     for matrix in made:
         assert torch.allclose(matrix.T @ matrix, torch.eye(16), atol=1e-5)
-    again = Hidden(HiddenStates(), student, teacher).projections
-    other = Hidden(HiddenStates(), student, teacher, seed=1).projections
+    again = HiddenStateLoss(HiddenStates(), student, teacher).projections
+    other = HiddenStateLoss(HiddenStates(), student, teacher, seed=1).projections
     assert torch.equal(made[0], again[0])
     assert not torch.equal(made[0], other[0])
     assert not torch.equal(made[0], made[1])
-    plain = Hidden(HiddenStates(projection="identity"), student, teacher).projections
+    plain = HiddenStateLoss(HiddenStates(projection="identity"), student, teacher).projections
     assert torch.equal(plain[0], torch.eye(24, 16))
 
 
@@ -177,7 +177,7 @@ def test_a_saved_student_has_nothing_of_the_projections(tmp_path):
 
     student, teacher = tiny(2, 16), tiny(4, 24)
     before = set(student.state_dict())
-    hidden = Hidden(HiddenStates(), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(), student, teacher)
     hidden.register(student)
     assert set(student.state_dict()) - before == {f"{NAME}.0", f"{NAME}.1"}
     assert strip(student) is student
@@ -196,7 +196,7 @@ def test_adapters_freeze_the_base_and_leave_the_projections_free(tmp_path):
     from transformers import AutoModelForCausalLM
 
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(relations=1.0), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(relations=1.0), student, teacher)
     hidden.register(student)  # too early; adapters freeze it and the second call sets it free
     wrapped = get_peft_model(
         student, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -218,7 +218,7 @@ def test_adapters_freeze_the_base_and_leave_the_projections_free(tmp_path):
     assert sum("lora_" in name for name in moved) > 20
 
     save_projections(hidden, tmp_path, True)
-    other = Hidden(HiddenStates(relations=1.0), tiny(2, 16), teacher, seed=5)
+    other = HiddenStateLoss(HiddenStates(relations=1.0), tiny(2, 16), teacher, seed=5)
     other.load(tmp_path)
     assert all(map(torch.equal, other.projections, hidden.projections))
     strip(wrapped)
@@ -243,7 +243,7 @@ def test_gradient_checkpointing_changes_no_gradient(lora):
     grads = []
     for checkpointing in (False, True):
         student, teacher = tiny(2, 16), tiny(4, 24)
-        hidden = Hidden(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
+        hidden = HiddenStateLoss(HiddenStates(cosine=1.0, relations=1.0), student, teacher)
         if lora:
             torch.manual_seed(0)
             adapters = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear")
@@ -262,7 +262,7 @@ def test_gradient_checkpointing_changes_no_gradient(lora):
 
 def test_reentrant_checkpointing_is_refused():
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(), student, teacher)
     hidden.register(student)
     student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     with pytest.raises(UserError, match="must not be reentrant"):
@@ -286,21 +286,21 @@ def test_reentrant_checkpointing_is_refused():
 )
 def test_what_cannot_be_compared_is_refused(config, says):
     with pytest.raises(UserError, match=says):
-        Hidden(HiddenStates(**config), tiny(2, 16), tiny(4, 24))
+        HiddenStateLoss(HiddenStates(**config), tiny(2, 16), tiny(4, 24))
 
 
 def test_models_without_plain_queries_are_refused():
     with pytest.raises(UserError, match="GPTNeoXForCausalLM has no q_proj"):
-        Hidden(HiddenStates(relations=1), tiny(2, 16), tiny(2, 16, "gpt_neox"))
+        HiddenStateLoss(HiddenStates(relations=1), tiny(2, 16), tiny(2, 16, "gpt_neox"))
     gated = tiny(2, 16)
     gated.model.layers[1].self_attn.q_proj = torch.nn.Linear(16, 32)
     with pytest.raises(UserError, match="of the usual build"):
-        Hidden(HiddenStates(relations=1), gated, tiny(2, 16))
+        HiddenStateLoss(HiddenStates(relations=1), gated, tiny(2, 16))
 
 
 def test_a_teacher_that_saw_another_batch_is_refused():
     student, teacher = tiny(2, 16), tiny(4, 24)
-    hidden = Hidden(HiddenStates(), student, teacher)
+    hidden = HiddenStateLoss(HiddenStates(), student, teacher)
     inputs, labels = batch()
     with hidden.capture():
         student(**inputs)
@@ -311,4 +311,4 @@ def test_a_teacher_that_saw_another_batch_is_refused():
 
 def test_relation_heads_are_chosen_to_fit():
     # Widths 16, 8, 24 and 12: 4 divides them all, and the teacher has four heads.
-    assert Hidden(HiddenStates(relations=1), tiny(2, 16), tiny(4, 24)).relation_heads == 4
+    assert HiddenStateLoss(HiddenStates(relations=1), tiny(2, 16), tiny(4, 24)).relation_heads == 4

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.data.encoding import IGNORED, Encoded
-from sft.losses.hidden_states import Hidden
-from sft.losses.objective import PARTS, Extra, Objective, install, remove
-from sft.training.collator import lay_out
+from sft.losses.hidden_states import HiddenStateLoss
+from sft.losses.objective import PARTS, DistillationLoss, LossInputs, install, remove
+from sft.training.collator import collate
 from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Train
 from tests.helpers import dense_reference as reference
@@ -63,7 +63,7 @@ def rows_of(examples, layout):
 
 
 def batch_of(examples, layout):
-    batch = lay_out(rows_of(examples, layout), layout, 0)
+    batch = collate(rows_of(examples, layout), layout, 0)
     return batch.pop("labels"), batch
 
 
@@ -77,7 +77,7 @@ def ours(student, examples, layout, objective, soft=(), weights=None):
     labels, inputs = batch_of(examples, layout)
     install(student, objective)
     try:
-        found = student(**inputs, extra=Extra(labels, list(soft), weights))
+        found = student(**inputs, extra=LossInputs(labels, list(soft), weights))
     finally:
         remove(student)
     number = int((labels[:, 1:] != IGNORED).sum())
@@ -116,7 +116,7 @@ def test_sft(case):
     config = train_config()
     examples = examples_of(case["seed"], case["number"])
     loss, sums, _ = reference.step(student, examples, config)
-    got = ours(student, examples, case["layout"], Objective(config, student))
+    got = ours(student, examples, case["layout"], DistillationLoss(config, student))
     same(got, loss, {**sums, "divergence": 0}, list(student.parameters()))
 
 
@@ -171,7 +171,7 @@ def test_soft_labels_of_teachers_in_memory(case, soft, number, weighed, padded_r
         None if weighed == "none" else shares,
         shared=V,
     )
-    objective = Objective(config, student, teachers, None, V)
+    objective = DistillationLoss(config, student, teachers, None, V)
     got = ours(
         student, examples, case["layout"], objective, (), None if weighed == "none" else rows
     )
@@ -209,7 +209,7 @@ def test_stored_soft_labels(case, soft, number, k):
     loss, sums, _ = reference.step(
         student, examples, config, teachers, shares, stored=None if k == V else each
     )  # all of the vocabulary stored is the teacher in memory
-    got = ours(student, examples, case["layout"], Objective(config, student), columns)
+    got = ours(student, examples, case["layout"], DistillationLoss(config, student), columns)
     # A divergence that divides by the teacher's tail, 1 minus a sum, has its rounding too.
     bound = 1e-5 if "reverse" in soft.divergence and k < V else exact(soft)
     same(got, loss, parts_as_said(sums, soft), list(student.parameters()), bound)
@@ -236,7 +236,7 @@ def test_hidden_states_with_hard_and_soft_labels(case, how, soft, width):
     )
     student = tiny(seed=seed, scale=3.0)
     teacher = tiny(seed=seed + 1, hidden_size=width, num_hidden_layers=3, scale=3.0)
-    hidden = Hidden(config.hidden_states, student, teacher, seed)
+    hidden = HiddenStateLoss(config.hidden_states, student, teacher, seed)
     hidden.register(student)
     examples = examples_of(seed, case["number"])
     heads = hidden.relation_heads if how["relations"] else 1
@@ -244,7 +244,7 @@ def test_hidden_states_with_hard_and_soft_labels(case, how, soft, width):
         student, examples, config, [teacher],
         hidden=(hidden.pairs, hidden.projections, heads, 0),
     )  # fmt: skip
-    objective = Objective(config, student, {"t0": teacher}, hidden)
+    objective = DistillationLoss(config, student, {"t0": teacher}, hidden)
     got = ours(student, examples, case["layout"], objective)
     wanted = sums if soft is None else parts_as_said(sums, soft)
     same(
@@ -273,11 +273,11 @@ def test_a_model_that_scales_or_caps_its_logits(family, role):
     config = train_config("soft_labels", soft_labels=SoftLabels(divergence="jsd"), layout="packed")
     examples = examples_of(3, 4)
     loss, sums, _ = reference.step(student, examples, config, [teacher])
-    objective = Objective(config, student, {"t0": teacher})
+    objective = DistillationLoss(config, student, {"t0": teacher})
     got = ours(student, examples, "packed", objective)
     same(got, loss, sums, list(student.parameters()))
     bare = reference.step(student, examples, train_config())[0]
-    got = ours(student, examples, "padded", Objective(train_config(), student))
+    got = ours(student, examples, "padded", DistillationLoss(train_config(), student))
     same((got[0], {**got[1]}, got[2]), bare, {**sums, "divergence": 0}, list(student.parameters()))
 
 
@@ -295,14 +295,16 @@ def test_in_float32_the_whole_step_is_the_same_to_what_float32_gives(method, lay
     examples = examples_of(5, 4)
     hidden = None
     if method == "hidden_states":
-        hidden = Hidden(config.hidden_states, student, teacher, 0)
+        hidden = HiddenStateLoss(config.hidden_states, student, teacher, 0)
         hidden.register(student)
     parts = (hidden.pairs, hidden.projections, hidden.relation_heads, 0) if hidden else None
     loss, _, _ = reference.step(student, examples, config, [teacher], hidden=parts)
     want = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True)
     student.float(), teacher.float()
     teachers = {} if method == "sft" else {"t0": teacher}
-    got, _, slopes = ours(student, examples, layout, Objective(config, student, teachers, hidden))
+    got, _, slopes = ours(
+        student, examples, layout, DistillationLoss(config, student, teachers, hidden)
+    )
     assert got.item() == pytest.approx(loss.item(), rel=3e-6)
     largest = max(slope.abs().max() for slope in want if slope is not None)
     for mine, theirs in zip(slopes, want, strict=True):
@@ -313,7 +315,7 @@ def test_in_float32_the_whole_step_is_the_same_to_what_float32_gives(method, lay
 def test_the_student_is_itself_again_when_the_loss_is_taken_off():
     student = tiny()
     before = student(input_ids=torch.tensor([[1, 2, 3]])).logits
-    objective = Objective(train_config(), student)
+    objective = DistillationLoss(train_config(), student)
     install(student, objective)
     assert torch.equal(student(input_ids=torch.tensor([[1, 2, 3]])).logits, before)
     remove(student)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.data.encoding import IGNORED, Encoded
-from sft.training.collator import lay_out, refuse_leaks, split
+from sft.training.collator import collate, refuse_leaks, split
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -56,7 +56,7 @@ def rows_of(examples, layout):
 @given(EXAMPLES, st.sampled_from(["padded", "padding_free", "packed"]))
 def test_every_token_and_label_has_one_place(examples, layout):
     rows = [row for row in rows_of(examples, layout) if row]
-    batch = lay_out(rows, layout, pad=0)
+    batch = collate(rows, layout, pad=0)
     kept = batch["labels"][:, 1:] != IGNORED
     wanted = [token for one in examples for token in one.labels[1:] if token != IGNORED]
     assert batch["labels"][:, 1:][kept].tolist() == wanted, "in the order of the examples"
@@ -85,7 +85,7 @@ def test_a_label_on_a_first_token_never_crosses():
     """Its prediction would be by the last token of the example before it."""
     bold = Encoded([5, 6], [5, 6])
     for layout, rows in (("padding_free", [[bold, bold]]), ("padded", [[bold], [bold]])):
-        labels = lay_out(rows, layout, pad=0)["labels"]
+        labels = collate(rows, layout, pad=0)["labels"]
         assert int((labels != IGNORED).sum()) == 2
 
 
@@ -110,8 +110,8 @@ def test_logits_and_gradients_in_a_shared_row_are_those_alone(family, attention,
         loss = torch.nn.functional.cross_entropy(picked, labels[:, 1:][kept], reduction="sum")
         return picked, torch.autograd.grad(loss, list(model.parameters()))
 
-    together, slopes = summed(lay_out(rows, layout, pad=0))
-    alone = [summed(lay_out([[one]], "padded", pad=0)) for one in examples]
+    together, slopes = summed(collate(rows, layout, pad=0))
+    alone = [summed(collate([[one]], "padded", pad=0)) for one in examples]
     torch.testing.assert_close(together, torch.cat([one[0] for one in alone]), rtol=1e-5, atol=1e-5)
     for number, slope in enumerate(slopes):
         want = sum(one[1][number] for one in alone)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.training.distributed import Even, silent
+from sft.training.distributed import PadToWorldSize, silent
 from synth.core.errors import UserError
 from tests.helpers import distributed_runs as making
 
@@ -69,7 +69,7 @@ def test_groups_that_do_not_come_out_even_are_filled_with_silent_ones():
         "input_ids": labels.clamp(min=1), "labels": labels, "tokens": 3, "records": ["a"], "soft": soft,
         "weights": torch.ones(2, 2),
     }  # fmt: skip
-    even = Even([batch] * 5, 3)
+    even = PadToWorldSize([batch] * 5, 3)
     assert len(even) == 6
     assert all(even[i] is batch for i in range(5))
     last = even[5]
@@ -77,7 +77,7 @@ def test_groups_that_do_not_come_out_even_are_filled_with_silent_ones():
     assert last["tokens"] == 0 and last["records"] == []
     assert [len(part) for part in last["soft"][0]] == [0, 0, 0] and len(last["weights"]) == 0
     assert torch.equal(last["input_ids"], batch["input_ids"])
-    assert len(Even([batch] * 6, 3)) == 6 and len(Even([batch] * 5, 1)) == 5
+    assert len(PadToWorldSize([batch] * 6, 3)) == 6 and len(PadToWorldSize([batch] * 5, 1)) == 5
 
 
 def test_a_silent_batch_needs_no_labels_of_teachers():

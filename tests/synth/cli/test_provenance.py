@@ -16,7 +16,7 @@ from synth.core.run_folder import Folder
 from synth.stages.pipeline import do_stage
 from synth.store.keys import keyed
 from synth.store.responses import Store
-from synth.store.usage import Entry, entries
+from synth.store.usage import StoredResponse, entries
 
 QUESTION = "A dozen eggs cost 3 dollars. What do 5 dozen cost, in dollars?"
 
@@ -184,7 +184,7 @@ def entry(messages="q", sample=0, teacher="a", age=0, **sampling):
         "teacher": {"model": teacher},
         "sample": sample,
     }
-    return Entry(f"key-{age}", "r", "t", 1, 1, None, 1.0, float(-age), 1, request)
+    return StoredResponse(f"key-{age}", "r", "t", 1, 1, None, 1.0, float(-age), 1, request)
 
 
 Q = "What is the sum of 17 and 25, and why?"

@@ -11,8 +11,8 @@ from synth.config.generate import Sampling
 from synth.core.errors import UserError
 from synth.core.logprobs import (
     EMPTY,
-    Labels,
     LabelWriter,
+    TopLogprobs,
     hash_tokens,
     joined,
     pack,
@@ -41,7 +41,7 @@ def random_labels(n, k, seed=0):
     logprobs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     order = np.argsort(-logprobs, 1)[:, :k]
     chosen = draw.integers(0, 50, n)
-    return Labels(
+    return TopLogprobs(
         chosen.astype(np.int32),
         logprobs[np.arange(n), chosen].astype(np.float32),
         order.astype(np.int32),

@@ -11,7 +11,7 @@ import pytest
 from synth.config.validate import load_run
 from synth.core.errors import Unfinished, UserError
 from synth.estimate.estimator import make_estimate
-from synth.estimate.ranges import Figure, exactly, interval, mean_of, ratio_of, sums_of_more
+from synth.estimate.ranges import Range, exactly, interval, mean_of, ratio_of, sums_of_more
 from synth.report.terminal import estimate_summary, stage_summary
 from synth.stages.pipeline import do_stage
 from synth.store.responses import Store
@@ -55,7 +55,7 @@ def generate(run):
 
 
 def total(result):
-    return {part: Figure(**figure) for part, figure in result["total"].items()}
+    return {part: Range(**figure) for part, figure in result["total"].items()}
 
 
 def test_without_a_pilot_nothing_is_asked_and_bounds_are_given(load):
@@ -63,8 +63,8 @@ def test_without_a_pilot_nothing_is_asked_and_bounds_are_given(load):
     result = estimate(run)
     figures = total(result)
     assert result["questions"] == {"total": QUESTIONS, "open": QUESTIONS, "sampled": 0}
-    assert figures["calls"] == Figure(120, None, 480, "bounds")
-    assert figures["completion_tokens"] == Figure(0, None, 480 * 64, "bounds")
+    assert figures["calls"] == Range(120, None, 480, "bounds")
+    assert figures["completion_tokens"] == Range(0, None, 480 * 64, "bounds")
     assert figures["prompt_tokens"].basis == "bounds"
     assert figures["usd"].high == pytest.approx(
         (100 * figures["prompt_tokens"].high + 1000 * 480 * 64) / 1e6
@@ -219,7 +219,7 @@ def test_two_teachers_in_a_cascade_are_told_apart(load):
     both = config(route="cascade")
     both["teachers"]["u"] = {"kind": "fake", "accuracy": 0.9, "seed": 3}
     result = estimate(load(both), pilot=40)
-    calls = {name: Figure(**parts["calls"]) for name, parts in result["teachers"].items()}
+    calls = {name: Range(**parts["calls"]) for name, parts in result["teachers"].items()}
     assert calls["t"].expected > 5 * calls["u"].expected
     assert total(result)["calls"].expected == pytest.approx(
         calls["t"].expected + calls["u"].expected
@@ -396,7 +396,7 @@ def test_the_mean_and_the_ratio_have_intervals_that_hold():
 
 
 def test_figures_multiply_and_add_with_their_limits():
-    calls, each = Figure(10, None, 20), Figure(2, 3, 4, "95%")
-    assert calls * each == Figure(20, None, 80, "bounds")
-    assert calls + exactly(1) == Figure(11, None, 21, "bounds")
-    assert exactly(0) * Figure(None, None, None) == Figure(0, 0, 0, "bounds")
+    calls, each = Range(10, None, 20), Range(2, 3, 4, "95%")
+    assert calls * each == Range(20, None, 80, "bounds")
+    assert calls + exactly(1) == Range(11, None, 21, "bounds")
+    assert exactly(0) * Range(None, None, None) == Range(0, 0, 0, "bounds")

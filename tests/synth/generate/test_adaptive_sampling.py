@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synth.config.generate import Samples
 from synth.core.record import Task
-from synth.generate.adaptive_sampling import Hope, Prior, fit_prior, traits
+from synth.generate.adaptive_sampling import PassRateModel, Prior, fit_prior, traits
 
 
 def task(number, question="1 + 1", source="x", **metadata):
@@ -81,7 +81,7 @@ def test_a_failure_takes_hope_and_a_pass_gives_some(passed, failed):
 
 
 def test_hope_is_learned_from_the_first_questions_of_each_source():
-    hope = Hope(Samples(max=50, until_verified=1, give_up=0.05, learn=8))
+    hope = PassRateModel(Samples(max=50, until_verified=1, give_up=0.05, learn=8))
     assert [hope.begin("x") for _ in range(10)] == [True] * 8 + [False] * 2
     assert hope.begin("y")
     for number in range(7):
@@ -97,7 +97,7 @@ def test_the_order_in_which_answers_came_changes_nothing():
     tasks = [task(i, "9" * (1 + i % 7), level=str(i % 3)) for i in range(20)]
     hopes = []
     for order in (tasks, tasks[::-1]):
-        hope = Hope(Samples(max=50, until_verified=1, give_up=0.05, learn=20))
+        hope = PassRateModel(Samples(max=50, until_verified=1, give_up=0.05, learn=20))
         for one in order:
             hope.learn(one, {"": (int(one.id[1:]) % 2, int(one.id[1:]) % 5)})
         hopes.append(hope._priors["x", ""].mean(traits(tasks[0])))
@@ -105,7 +105,7 @@ def test_the_order_in_which_answers_came_changes_nothing():
 
 
 def test_without_give_up_nothing_is_learned_or_lost():
-    hope = Hope(Samples(max=5, until_verified=1))
+    hope = PassRateModel(Samples(max=5, until_verified=1))
     assert not hope.begin("x")
     assert not hope.lost(task(0), "", 0, 1000)
     asyncio.run(asyncio.wait_for(hope.known("x"), 1))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from synth.config.generate import Budget
 from synth.core.errors import Unfinished
 from synth.core.usage import Price
-from synth.generate.budget import Purse
-from synth.store.responses import Spent, Store
+from synth.generate.budget import BudgetTracker
+from synth.store.responses import Store, Usage
 from synth.teachers.base import Cap
 from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
 
@@ -68,7 +68,7 @@ def test_an_endpoint_that_counts_nothing_is_capped_by_what_it_sent(tmp_path):
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 8))
 def test_the_purse_never_lets_out_more_than_the_cap_and_what_is_in_flight(costs, window):
-    purse = Purse(Budget(tokens=500), {"t": Cap(tokens=300)}, {})
+    purse = BudgetTracker(Budget(tokens=500), {"t": Cap(tokens=300)}, {})
     flying, spent = [], 0
     for cost in costs:
         if purse.refusal("t") is None and len(flying) < window:
@@ -81,7 +81,9 @@ def test_the_purse_never_lets_out_more_than_the_cap_and_what_is_in_flight(costs,
 
 
 def test_what_was_spent_before_counts():
-    purse = Purse(Budget(tokens=1000), {}, {"a": Spent(3, 900, 0.0), "b": Spent(1, 200, 0.0)})
+    purse = BudgetTracker(
+        Budget(tokens=1000), {}, {"a": Usage(3, 900, 0.0), "b": Usage(1, 200, 0.0)}
+    )
     refusal = purse.refusal("a")
     assert refusal is not None
     assert refusal[1]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from synth.core.errors import Unfinished, UserError
 from synth.generate import concurrency as module
-from synth.generate.concurrency import Closed, Lane, Limits
-from synth.teachers.base import Advertised, Retry
+from synth.generate.concurrency import ConcurrencyController, Limits, TeacherClosed
+from synth.teachers.base import Advertised, RetryableError
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _quick(monkeypatch):
 
 
 def lane(**limits):
-    return Lane("t", Limits(**limits))
+    return ConcurrencyController("t", Limits(**limits))
 
 
 async def served(way, number, seconds=0.001, tokens=0):
@@ -64,7 +64,7 @@ def test_the_width_halves_once_a_round_trip_and_grows_by_steps_after():
             await way.enter()
         sent = time.monotonic()
         for n in range(40):
-            way.failed(Retry("status 429: slow", trouble="rate limit"), sent, n)
+            way.failed(RetryableError("status 429: slow", trouble="rate limit"), sent, n)
         assert way.width == 32
         before = way.width
         await served(way, 33)
@@ -87,7 +87,7 @@ def test_whatever_happens_the_width_stays_in_bounds_and_nothing_is_lost(events):
             if event == "answer":
                 way.answered(sent, 1)
             else:
-                way.failed(Retry("x", trouble=event), sent, number)
+                way.failed(RetryableError("x", trouble=event), sent, number)
             assert 1 <= way.width <= 8
             assert way.in_flight == 0
 
@@ -99,7 +99,9 @@ def test_retry_after_holds_up_everyone():
         way = lane()
         await served(way, 3)
         await way.enter()
-        way.failed(Retry("status 429", after=0.2, trouble="rate limit"), time.monotonic(), 1)
+        way.failed(
+            RetryableError("status 429", after=0.2, trouble="rate limit"), time.monotonic(), 1
+        )
         start = time.monotonic()
         await way.enter()
         assert 0.15 < time.monotonic() - start < 1
@@ -111,11 +113,13 @@ def test_a_retry_after_of_zero_that_is_not_enough_is_stretched():
     async def run():
         way = lane(patience_s=0.5)
         tries, start = 0, time.monotonic()
-        with pytest.raises(Closed):
+        with pytest.raises(TeacherClosed):
             while True:
                 await way.enter()
                 tries += 1
-                way.failed(Retry("429", after=0.0, trouble="rate limit"), time.monotonic(), 1)
+                way.failed(
+                    RetryableError("429", after=0.0, trouble="rate limit"), time.monotonic(), 1
+                )
         assert 0.4 < time.monotonic() - start < 5
         assert tries < 15
 
@@ -128,7 +132,7 @@ def test_one_request_that_fails_by_itself_does_not_hold_up_the_others():
         await served(way, 10)
         for _ in range(20):
             await way.enter()
-            way.failed(Retry("status 500"), time.monotonic(), "the same")
+            way.failed(RetryableError("status 500"), time.monotonic(), "the same")
         assert way.health == "well"
 
     asyncio.run(run())
@@ -140,7 +144,7 @@ def test_many_failing_without_an_answer_between_is_an_outage():
         await served(way, 10)
         for number in range(module.ILL_AFTER):
             await way.enter()
-            way.failed(Retry("status 500"), time.monotonic(), number)
+            way.failed(RetryableError("status 500"), time.monotonic(), number)
         assert way.health == "ill"
         assert way.width == 1
         await served(way, 1)
@@ -155,15 +159,15 @@ def test_patience_ends_from_the_first_failure_and_not_from_the_last_answer():
         await served(way, 1)
         await asyncio.sleep(0.2)  # nothing was asked: that is no outage
         await way.enter()
-        way.failed(Retry("status 502"), time.monotonic(), 1)
+        way.failed(RetryableError("status 502"), time.monotonic(), 1)
         assert way.closed is None
         await asyncio.sleep(0.15)
         await way.enter()
         waiting = asyncio.create_task(way.enter(time.monotonic() + 60))
         await asyncio.sleep(0)
-        way.failed(Retry("status 502"), time.monotonic(), 2)
+        way.failed(RetryableError("status 502"), time.monotonic(), 2)
         assert isinstance(way.closed, Unfinished)
-        with pytest.raises(Closed, match="no answer for"):
+        with pytest.raises(TeacherClosed, match="no answer for"):
             await waiting
 
     asyncio.run(run())
@@ -174,7 +178,7 @@ def test_nobody_there_from_the_start_is_a_wrong_address():
         way = lane()
         for _ in range(module.FIRST_ATTEMPTS):
             await way.enter()
-            way.failed(Retry("cannot reach x", unreachable=True), time.monotonic(), 1)
+            way.failed(RetryableError("cannot reach x", unreachable=True), time.monotonic(), 1)
         assert isinstance(way.closed, UserError)
 
     asyncio.run(run())
@@ -225,7 +229,7 @@ def test_tokens_a_minute_are_kept():
 def test_an_allowance_that_is_used_up_is_waited_for():
     async def run():
         said = Advertised(requests=0, requests_at=time.monotonic() + 0.2)
-        way = Lane("t", Limits(), lambda: said)
+        way = ConcurrencyController("t", Limits(), lambda: said)
         start = time.monotonic()
         await way.enter()
         assert 0.15 < time.monotonic() - start < 1

@@ -14,8 +14,8 @@ from synth.core.record import Task
 from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.generate.runner import generate
-from synth.generate.spec import Ask
-from synth.generate.stats import Counts
+from synth.generate.spec import GenerationSpec
+from synth.generate.stats import GenerationStats
 from synth.store.responses import Store
 from synth.teachers import openai
 
@@ -31,13 +31,13 @@ LIMIT_S = 60  # no test may hang
 def ask_all(server, path, retries=2, number=3, timeout_s=30.0, **options):
     """Asks the questions; gives the records of each, the counts, and the store's failures."""
     config = openai.Config(model="m", base_url=server.url, timeout_s=timeout_s)
-    wanted = Ask(
+    wanted = GenerationSpec(
         teachers={"t": openai.build(config, "t")}, prices={}, prompt=load_prompt("plain"),
         values={}, sampling=Sampling(max_tokens=9, seed=FIRST_SEED), samples=Samples(max=2),
         check=None, retries=retries, **options,
     )  # fmt: skip
     questions = [Task(f"t{n}", f"question {n}") for n in range(number)]
-    got, counts = {}, Counts()
+    got, counts = {}, GenerationStats()
 
     async def bounded(store):
         async with asyncio.timeout(LIMIT_S):

@@ -11,8 +11,8 @@ from synth.core.errors import Unfinished, UserError
 from synth.core.usage import Price
 from synth.generate import client as engine
 from synth.generate import concurrency as lane
-from synth.generate.runner import Agreed
-from synth.teachers.base import Cap, Refused, Retry, TeacherConfig
+from synth.generate.runner import VoteResult
+from synth.teachers.base import Cap, RequestRejected, RetryableError, TeacherConfig
 from tests.helpers.scripted_teacher import Scripted, ask_with, right, run, tasks
 
 
@@ -59,7 +59,9 @@ def test_a_cascade_goes_on_when_the_cheap_one_dies(path):
     assert counts.out == {"teacher0": "quota used up"}
 
 
-@pytest.mark.parametrize("error", [Unfinished("quota"), Retry("cannot reach", unreachable=True)])
+@pytest.mark.parametrize(
+    "error", [Unfinished("quota"), RetryableError("cannot reach", unreachable=True)]
+)
 def test_one_dead_teacher_of_three_costs_no_answer(path, error):
     alive = [Scripted(lambda r, n: "x", name) for name in "ab"]
     dead = Scripted(lambda r, n: error, "dead")
@@ -102,7 +104,9 @@ def test_a_wrong_key_at_the_start_stops_the_run_though_others_would_answer(path)
 
 
 def test_fallback_asks_the_next_where_the_first_refuses(path):
-    first = Scripted(lambda r, n: Refused("status 400: policy") if r.task.id == "t1" else "x", "a")
+    first = Scripted(
+        lambda r, n: RequestRejected("status 400: policy") if r.task.id == "t1" else "x", "a"
+    )
     second = Scripted(lambda r, n: "y", "b")
     got, counts = run(ask_with(first, second, route="fallback"), tasks(3), path)
     assert who(got) == [["teacher0"], ["teacher1"], ["teacher0"]]
@@ -141,7 +145,7 @@ def test_provenance_is_on_every_record(path):
 
 def by_text(answers):
     [(answer, votes)] = Counter(answers).most_common(1)
-    return Agreed(answer.removeprefix("\\boxed{").removesuffix("}"), votes, len(answers))
+    return VoteResult(answer.removeprefix("\\boxed{").removesuffix("}"), votes, len(answers))
 
 
 def test_agreement_over_teachers_gives_the_reference_that_is_missing(path):

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.generate.routing import Route
+from synth.generate.routing import Router
 
 NAMES = ["a", "b", "c"]
 
 
 def order(kind, most, question="q", **more):
-    return [(s.teacher, s.sample) for s in Route(kind, NAMES, **more).order(question, most)]
+    return [(s.teacher, s.sample) for s in Router(kind, NAMES, **more).order(question, most)]
 
 
 def test_turns_and_fallback_and_cascade():
@@ -38,5 +38,5 @@ def test_no_slot_comes_twice_and_more_samples_only_add(kind, most, question):
 
 
 def test_substitutes_are_the_others_from_the_next_on():
-    assert Route("turns", NAMES).substitutes("b") == ["c", "a"]
-    assert Route("cascade", NAMES).substitutes("b") == ["c"]
+    assert Router("turns", NAMES).substitutes("b") == ["c", "a"]
+    assert Router("cascade", NAMES).substitutes("b") == ["c"]

