@@ -29,7 +29,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from _server import Running
+from _shared.server import Running
 from common import machine, median, table
 
 PEERS = Path(__file__).parent / "peers"

@@ -14,9 +14,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from _ends import ENDS, outcome
-from _faults import AGAIN, ANSWERS, OUT, REFUSED
-from _kills import WINDOW, Campaign
+from _shared.ends import ENDS, outcome
+from _shared.faults import AGAIN, ANSWERS, OUT, REFUSED
+from _shared.kills import WINDOW, Campaign
 from common import machine, table
 
 

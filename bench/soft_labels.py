@@ -14,7 +14,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from _training import chat, records, save_models
+from _shared.training import chat, records, save_models
 from common import machine, measured, peak_mb, table, versions
 
 BATCHES, SIZE, WIDE_SIZE = 6, 4, 16

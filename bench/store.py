@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _server import answers
+from _shared.server import answers
 from common import alternate, machine, median, table, versions
 
 RUNS, IN_FLIGHT = 5, 256

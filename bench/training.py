@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _training import Clock, chat, in_turn, ours, records, save_models
+from _shared.training import Clock, chat, in_turn, ours, records, save_models
 from common import machine, measured, peak_mb, table, versions
 
 ROUNDS, STEPS, BATCH, ROW, ROWS, TINY_STEPS = 5, 3, 4, 512, 1, 40

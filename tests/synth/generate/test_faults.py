@@ -20,9 +20,9 @@ from synth.store.responses import Store
 from synth.teachers import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "bench"))
-from _ends import ENDS, outcome
-from _faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, OUT, FaultServer, text_of
-from _kills import Campaign
+from _shared.ends import ENDS, outcome
+from _shared.faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, OUT, FaultServer, text_of
+from _shared.kills import Campaign
 
 ODD = "question 1"  # the one whose requests go wrong, between two that do not
 LIMIT_S = 60  # no test may hang

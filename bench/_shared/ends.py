@@ -4,8 +4,8 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from _faults import FaultServer
-from _kills import SAMPLES, Books, finish, manifest, write_config
+from _shared.faults import FaultServer
+from _shared.kills import SAMPLES, Books, finish, manifest, write_config
 
 QUESTIONS, LIMIT_S = 40, 90
 PATIENCE_S = 2  # generate.patience_s: so long without an answer, and a teacher is given up

@@ -3,7 +3,7 @@
 Two cores carry it and the client, so it does as little as it can: HTTP/1.1 is read for its length
 alone, answers are prebuilt but for an id, and one timer serves all that fall due in a tick.
 
-    python bench/_server.py [BODY_BYTES [LATENCY_S]]     prints its address; ends with its input
+    python bench/_shared/server.py [BODY_BYTES [LATENCY_S]]     prints its address; ends with its input
 
 Any POST is answered; `GET /reset` gives what it counted as JSON and starts anew.
 """
