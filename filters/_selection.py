@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from filters.engine.filter import config_class
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
@@ -84,8 +85,8 @@ def length(record: Record) -> int:
 def verifies(name: str) -> bool:
     """Whether a verdict's filter is a verifier; one that a config names again is `NAME.2`."""
     head, _, tail = name.rpartition(".")
+    plugin = head if head and tail.isdigit() else name
     try:
-        module = plugins.load("filter", head if head and tail.isdigit() else name)
+        return config_class(plugin, plugins.load("filter", plugin)).verifies
     except UserError:
         return False
-    return bool(getattr(module, "VERIFIES", False))

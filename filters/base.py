@@ -1,27 +1,15 @@
-"""What every filter is: a function from a record to a decision, and where it runs.
+"""Base of filters: `FilterConfig`, the decisions that a filter gives, and what it is handed.
 
 A filter's module defines
 
-    class Config(FilterConfig)                    its options in YAML, `action` among them
+    class Config(FilterConfig)                    its options in YAML, and facts for the engine
     def build(config, context) -> Check           the function itself
-    VERSION = 2                                   optional, 1 if not said: another one judges anew
-    LEVEL = "question" | "trace" | "set"          optional, "trace" if not said
-    MEASURES = {"share": "repetitive"}            optional: it gives figures, see below
-    VERIFIES = True                               optional: it compares with the reference answer
-    USES_STUDENT_TOKENS = True                    optional: it calls `context.count_tokens`
-    USES_STUDENT = True                           optional: it calls `context.student`
-    USES_EVAL_TASKS = True                        optional: it reads `context.eval_tasks`
-    ASKS_TEACHER = True                           optional: it calls `context.ask`, and waits there
-    ONE_PROCESS = True                            optional: it holds too much to run in each process
     def check(config) -> list[str]                optional: what this machine lacks for it
-    def limit(config) -> float                    optional: seconds that it may take over one record
-    def made_of(config) -> list[(name, options)]  optional: the filters that it is made of
     def memory(config, records) -> int            optional, of a set filter: bytes that it will hold
     def edit(config, record, evidence) -> None    optional: changes a record that is kept
 
 A check that has a `close()` is closed with its chain; what it has in `notes`, a list of lines, is
-shown and goes into the manifest. A flag holds also where a filter that it is made of has it. One
-that takes longer than its limit over a record (120 s where it says nothing) is killed for it.
+shown and goes into the manifest.
 
 `question` filters see only the task and run before anything is bought: a question that cannot be
 kept is never asked. `trace` filters see one record, run as answers arrive and count for
@@ -31,31 +19,59 @@ gives the same decision. Over a data set both run in several processes.
 `set` filters judge a record by the others. What they build is a `SetCheck`: it is given a function
 that starts a pass over the records (those that every filter before it keeps, in the data's order,
 each with its verdicts so far) and gives a decision for each of them, in that order.
-
-A filter with MEASURES gives `Figures` and decides nothing. The bounds are options of its `Config`,
-`NAME_min` and `NAME_max` for the figure NAME, either of which may be missing or None. Bounds can
-then be moved without measuring again. MEASURES gives, for each figure, the kind of the reason where
-it is outside: one text, or two for below and above. Where there is nothing to measure it gives
-`cannot_tell(why)`.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synth.core.errors import UserError
+from synth.core.errors import UserError, nearest
 from synth.core.plugins import PluginConfig
 from synth.core.record import Message, Record, Task
 
 Action = Literal["off", "tag", "drop"]
+Level = Literal["question", "trace", "set"]
+Need = Literal["student_tokens", "student", "eval_tasks", "teacher", "one_process"]
+Measures = Mapping[str, str | tuple[str, str]]
 
 
 class FilterConfig(PluginConfig):
-    """Base of every filter's `Config`."""
+    """Base of every filter's `Config`: options as fields, and class variables for the engine.
+
+    A class variable that is not among these is an error, and so is an option of such a name.
+
+    Attributes:
+        filter_level: What the filter judges: a question, a trace, or a trace by the others.
+        version: Version of its code. Another version judges all records anew.
+        needs: What it uses: `student_tokens` (calls `context.count_tokens`), `student` (calls
+            `context.student`), `eval_tasks` (reads `context.eval_tasks`), `teacher` (calls
+            `context.ask`, and waits there), `one_process` (holds too much to run in each process).
+        measures: The figures of a filter that gives `Figures` and decides nothing, each with the
+            kind of the reason where it is out of bounds: one text, or two for below and above. The
+            bounds are options, `NAME_min` and `NAME_max` for the figure NAME, either of which may
+            be missing or None. They can then be moved without measuring again. Where there is
+            nothing to measure the filter gives `cannot_tell(why)`.
+        verifies: Whether it compares with the reference answer.
+
+    Example:
+        >>> class Config(FilterConfig):
+        ...     measures: ClassVar[Measures] = {"words": ("too short", "too long")}
+        ...     words_max: int = 500
+        >>> Config().measures["words"]
+        ('too short', 'too long')
+    """
+
+    filter_level: ClassVar[Level] = "trace"
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[Need, ...]] = ()
+    measures: ClassVar[Measures] = {}
+    verifies: ClassVar[bool] = False
 
     action: Action = Field(
         "drop", description="What follows from its no: drop the record, tag it, or do not run (off)"
@@ -68,6 +84,40 @@ class FilterConfig(PluginConfig):
     @classmethod
     def _off(cls, value: Any) -> Any:
         return "off" if value is False else value  # `off` is a boolean in older YAML
+
+    def limit(self) -> float | None:
+        """Seconds within which it surely ends over one record.
+
+        One that takes longer is killed for it. None is the sum of its sub-filters' limits, or 120
+        where they have none.
+        """
+        return None
+
+    def sub_filters(self) -> list[tuple[str, dict[str, Any]]]:
+        """The filters that it is made of, as name and options. What they need it needs as well."""
+        return []
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses a class variable or method that is a misspelt one of `FilterConfig`.
+
+        Raises:
+            UserError: There is such a one, or an option has the name of one.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        methods = {"limit", "sub_filters"}
+        flags = methods | FilterConfig.__class_vars__
+        label = f"{cls.__module__}.{cls.__qualname__}"
+        if taken := flags & cls.model_fields.keys():
+            raise UserError(f"{label}: {min(taken)!r} is no name for an option; give it an alias")
+        variables = {name for name in cls.__class_vars__ if not name.startswith("_")}
+        for name in sorted(variables - flags):
+            raise UserError(f"{label}: unknown class variable {name!r}{nearest(name, flags)}")
+        for name in {
+            name for name, value in vars(cls).items() if inspect.isfunction(value)
+        } - flags:
+            if close := difflib.get_close_matches(name, methods, n=1, cutoff=0.8):
+                raise UserError(f"{label}: unknown method {name!r}; did you mean {close[0]!r}?")
 
 
 class Decision(NamedTuple):
@@ -113,9 +163,7 @@ def cannot_tell(why: str, evidence: Mapping[str, Any] | None = None) -> Decision
     return Decision(None, f"cannot tell: {why}", None, None, evidence)
 
 
-def decide(
-    figures: Figures, config: FilterConfig, measures: Mapping[str, str | tuple[str, str]]
-) -> Decision:
+def decide(figures: Figures, config: FilterConfig, measures: Measures | None = None) -> Decision:
     """Holds figures to the bounds of a config.
 
     The first figure that is outside decides; score and threshold are its own. Where all are inside
@@ -124,11 +172,11 @@ def decide(
     Args:
         figures: What a filter measured.
         config: Its options, with `NAME_min` and `NAME_max` for some of the figures.
-        measures: The filter's MEASURES.
+        measures: Which figures, and the kinds of the reasons; `config.measures` by default.
     """
     inside: Decision | None = None
     options = vars(config)
-    for name, kind in measures.items():
+    for name, kind in (config.measures if measures is None else measures).items():
         value = figures.values.get(name)
         low, high = options.get(f"{name}_min"), options.get(f"{name}_max")
         if value is None or (low is None and high is None):
@@ -145,7 +193,7 @@ def decide(
     return inside or Decision(True, "", None, None, figures.evidence)
 
 
-def bounds(measures: Mapping[str, Any]) -> set[str]:
+def bounds(measures: Measures) -> set[str]:
     """The names that options have which bound these figures, there or not."""
     return {f"{name}_{side}" for name in measures for side in ("min", "max")}
 

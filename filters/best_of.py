@@ -12,13 +12,13 @@ from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 
-LEVEL = "set"
-
 _OWN = ("verified", "shortest", "longest", "first", "random")
 
 
 class Config(FilterConfig):
     """Options of `best_of`."""
+
+    filter_level = "set"
 
     k: int = Field(1, ge=1, description="How many traces of a question are kept")
     by: list[str] = Field(

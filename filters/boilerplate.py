@@ -8,14 +8,13 @@ The table of phrases was made by hand. No sentence of 800 real traces, of 500 MA
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
 from filters._text.words import words
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
-
-MEASURES = {"sentences": "boilerplate", "share": "boilerplate"}
 
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*|[.!?。！？]+")
 _FIRST, _LAST = 2, 5
@@ -68,6 +67,8 @@ _MARKS = " \t*_#>\"'“”-"
 
 class Config(FilterConfig):
     """Options of `boilerplate`."""
+
+    measures: ClassVar[Measures] = {"sentences": "boilerplate", "share": "boilerplate"}
 
     sentences_max: int | None = Field(0, ge=0, description="Most sentences of boilerplate")
     share_max: float | None = Field(

@@ -9,19 +9,13 @@ people 328; the default is above both. Five of the 800 hold code blocks.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
 from filters._text.words import words
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
-
-MEASURES = {
-    "paragraph_words": "long paragraph",
-    "code_blocks": "code in the chain",
-    "code_share": "code in the chain",
-}
 
 _FENCE = re.compile(r"\s*(?:```+[^`]*|~~~+[^~]*)")
 _CLIP = 80
@@ -29,6 +23,12 @@ _CLIP = 80
 
 class Config(FilterConfig):
     """Options of `chain_style`."""
+
+    measures: ClassVar[Measures] = {
+        "paragraph_words": "long paragraph",
+        "code_blocks": "code in the chain",
+        "code_share": "code in the chain",
+    }
 
     paragraph_words_max: int | None = Field(
         350, ge=1, description="Most words without a line break"

@@ -14,8 +14,6 @@ from synth.core.boxed import boxes
 from synth.core.question_text import nfkc
 from synth.core.record import Record
 
-VERIFIES = True
-
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A conclusion stands at the end; a text longer than that is read from there.
 _TAIL = 20_000
@@ -45,6 +43,8 @@ _NOISE = re.compile(r"[*_`$]|\\[()\[\]]|\\(?:left|right|,|;|!| )")
 
 class Config(FilterConfig):
     """Options of `choice`."""
+
+    verifies = True
 
     choices: str | None = Field(
         None, description="The metadata that holds the options; by default `choices` or `options`"

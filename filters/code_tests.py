@@ -7,16 +7,14 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
+from synth.core.errors import UserError
+from synth.core.record import Record
 
 from filters._code import blocks, jobs
 from filters._code.compare import same_text, same_value
 from filters._code.test_formats import Either, Tests, find
 from filters._sandbox import sandbox
 from filters.base import Context, Decision, FilterConfig, cannot_tell
-from synth.core.errors import UserError
-from synth.core.record import Record
-
-VERIFIES = True
 
 _SHOWN = 200
 _ERROR = re.compile(r"[A-Za-z_.]{0,80}(?:Error|Exception|Interrupt|Exit)\b")
@@ -24,6 +22,8 @@ _ERROR = re.compile(r"[A-Za-z_.]{0,80}(?:Error|Exception|Interrupt|Exit)\b")
 
 class Config(FilterConfig):
     """Options of `code_tests`."""
+
+    verifies = True
 
     language: Literal["auto", "python", "cpp", "c", "javascript", "bash"] = Field(
         "auto", description="Of the code; auto: what the metadata or the code block says, or Python"
@@ -47,6 +47,10 @@ class Config(FilterConfig):
         description="Layers of the sandbox that may be missing on this machine",
     )
 
+    def limit(self) -> float:
+        """Seconds that one record may take: all cases, and those that failed once more."""
+        return 2 * self.total_timeout + 60
+
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
@@ -55,11 +59,6 @@ def check(config: Config) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def limit(config: Config) -> float:
-    """Seconds that one record may take: all cases, and those that failed once more."""
-    return 2 * config.total_timeout + 60
 
 
 class Outcome(NamedTuple):

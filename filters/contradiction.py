@@ -15,8 +15,6 @@ from synth.core.boxed import boxes
 from synth.core.record import Record, Task
 
 # A conclusion stands at the end; what was said earlier may have been given up since.
-VERSION = math_answer.VERSION  # it compares as that does
-
 _TAIL = 2000
 _CLIP = 80
 # What is said to be the answer: `$...$`, `\(...\)`, bold, a number, or the letter of a choice.
@@ -35,6 +33,8 @@ _DOUBT = re.compile(
 
 class Config(FilterConfig):
     """Options of `contradiction`."""
+
+    version = math_answer.Config.version  # it compares as that does
 
     cannot_tell: Literal["tag", "drop"] | None = Field(
         "tag", description="What follows where reasoning or answer state nothing to compare"

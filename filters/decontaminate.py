@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from filters._decontamination.eval_sets import listed
-from filters._decontamination.index import SHORTEST_IN_TRACE, OverlapConfig, build_index, tokens_of
-from filters.base import Check, Context, Figures
+from typing import ClassVar
+
 from synth.core.record import Record
 
-USES_EVAL_TASKS = True
-MEASURES = {"overlap": "repeats evaluation"}
+from filters._decontamination.eval_sets import listed
+from filters._decontamination.index import SHORTEST_IN_TRACE, OverlapConfig, build_index, tokens_of
+from filters.base import Check, Context, Figures, Measures
 
 
 class Config(OverlapConfig):
     """Options of `decontaminate`."""
+
+    needs = ("eval_tasks",)
+    measures: ClassVar[Measures] = {"overlap": "repeats evaluation"}
 
 
 def build(config: Config, context: Context) -> Check:

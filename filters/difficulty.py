@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from filters.engine.filter import Filter, FilterSpec, load_filters
 from synth.config.generate import Sampling
 from synth.config.plugin_entries import split_plugin
@@ -18,10 +18,6 @@ from synth.core.prompts import load_prompt
 from synth.core.reasoning import split_trace
 from synth.core.record import Record, Task
 
-LEVEL = "question"
-ASKS_TEACHER = True
-MEASURES = {"pass_rate": ("too hard", "too easy"), "level": ("too easy", "too hard")}
-
 _NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,15})?)(?:\s*/\s*(\d{1,9})|\s*(%))?")
 _CLIP = 120
@@ -29,6 +25,13 @@ _CLIP = 120
 
 class Config(FilterConfig):
     """Options of `difficulty`."""
+
+    filter_level = "question"
+    needs = ("teacher",)
+    measures: ClassVar[Measures] = {
+        "pass_rate": ("too hard", "too easy"),
+        "level": ("too easy", "too hard"),
+    }
 
     teacher: str | None = Field(
         None, description="Who tries the questions: a name under `teachers`, such as the student"
@@ -72,10 +75,9 @@ class Config(FilterConfig):
             raise ValueError("level_min and level_max need level, the metadata key of the level")
         return self
 
-
-def made_of(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """The verifier, where answers are checked."""
-    return [] if config.teacher is None else [split_plugin("filter", config.verifier)]
+    def sub_filters(self) -> list[tuple[str, dict[str, Any]]]:
+        """The verifier, where answers are checked."""
+        return [] if self.teacher is None else [split_plugin("filter", self.verifier)]
 
 
 def build(config: Config, context: Context) -> Check:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEVEL = "set"
-ONE_PROCESS = True
 
 _BATCH = 256
 # Up to here neighbours are found by comparing all with all (about 25 s), beyond in a graph.
@@ -31,6 +29,9 @@ _BLOCK, _EXPANSION = 8_000_000, 128
 
 class Config(FilterConfig):
     """Options of `diversity`."""
+
+    filter_level = "set"
+    needs = ("one_process",)
 
     total: int = Field(ge=1, description="How many records are kept")
     on: Literal["question", "trace"] = Field("question", description="What is embedded")

@@ -15,8 +15,6 @@ from synth.core.display import shown
 from synth.core.question_text import nfkc
 from synth.core.record import Record
 
-VERIFIES = True
-
 Level = Literal["none", "space", "case", "punctuation", "number"]
 LEVELS: tuple[Level, ...] = ("none", "space", "case", "punctuation", "number")
 # Longer answers are compared as they are, at every level.
@@ -27,6 +25,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,400})?(?:\.\d{1,400})?")
 
 class Config(FilterConfig):
     """Options of `exact`."""
+
+    verifies = True
 
     level: Level = Field(
         "case",

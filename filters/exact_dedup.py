@@ -6,19 +6,19 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from pydantic import Field
+from synth.core.record import Record
 
 from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, parts
 from filters._dedup.index import Entry, save, saved
 from filters._dedup.minhash import folded
 from filters.base import Context, Decision, SetCheck
-from synth.core.record import Record
-
-LEVEL = "set"
-VERSION = 2
 
 
 class Config(DedupConfig):
     """Options of `exact_dedup`."""
+
+    filter_level = "set"
+    version = 2
 
     on: On = Field(
         "question_and_trace",
@@ -38,7 +38,7 @@ def build(config: Config, context: Context) -> SetCheck:
     Reasoning and answer count as a pair: the same words split elsewhere are not the same trace,
     and no reasoning is not empty reasoning. The hash has 128 bits.
     """
-    kind = {"filter": "exact_dedup", "version": VERSION, "on": config.on}
+    kind = {"filter": "exact_dedup", "version": Config.version, "on": config.on}
     run = context.run
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:

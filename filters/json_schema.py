@@ -44,17 +44,16 @@ class Config(FilterConfig):
                 raise ValueError(str(error)) from error
         return schema
 
+    def limit(self) -> float:
+        """Seconds that one record may take: a lost worker is replaced once."""
+        return longest(self.timeout)
+
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
     if importlib.util.find_spec("jsonschema") is None:
         return [str(MissingPackage("jsonschema", "the filter json_schema"))]
     return []
-
-
-def limit(config: Config) -> float:
-    """Seconds that one record may take: a lost worker is replaced once."""
-    return longest(config.timeout)
 
 
 def build(config: Config, context: Context) -> JsonSchema:

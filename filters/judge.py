@@ -8,21 +8,17 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.base import Ask, Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Ask, Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from synth.config.generate import Sampling
 from synth.core.display import shown
 from synth.core.errors import UserError
 from synth.core.prompts import load_prompt
 from synth.core.reasoning import join_trace
 from synth.core.record import Message, Record, digest
-
-ASKS_TEACHER = True
-VERSION = 2
-MEASURES = {"score": "low score"}
 
 # A judgement is a few sentences; a longer reply is not read.
 _LONGEST = 20_000
@@ -38,6 +34,10 @@ Read = TypeVar("Read")
 
 class Config(FilterConfig):
     """Options of `judge`."""
+
+    version = 2
+    needs = ("teacher",)
+    measures: ClassVar[Measures] = {"score": "low score"}
 
     teacher: str = Field(description="Who judges: a name under `teachers`")
     rubric: str | dict[str, str] = Field(

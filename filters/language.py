@@ -10,22 +10,16 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from filters._text import languages as _languages
 from filters._text.languages import LANGUAGES, SCRIPTS, WORD, count_words
 from filters._text.prose import blanked, clip
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.errors import nearest
 from synth.core.record import Record
-
-MEASURES = {
-    "reasoning": "reasoning in another language",
-    "answer": "answer in another language",
-    "mixed": "mixed languages",
-}
 
 # Letters of a stretch that is identified, and of its words in lower case, which names are not.
 _LETTERS, _LOWER = 30, 15
@@ -58,6 +52,12 @@ _GREEK_WORD = 4
 
 class Config(FilterConfig):
     """Options of `language`."""
+
+    measures: ClassVar[Measures] = {
+        "reasoning": "reasoning in another language",
+        "answer": "answer in another language",
+        "mixed": "mixed languages",
+    }
 
     expected: str | list[str] = Field(
         "same_as_question",

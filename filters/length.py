@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.reasoning import join_trace
 from synth.core.record import Record
-
-VERSION = 2
-USES_STUDENT_TOKENS = True
-MEASURES = {
-    "tokens": ("too short", "too long"),
-    "reasoning_tokens": ("reasoning too short", "reasoning too long"),
-    "answer_tokens": ("answer too short", "answer too long"),
-}
 
 
 class Config(FilterConfig):
     """Options of `length`."""
+
+    version = 2
+    needs = ("student_tokens",)
+    measures: ClassVar[Measures] = {
+        "tokens": ("too short", "too long"),
+        "reasoning_tokens": ("reasoning too short", "reasoning too long"),
+        "answer_tokens": ("answer too short", "answer too long"),
+    }
 
     tokens_min: int | None = Field(None, ge=0, description="Fewest tokens of the whole trace")
     tokens_max: int | None = Field(None, ge=1, description="Most tokens of the whole trace")
@@ -32,7 +34,7 @@ class Config(FilterConfig):
     @model_validator(mode="after")
     def _bounds(self) -> Config:
         given = False
-        for name in MEASURES:
+        for name in self.measures:
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             given = given or low is not None or high is not None
             if low is not None and high is not None and low > high:

@@ -13,14 +13,14 @@ from pydantic import Field
 from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.record import Record
 
-LEVEL = "set"
-
 # The median absolute deviation of a normal distribution is this share of its standard deviation.
 _MAD_OF_NORMAL = 0.6745
 
 
 class Config(FilterConfig):
     """Options of `length_outliers`."""
+
+    filter_level = "set"
 
     cannot_tell: Literal["tag", "drop"] | None = Field(
         "tag", description="What follows for a source of too few records"

@@ -13,11 +13,11 @@ from filters._selection import Key, Seen, group_of, length
 from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.record import Record
 
-LEVEL = "set"
-
 
 class Config(FilterConfig):
     """Options of `length_sample`."""
+
+    filter_level = "set"
 
     total: int = Field(ge=1, description="How many records are drawn")
     by: list[Key] = Field(

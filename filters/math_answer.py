@@ -11,17 +11,21 @@ from filters.answers.equivalence import MathAnswer
 from filters.base import Context, FilterConfig
 from synth.core.errors import MissingPackage
 
-VERIFIES = True
-VERSION = 2
-
 
 class Config(FilterConfig):
     """Options of `math_answer`."""
+
+    version = 2
+    verifies = True
 
     timeout: float = Field(5, gt=0, le=600, description="Seconds that one comparison may take")
     require_box: bool = Field(
         False, description="Only \\boxed{...} counts; else the last expression where no box is"
     )
+
+    def limit(self) -> float:
+        """Seconds that one record may take: a lost worker is replaced once."""
+        return longest(self.timeout)
 
 
 def check(config: Config) -> list[str]:
@@ -29,11 +33,6 @@ def check(config: Config) -> list[str]:
     if importlib.util.find_spec("math_verify") is None:
         return [str(MissingPackage("math-verify", "the filter math_answer"))]
     return []
-
-
-def limit(config: Config) -> float:
-    """Seconds that one record may take: a lost worker is replaced once."""
-    return longest(config.timeout)
 
 
 def build(config: Config, context: Context) -> MathAnswer:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, model_validator
+from synth.core.record import Record
 
 from filters._dedup.base import (
     DedupConfig,
@@ -31,7 +32,6 @@ from filters._dedup.minhash import (
     unpacked,
 )
 from filters.base import Context, Decision, SetCheck
-from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-LEVEL = "set"
-VERSION = 2
-
 
 class Config(DedupConfig):
     """Options of `near_dedup`."""
+
+    filter_level = "set"
+    version = 2
 
     on: On = Field(
         "trace",
@@ -99,7 +99,8 @@ def build(config: Config, context: Context) -> SetCheck:
     A Chinese, Japanese or Korean character is a word. Case and width of letters do not count,
     marks do. Two empty texts are the same.
     """
-    kind = {"filter": "near_dedup", "version": VERSION, "on": config.on, "words": config.words}
+    version = Config.version
+    kind = {"filter": "near_dedup", "version": version, "on": config.on, "words": config.words}
     run = context.run
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
+from synth.core.record import Record
 
 from filters._decontamination.eval_sets import listed
 from filters._decontamination.index import SHORTEST, OverlapConfig, build_index, tokens_of
-from filters.base import Check, Context, Figures
-from synth.core.record import Record
-
-LEVEL = "question"
-VERSION = 2
-USES_EVAL_TASKS = True
-MEASURES = {"overlap": "overlaps evaluation"}
+from filters.base import Check, Context, Figures, Measures
 
 
 class Config(OverlapConfig):
     """Options of `overlap`."""
+
+    filter_level = "question"
+    version = 2
+    needs = ("eval_tasks",)
+    measures: ClassVar[Measures] = {"overlap": "overlaps evaluation"}
 
     reordered: bool = Field(
         True, description="Also the same words in another order, as 12 + 34 and 34 + 12"

@@ -19,12 +19,13 @@ from filters.base import (
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 
-LEVEL = "set"
 _MEASURES = {"pass_rate": ("too hard", "too easy")}
 
 
 class Config(FilterConfig):
     """Options of `pass_rate`."""
+
+    filter_level = "set"
 
     verifier: str = Field(
         "math_answer",

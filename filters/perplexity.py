@@ -6,23 +6,15 @@ import math
 import re
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from filters._text.prose import clip
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace
 from synth.core.record import Message, Record
-
-MEASURES = {
-    "perplexity": ("likely under the student", "unlikely under the student"),
-    "ifd": ("question settles the trace", "question does not help"),
-    "surprise": ("no surprise", "too large a surprise"),
-}
-USES_STUDENT = True
-ONE_PROCESS = True
 
 # Logits are made for so many numbers at a time (128 MB in float32), whatever the trace's length.
 _LOGITS = 2**25
@@ -33,6 +25,13 @@ _AROUND = 12
 
 class Config(FilterConfig):
     """Options of `perplexity`."""
+
+    needs = ("student", "one_process")
+    measures: ClassVar[Measures] = {
+        "perplexity": ("likely under the student", "unlikely under the student"),
+        "ifd": ("question settles the trace", "question does not help"),
+        "surprise": ("no surprise", "too large a surprise"),
+    }
 
     perplexity_min: float | None = Field(None, ge=1, description="Smallest perplexity")
     perplexity_max: float | None = Field(None, ge=1, description="Largest perplexity")

@@ -13,11 +13,11 @@ from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 
-LEVEL = "set"
-
 
 class Config(FilterConfig):
     """Options of `quota`."""
+
+    filter_level = "set"
 
     by: list[Key] = Field(
         default=["source"],

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from filters._workers import reasoning_gym as _gym_worker
 from filters._workers.pool import CallFailed, WorkerLost, Workers, longest
 from filters.answers.boxed import final_boxes
-from filters.base import Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from synth.core.display import shown
 from synth.core.errors import MissingPackage
 from synth.core.record import Record
-
-VERIFIES = True
-MEASURES = {"score": "wrong answer"}
 
 _LONGEST = 100_000
 _TAGGED = re.compile(r"<answer>")
@@ -27,6 +24,9 @@ _workers = Workers(_gym_worker.prepare)
 
 class Config(FilterConfig):
     """Options of `reasoning_gym`."""
+
+    measures: ClassVar[Measures] = {"score": "wrong answer"}
+    verifies = True
 
     score_min: float | None = Field(
         1.0, ge=0, le=1, description="Lowest score that is kept; scorers give 0 to 1"
@@ -43,17 +43,16 @@ class Config(FilterConfig):
     )
     timeout: float = Field(5.0, gt=0, le=600, description="Seconds that scoring may take")
 
+    def limit(self) -> float:
+        """Seconds that one record may take: a lost worker is replaced once."""
+        return longest(self.timeout)
+
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
     if importlib.util.find_spec("reasoning_gym") is None:
         return [str(MissingPackage("reasoning-gym", "the filter reasoning_gym", "quickstart"))]
     return []
-
-
-def limit(config: Config) -> float:
-    """Seconds that one record may take: a lost worker is replaced once."""
-    return longest(config.timeout)
 
 
 def build(config: Config, context: Context) -> ReasoningGym:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
 from filters._text.prose import blanked, clip
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
-
-MEASURES = {"refusals": "refusal", "meta": "talk of instructions"}
 
 _SHOWN = 5
 _APOSTROPHE = str.maketrans("’‘", "''")
@@ -186,6 +185,8 @@ _TALK: _Phrases = [(keys, re.compile("|".join(all_))) for keys, all_ in (_META, 
 
 class Config(FilterConfig):
     """Options of `refusal`."""
+
+    measures: ClassVar[Measures] = {"refusals": "refusal", "meta": "talk of instructions"}
 
     refusals_max: float | None = Field(
         0, ge=0, description="Most phrases in the answer that refuse or name the model an AI"

@@ -42,17 +42,16 @@ class Config(FilterConfig):
                 _compiled(pattern, self.ignore_case)
         return self
 
+    def limit(self) -> float:
+        """Seconds that one record may take: each pattern in each text."""
+        return 10 + 2 * self.timeout * len(self.must + self.must_not)
+
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
     if importlib.util.find_spec("regex") is None:
         return [str(MissingPackage("regex", "the filter regex"))]
     return []
-
-
-def limit(config: Config) -> float:
-    """Seconds that one record may take: each pattern in each text."""
-    return 10 + 2 * config.timeout * len(config.must + config.must_not)
 
 
 def build(config: Config, context: Context) -> Check:

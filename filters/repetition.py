@@ -15,26 +15,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from filters._text.words import words
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 2
-MEASURES = {
-    "cycles": "loop",
-    "suffix": "loop",
-    "circling": "circling",
-    "share": "repetitive",
-    "compression": "repetitive",
-}
 
 # A share or a ratio of a shorter text says little: three equal lines of algebra are no loop.
 _WORDS_TO_JUDGE = 100
@@ -51,6 +43,15 @@ _BASE = 0x9E3779B97F4A7C15
 
 class Config(FilterConfig):
     """Options of `repetition`."""
+
+    version = 2
+    measures: ClassVar[Measures] = {
+        "cycles": "loop",
+        "suffix": "loop",
+        "circling": "circling",
+        "share": "repetitive",
+        "compression": "repetitive",
+    }
 
     words: int = Field(30, ge=4, le=200, description="Length of the runs of words compared")
     share_max: float | None = Field(
@@ -122,7 +123,7 @@ def build(config: Config, context: Context) -> Check:
         places = {"reasoning": record.reasoning or "", "answer": record.answer}
         found = {place: _measure(text, config) for place, text in places.items()}
         values: dict[str, float | None] = {}
-        for name in MEASURES:
+        for name in config.measures:
             given = [v for one in found.values() if (v := one.figures[name]) is not None]
             worst = min if name == "compression" else max
             values[name] = worst(given, default=None)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from filters._models import classifier as _classifier
-from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell
+from filters.base import Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from synth.core.errors import UserError
 from synth.core.models import locate
 from synth.core.reasoning import join_trace
 from synth.core.record import Record
-
-ONE_PROCESS = True
-MEASURES = {"score": ("low reward", "high reward")}
 
 # Longer texts are not even tokenised: no model reads as many tokens.
 _LONGEST = 2_000_000
@@ -24,6 +21,9 @@ _LONGEST = 2_000_000
 
 class Config(FilterConfig):
     """Options of `reward_model`."""
+
+    needs = ("one_process",)
+    measures: ClassVar[Measures] = {"score": ("low reward", "high reward")}
 
     model: str = Field(description="A sequence classifier: a hub id or a folder")
     score_min: float | None = Field(None, description="Lowest score that is kept")

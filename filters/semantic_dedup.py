@@ -9,13 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, text_of
 from filters._dedup.index import Entry, save, saved
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
 from filters.base import Context, Decision, SetCheck
-from synth.core.errors import MissingPackage
-from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from filters._dedup.base import Neighbours
 
-LEVEL = "set"
-ONE_PROCESS = True
 
 _BATCH = 256
 # Neighbours asked of the graph beyond those that decide, and how widely it looks for them.
@@ -33,6 +31,9 @@ _MORE, _EXPANSION = 8, 128
 
 class Config(DedupConfig):
     """Options of `semantic_dedup`."""
+
+    filter_level = "set"
+    needs = ("one_process",)
 
     on: On = Field(
         "trace",

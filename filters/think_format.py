@@ -11,14 +11,14 @@ from synth.core.boxed import boxes
 from synth.core.reasoning import Mark, marks
 from synth.core.record import Record
 
-VERSION = 2
-
 _AROUND = 40
 _SHOWN = 10
 
 
 class Config(FilterConfig):
     """Options of `think_format`."""
+
+    version = 2
 
     require_reasoning: bool = Field(True, description="Drop a trace that did not think first")
     final_answer: Literal["boxed", "text", "none"] = Field(

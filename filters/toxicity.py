@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from filters._models.classifier import Classifier, lacking, load
-from filters.base import Check, Context, Figures, FilterConfig
+from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
-
-MEASURES = {"score": "toxic"}
-ONE_PROCESS = True
 
 
 class Config(FilterConfig):
     """Options of `toxicity`."""
+
+    needs = ("one_process",)
+    measures: ClassVar[Measures] = {"score": "toxic"}
 
     model: str = Field(description="A sequence-classification model: a hub id or a folder")
     label: str = Field("toxic", description="The label whose probability is the score")

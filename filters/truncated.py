@@ -12,8 +12,6 @@ from filters.base import KEEP, Check, Context, Decision, FilterConfig
 from synth.core.reasoning import is_cut, marks
 from synth.core.record import Record
 
-VERSION = 2
-
 _CLIP = 80
 # An escaped backslash is read as a pair, so that `\\[2pt]` opens nothing.
 _SIGN = re.compile(r"\\(?:begin\{|end\{|[^\s\w])|[{}$]")
@@ -24,6 +22,8 @@ _WORDS_OF_A_SENTENCE = 4
 
 class Config(FilterConfig):
     """Options of `truncated`."""
+
+    version = 2
 
     unknown: bool = Field(
         False, description="Also drop a trace whose endpoint did not say why it ended"

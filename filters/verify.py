@@ -20,13 +20,13 @@ from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError
 from synth.core.record import Record
 
-VERIFIES = True
-
 _SHOWN = 200
 
 
 class Config(FilterConfig):
     """Options of `verify`."""
+
+    verifies = True
 
     by: list[str | dict[str, dict[str, Any] | None]] = Field(
         min_length=1,
@@ -47,10 +47,9 @@ class Config(FilterConfig):
             raise ValueError(str(error)) from error
         return by
 
-
-def made_of(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """The filters that are asked, and their options."""
-    return [split_plugin("filter", entry) for entry in config.by]
+    def sub_filters(self) -> list[tuple[str, dict[str, Any]]]:
+        """The filters that are asked, and their options."""
+        return [split_plugin("filter", entry) for entry in self.by]
 
 
 def check(config: Config) -> list[str]:
@@ -86,7 +85,7 @@ class Verify:
         for part, check in zip(self._parts, self._checks, strict=True):
             found = part.judge(check, record)
             if isinstance(found, Figures):
-                found = decide(found, part.config, part.measures)
+                found = decide(found, part.config)
             asked.append((part.name, found))
             if found.keep or (found.keep is False and not self._also_wrong):
                 break

@@ -13,8 +13,6 @@ from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.display import shown
 from synth.core.record import Record
 
-LEVEL = "set"
-
 # What one record costs here: its final answer and its place.
 _BYTES = 400
 _LONGEST = 2_000
@@ -23,6 +21,8 @@ _TALLIED = 8
 
 class Config(FilterConfig):
     """Options of `vote`."""
+
+    filter_level = "set"
 
     min_votes: float = Field(2, gt=0, description="Fewest votes (weights) that make a majority")
     min_share: float = Field(

@@ -167,7 +167,7 @@ def ours(questions):
 
     def rule(text):
         figures = check(Record("r", Task("t", text), [], None, ""))
-        return None if decide(figures, config, overlap.MEASURES).keep else figures
+        return None if decide(figures, config).keep else figures
 
     return rule
 
@@ -288,7 +288,7 @@ def in_traces(questions, rows):
 
     def found(reasoning):
         figures = check(Record("r", Task("t", ""), [], reasoning, ""))
-        return None if decide(figures, config, decontaminate.MEASURES).keep else figures
+        return None if decide(figures, config).keep else figures
 
     known = {tuple(tokens_of(q)) for q in questions}
     clean = [r for r in rows if tuple(tokens_of(r["question"])) not in known]

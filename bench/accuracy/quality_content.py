@@ -42,9 +42,9 @@ NOISE = {"trace-25-1", "trace-45-5", "trace-48-3"}
 def check_of(module):
     config = module.Config()
     check = module.build(config, Context())
-    if not hasattr(module, "MEASURES"):
+    if not module.Config.measures:
         return check
-    return lambda record: decide(check(record), config, module.MEASURES)
+    return lambda record: decide(check(record), config)
 
 
 def share(count, total):

@@ -41,9 +41,9 @@ SEED = 7
 def check_of(module, **options):
     config = module.Config(**options)
     check = module.build(config, Context())
-    if not hasattr(module, "MEASURES"):
+    if not module.Config.measures:
         return check
-    return lambda record: decide(check(record), config, module.MEASURES)
+    return lambda record: decide(check(record), config)
 
 
 def share(count, total):

@@ -71,7 +71,7 @@ def levels(rows):
         for i, r in enumerate(rows)
     ]
     records = [Record(t.id, t, [], r["solution"], "") for t, r in zip(tasks, rows, strict=True)]
-    found = [r for r in records if decide(check(r), config, difficulty.MEASURES).keep]
+    found = [r for r in records if decide(check(r), config).keep]
     print(f"difficulty (level_min: 3): {len(found)} of {len(records)} MATH-500 questions kept")
     drawn = kept(length_sample, records, total=100)
     whole, part = (sum(len(r.reasoning) for r in some) / len(some) for some in (records, drawn))

@@ -82,7 +82,7 @@ class Chain:
         for one, check in self.checks:
             if one.level != level:
                 continue
-            if one.has("ASKS_TEACHER") and any(verdict.drops for verdict in verdicts):
+            if one.needs("teacher") and any(verdict.drops for verdict in verdicts):
                 continue
             start = time.perf_counter()
             outcome = one.judge(check, record)

@@ -209,7 +209,7 @@ class Executor:
             self._note(one.name, list(getattr(check, "notes", [])))
 
     def _all(self, one: Filter, check: Any, records: list[Record]) -> list[Outcome]:
-        if not one.has("ASKS_TEACHER"):
+        if not one.needs("teacher"):
             return [one.judge(check, record) for record in records]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="filter") as pool:
             return list(pool.map(lambda record: one.judge(check, record), records))
@@ -294,7 +294,7 @@ def _set(one: Filter) -> bool:
 
 def _here(one: Filter) -> bool:
     """Whether a filter runs in this process: it waits for a teacher, or holds a model."""
-    return one.has("ASKS_TEACHER") or one.has("ONE_PROCESS")
+    return one.needs("teacher") or one.needs("one_process")
 
 
 def _free_memory() -> int | None:

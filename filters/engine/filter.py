@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""A filter of a config: its module, its checked options, and what follows from its outcomes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from filters.base import Check, Decision, Figures, FilterConfig, bounds, decide
+from filters.base import Check, Decision, Figures, FilterConfig, Level, Need, bounds, decide
 from synth.core import plugins
 from synth.core.errors import DistillError, UserError
 from synth.core.record import Record, Verdict, canonical_json, digest
 
-_LEVELS = ("question", "trace", "set")
-
-
-_CLIP = 120
-
-
+_LEVELS = get_args(Level)
+_CLIP = 120  # characters of an error
 _EVIDENCE_MAX = 20_000  # characters of JSON; a filter that gives more gives none
-
-
-_MANNERS = {"action", "cannot_tell"}  # options that say what follows, and change no judgement
+# Options that say what follows from an outcome. They change no judgement, and are applied to the
+# outcomes that the store gives.
+_APPLIED_ON_READ = {"action", "cannot_tell"}
 
 
 Outcome = Decision | Figures
@@ -58,35 +54,24 @@ class Filter:
     @property
     def level(self) -> str:
         """`question`, `trace` or `set`."""
-        return str(getattr(self.module, "LEVEL", "trace"))
-
-    @functools.cached_property
-    def version(self) -> int:
-        """Of its code."""
-        return int(getattr(self.module, "VERSION", 1))
-
-    @functools.cached_property
-    def measures(self) -> Mapping[str, str | tuple[str, str]]:
-        """Its figures, where it only measures."""
-        return cast("Mapping[str, Any]", getattr(self.module, "MEASURES", {}))
+        return self.config.filter_level
 
     @property
     def limit(self) -> float | None:
         """Seconds within which it surely ends over one record, where it says so."""
-        own = getattr(self.module, "limit", None)
-        if own is not None:
-            return float(own(self.config))
-        return sum(part.limit or 0.0 for part in self.parts()) or None
+        limit = self.config.limit()
+        if limit is not None:
+            return float(limit)
+        return sum(part.limit or 0.0 for part in self.parts) or None
 
-    def has(self, flag: str) -> bool:
-        """Whether its module says so of itself, or a filter within it does."""
-        return bool(getattr(self.module, flag, False)) or any(p.has(flag) for p in self.parts())
+    def needs(self, need: Need) -> bool:
+        """Whether its `Config` says so of itself, or a filter within it does."""
+        return need in self.config.needs or any(part.needs(need) for part in self.parts)
 
+    @functools.cached_property
     def parts(self) -> list[Filter]:
         """The filters within it, where it is made of others."""
-        own = getattr(self.module, "made_of", None)
-        inside: list[tuple[str, dict[str, Any]]] = own(self.config) if own else []
-        return load_filters([FilterSpec(name, options) for name, options in inside])
+        return load_filters([FilterSpec(*entry) for entry in self.config.sub_filters()])
 
     def fingerprint(self, **around: Any) -> str:
         """Names its judgement of a record: equal fingerprints judge alike.
@@ -98,12 +83,12 @@ class Filter:
             around: What else the judgement depends on, as JSON values.
         """
         options = self.config.model_dump(mode="json")
-        for name in _MANNERS | bounds(self.measures):
+        for name in _APPLIED_ON_READ | bounds(self.config.measures):
             options.pop(name, None)
-        code: Any = self.version
+        code: Any = self.config.version
         if "." in self.module.__name__.removeprefix("filters."):  # the user's own: it may change
             code = hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
-        parts = [part.fingerprint() for part in self.parts()]
+        parts = [part.fingerprint() for part in self.parts]
         return digest([self.module.__name__, code, options, parts, around])
 
     def judge(self, check: Check, record: Record) -> Outcome:
@@ -125,7 +110,7 @@ class Filter:
             score=score,
             threshold=threshold,
             evidence=canonical_json(evidence) if evidence else None,
-            version=self.version,
+            version=self.config.version,
             drops=self._dropped(keep),
             seconds=seconds,
         )
@@ -136,7 +121,7 @@ class Filter:
 
     def _decision(self, outcome: Outcome) -> Decision:
         if isinstance(outcome, Figures):
-            return decide(outcome, self.config, self.measures)
+            return decide(outcome, self.config)
         return outcome
 
     def _dropped(self, keep: bool | None) -> bool:
@@ -181,6 +166,42 @@ def failed(error: BaseException | str) -> Decision:
     return Decision(None, f"filter failed: {error}")
 
 
+# Names that a filter's module had in 0.1.0, and the class variables or methods of its `Config` that
+# they are now. Users' own modules may have them for one release more.
+_OLD_NAMES = {
+    "LEVEL": "filter_level",
+    "VERSION": "version",
+    "MEASURES": "measures",
+    "VERIFIES": "verifies",
+    "limit": "limit",
+    "made_of": "sub_filters",
+}
+_OLD_NEEDS: dict[str, Need] = {
+    "USES_STUDENT_TOKENS": "student_tokens",
+    "USES_STUDENT": "student",
+    "USES_EVAL_TASKS": "eval_tasks",
+    "ASKS_TEACHER": "teacher",
+    "ONE_PROCESS": "one_process",
+}
+
+
+def config_class(name: str, module: ModuleType) -> type[FilterConfig]:
+    """The `Config` of a filter's module, with what a module of 0.1.0 says of it outside of it.
+
+    Raises:
+        UserError: It is no `FilterConfig`.
+    """
+    config: type[FilterConfig] = module.Config
+    if not issubclass(config, FilterConfig):
+        raise UserError(f"filter {name!r}: its Config is no FilterConfig")
+    if "." not in name:
+        return config
+    flags = {new: vars(module)[old] for old, new in _OLD_NAMES.items() if old in vars(module)}
+    if needs := tuple(need for old, need in _OLD_NEEDS.items() if vars(module).get(old)):
+        flags["needs"] = needs
+    return type("Config", (config,), flags) if flags else config
+
+
 def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
     """These filters without those that are off. One named again is called `NAME.2`, and so on.
 
@@ -191,10 +212,8 @@ def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
     met: Counter[str] = Counter()
     for spec in specs:
         module = plugins.load("filter", spec.name)
-        if not issubclass(module.Config, FilterConfig):
-            raise UserError(f"filter {spec.name!r}: its Config is no FilterConfig")
         try:
-            config = module.Config(**spec.options)
+            config = config_class(spec.name, module)(**spec.options)
         except ValidationError as error:
             wrong = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors()
@@ -202,9 +221,12 @@ def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
             raise UserError(f"filter {spec.name!r}: {wrong}") from error
         met[spec.name] += 1
         name = spec.name if met[spec.name] == 1 else f"{spec.name}.{met[spec.name]}"
-        made = Filter(name, module, config)
-        if made.level not in _LEVELS:
-            raise UserError(f"filter {spec.name!r}: LEVEL is {made.level!r}, none of {_LEVELS}")
+        loaded_filter = Filter(name, module, config)
+        if loaded_filter.level not in _LEVELS:
+            raise UserError(
+                f"filter {spec.name!r}: filter_level (LEVEL) is {loaded_filter.level!r}, none of "
+                f"{_LEVELS}"
+            )
         if config.action != "off":
-            loaded.append(made)
+            loaded.append(loaded_filter)
     return loaded

@@ -216,8 +216,10 @@ def _replay(
 
 
 def _asks_teacher(entry: str | dict[str, Any]) -> bool:
+    from filters.engine.filter import config_class
+
     name, _ = split_plugin("filter", entry)
-    return bool(getattr(plugins.load("filter", name), "ASKS_TEACHER", False))
+    return "teacher" in config_class(name, plugins.load("filter", name)).needs
 
 
 def _comparable(sampling: dict[str, Any]) -> dict[str, Any]:

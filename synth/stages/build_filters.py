@@ -87,7 +87,7 @@ def _tokenizer_of(
 
     Such a file loads in a tenth of a second, and without transformers, which takes seconds.
     """
-    if run.student is None or not any(one.has("USES_STUDENT_TOKENS") for one in filters):
+    if run.student is None or not any(one.needs("student_tokens") for one in filters):
         return None
     from synth.core.models import load_tokenizer
 
@@ -132,8 +132,8 @@ def counter_of(run: Run) -> Callable[[str], int] | None:
 
 def _asked(one: Filter) -> list[tuple[str, str | None]]:
     """The teachers that a filter asks, each with the prompt template where it has one."""
-    inside = [asked for part in one.parts() for asked in _asked(part)]
-    if not getattr(one.module, "ASKS_TEACHER", False):
+    inside = [asked for part in one.parts for asked in _asked(part)]
+    if "teacher" not in one.config.needs:
         return inside
     teacher = getattr(one.config, "teacher", None)
     return (
@@ -155,11 +155,11 @@ def _around(run: Run, folder: Folder, filters: list[Filter]) -> dict[str, Any]:
         own: dict[str, Any] = {}
         if asked := _judges(run, one):
             own["judges"] = asked
-        if run.student and (one.has("USES_STUDENT_TOKENS") or one.has("USES_STUDENT")):
+        if run.student and (one.needs("student_tokens") or one.needs("student")):
             own["student"] = run.student_origin
         if isinstance(model := getattr(one.config, "model", None), str):
             own["weights"] = weights_identity(model)
-        if run.tasks is not None and one.has("USES_EVAL_TASKS"):
+        if run.tasks is not None and one.needs("eval_tasks"):
             own["eval"] = folder.content("tasks")
         if one.level == "set":
             own["seed"] = run.seed
@@ -170,7 +170,7 @@ def _around(run: Run, folder: Folder, filters: list[Filter]) -> dict[str, Any]:
 
 def _refuse_unmet(run: Run, filters: list[Filter]) -> None:
     for one in filters:
-        if run.student is None and (one.has("USES_STUDENT_TOKENS") or one.has("USES_STUDENT")):
+        if run.student is None and (one.needs("student_tokens") or one.needs("student")):
             raise UserError(
                 f"the filter {one.name} measures by the student and needs the section student"
             )
@@ -179,7 +179,7 @@ def _refuse_unmet(run: Run, filters: list[Filter]) -> None:
 def filters_at(run: Run, levels: Iterable[str]) -> list[Any]:
     """The config's filters of some levels with all their options: other filters, other results."""
     return [
-        [one.name, one.version, one.config.model_dump(mode="json")]
+        [one.name, one.config.version, one.config.model_dump(mode="json")]
         for one in load(run)
         if one.level in levels
     ]
@@ -187,4 +187,4 @@ def filters_at(run: Run, levels: Iterable[str]) -> list[Any]:
 
 def check_threads(run: Run) -> int:
     """How many records are checked at a time as they arrive: more where a filter waits."""
-    return _WAITING if any(one.has("ASKS_TEACHER") for one in load(run)) else 2 * workers()
+    return _WAITING if any(one.needs("teacher") for one in load(run)) else 2 * workers()

@@ -61,7 +61,7 @@ def test_the_rate_of_right_answers():
 def test_the_band(answers, keep, kind):
     config = module.Config(teacher="s", samples=2, pass_rate_min=0.1, pass_rate_max=0.9)
     check = module.build(config, replace(Context(), ask=Student(answers)))
-    decision = decide(check(record()), config, module.MEASURES)
+    decision = decide(check(record()), config)
     assert decision.keep == keep and decision.reason.split(":")[0] == kind
     check.close()
 
@@ -158,4 +158,4 @@ def test_an_unknown_verifier_is_the_users_error():
     with pytest.raises(UserError, match="math_anser"):
         built(Student([RIGHT]), teacher="s", pass_rate_max=0.9, verifier="math_anser")
     config = module.Config(teacher="s", pass_rate_max=0.9, verifier={"exact": {"level": "case"}})
-    assert module.made_of(config) == [("exact", {"level": "case"})]
+    assert config.sub_filters() == [("exact", {"level": "case"})]

@@ -11,7 +11,7 @@ import filters.judge
 from filters.base import Context, Decision, decide
 from filters.engine.chain import build_chain
 from filters.engine.filter import FilterSpec
-from filters.judge import MEASURES, Config, parse_judgement, response_format
+from filters.judge import Config, parse_judgement, response_format
 from synth.core.errors import UserError
 
 
@@ -42,7 +42,7 @@ def judge():
 
         def decision(record):
             found = check(record)
-            return found if isinstance(found, Decision) else decide(found, config, MEASURES)
+            return found if isinstance(found, Decision) else decide(found, config)
 
         return decision, bench
 

@@ -33,7 +33,7 @@ def judge():
         config = gym.Config(**options)
         check = checks.setdefault(config.model_dump_json(), gym.build(config, Context()))
         found = check(Record("r", task, [], None, answer))
-        return found if isinstance(found, Decision) else decide(found, config, gym.MEASURES)
+        return found if isinstance(found, Decision) else decide(found, config)
 
     yield verdict
     for check in checks.values():

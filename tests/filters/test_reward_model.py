@@ -47,7 +47,7 @@ def models(tmp_path_factory):
 def judge(trace, **options):
     config = Config(**options)
     found = reward_model.build(config, Context())(trace)
-    return found if isinstance(found, Decision) else decide(found, config, reward_model.MEASURES)
+    return found if isinstance(found, Decision) else decide(found, config)
 
 
 def by_hand(folder, text):

@@ -81,7 +81,7 @@ def test_rules_can_follow_rules(make, record):
 
 def test_what_it_is_made_of_is_told_to_the_chain():
     config = Config(by=["math_answer", JUDGE])
-    assert verify.made_of(config) == [("math_answer", {}), ("judge", JUDGE["judge"])]
+    assert config.sub_filters() == [("math_answer", {}), ("judge", JUDGE["judge"])]
     assert verify.check(config) == []
 
 

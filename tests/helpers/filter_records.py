@@ -19,11 +19,11 @@ def make_check(name, context=None, **options):
     module = plugins.load("filter", name)
     config = module.Config(**options)
     check = module.build(config, context or Context())
-    if not hasattr(module, "MEASURES"):
+    if not module.Config.measures:
         return check
 
     def held(record):
         found = check(record)
-        return found if isinstance(found, Decision) else decide(found, config, module.MEASURES)
+        return found if isinstance(found, Decision) else decide(found, config)
 
     return held

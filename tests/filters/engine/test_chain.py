@@ -233,6 +233,20 @@ def test_bounds_and_actions_are_no_part_of_the_fingerprint():
     assert print_of() == print_of(words_max=7)
 
 
+def test_a_module_of_0_1_0_with_capital_names_beside_its_config_still_works():
+    module(
+        "chaintest.old", _counts, "question", VERSION=3, VERIFIES=True, USES_STUDENT=True,
+        ASKS_TEACHER=True, limit=lambda config: 2 * len(config.word), MEASURES={"words": "long"},
+        made_of=lambda config: [(config.word, {})],
+    )  # fmt: skip
+    (old,) = load_filters([spec("old", "chaintest.slow")])
+    assert (old.level, old.limit, old.config.version) == ("question", 28, 3)
+    assert (old.config.verifies, old.config.measures) == (True, {"words": "long"})
+    assert old.needs("student") and old.needs("teacher") and not old.needs("eval_tasks")
+    assert [part.name for part in old.parts] == ["chaintest.slow"]
+    assert Options.version == 1 and Options().sub_filters() == []
+
+
 def test_off_tag_and_drop():
     module("chaintest.unsure", lambda config, context: lambda record: cannot_tell("dark"))
     assert load_filters([spec("drops", "a", action=False)]) == []
