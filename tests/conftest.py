@@ -14,6 +14,8 @@ from aiohttp import web
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch loads
+# No test asks a hub; huggingface_hub reads this when it is imported, and retries for minutes else.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile(
     "here",
