@@ -24,6 +24,7 @@ each with its verdicts so far) and gives a decision for each of them, in that or
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synth.core.errors import UserError, nearest
+from synth.core.errors import MissingPackage, UserError, nearest
 from synth.core.plugins import PluginConfig
 from synth.core.record import Message, Record, Task
 
@@ -191,6 +192,19 @@ def decide(figures: Figures, config: FilterConfig, measures: Measures | None = N
         if inside is None:
             inside = Decision(True, "", value, high if high is not None else low, figures.evidence)
     return inside or Decision(True, "", None, None, figures.evidence)
+
+
+def lacks_package(package: str, needed_for: str, extra: str | None = None) -> list[str]:
+    """What a filter's `check` says of a package: how to install it, or nothing where it is there.
+
+    Args:
+        package: The distribution; its module has the same name with `_` for `-`.
+        needed_for: What in the config asks for it: `the filter regex`.
+        extra: The extra of synth-distill that brings it, where one does.
+    """
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        return [str(MissingPackage(package, needed_for, extra))]
+    return []
 
 
 def bounds(measures: Measures) -> set[str]:

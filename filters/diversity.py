@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import importlib.util
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
-from filters.base import Context, Decision, FilterConfig, SetCheck
-from synth.core.errors import MissingPackage
+from filters.base import Context, Decision, FilterConfig, SetCheck, lacks_package
 from synth.core.record import Record
 
 if TYPE_CHECKING:
@@ -43,10 +41,8 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    lacks = missing(config.model, "the filter diversity")
-    if importlib.util.find_spec("usearch") is None:
-        lacks.append(str(MissingPackage("usearch", "the filter diversity", "semantic")))
-    return lacks
+    user = "the filter diversity"
+    return missing(config.model, user) + lacks_package("usearch", user, "semantic")
 
 
 def memory(config: Config, records: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator
 
 from filters._workers import json_schema as _json_worker
-from filters._workers.pool import CallFailed, WorkerLost, Workers, longest
-from filters.base import Context, Decision, FilterConfig, cannot_tell
+from filters._workers.pool import Workers, longest
+from filters._workers.verifier import WorkerVerifier
+from filters.base import Context, Decision, FilterConfig, cannot_tell, lacks_package
 from synth.core.display import shown
-from synth.core.errors import MissingPackage
 from synth.core.record import Record
 
 _LONGEST = 2_000_000
@@ -51,9 +51,7 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    if importlib.util.find_spec("jsonschema") is None:
-        return [str(MissingPackage("jsonschema", "the filter json_schema"))]
-    return []
+    return lacks_package("jsonschema", "the filter json_schema")
 
 
 def build(config: Config, context: Context) -> JsonSchema:
@@ -61,7 +59,7 @@ def build(config: Config, context: Context) -> JsonSchema:
     return JsonSchema(config, context.workers)
 
 
-class JsonSchema:
+class JsonSchema(WorkerVerifier):
     """Whether an answer's JSON fits a schema: the config's, else the one in the task's metadata.
 
     The JSON is the whole answer, else the last code block, else the last object in the text. A key
@@ -71,10 +69,12 @@ class JsonSchema:
     not checked.
     """
 
+    library = "jsonschema"
+    workers = _workers
+
     def __init__(self, config: Config, workers: int) -> None:
+        super().__init__(config.timeout, workers)
         self._config = config
-        self._open = True
-        _workers.open(max(1, workers))
 
     def __call__(self, record: Record) -> Decision:
         """The verdict on one record."""
@@ -92,22 +92,8 @@ class JsonSchema:
             return Decision(False, "no JSON: the answer is empty")
         if len(record.answer) > _LONGEST:
             return cannot_tell("too long to validate")
-        limit = self._config.timeout
-        try:
-            outcome = _workers.call(_json_worker.validate, record.answer, schema, limit=limit)
-        except TimeoutError:
-            return cannot_tell(f"timed out after {limit:g} s")
-        except WorkerLost as error:
-            return cannot_tell(str(error))
-        except CallFailed as error:
-            return cannot_tell(f"{error.kind} in jsonschema")
-        return _decision(outcome)
-
-    def close(self) -> None:
-        """Ends the workers, unless another check in this process has use for them."""
-        if self._open:
-            self._open = False
-            _workers.close()
+        outcome = self.call(_json_worker.validate, record.answer, schema)
+        return outcome if isinstance(outcome, Decision) else _decision(outcome)
 
 
 def _decision(outcome: _json_worker.Outcome) -> Decision:

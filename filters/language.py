@@ -6,7 +6,6 @@ its reward for one language is the share of words that are in the wanted one (se
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,7 +16,7 @@ from pydantic import Field, field_validator
 from filters._text import languages as _languages
 from filters._text.languages import LANGUAGES, SCRIPTS, WORD, count_words
 from filters._text.prose import blanked, clip
-from filters.base import Check, Context, Figures, FilterConfig, Measures
+from filters.base import Check, Context, Figures, FilterConfig, Measures, lacks_package
 from synth.core.errors import nearest
 from synth.core.record import Record
 
@@ -99,9 +98,7 @@ class Stretch(NamedTuple):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks."""
-    if importlib.util.find_spec("py3langid") is None:
-        return ["the filter language needs the package py3langid: pip install py3langid"]
-    return []
+    return lacks_package("py3langid", "the filter language")
 
 
 def build(config: Config, context: Context) -> Check:

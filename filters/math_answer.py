@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from pydantic import Field
 
 from filters._workers.pool import longest
 from filters.answers.equivalence import MathAnswer
-from filters.base import Context, FilterConfig
-from synth.core.errors import MissingPackage
+from filters.base import Context, FilterConfig, lacks_package
 
 
 class Config(FilterConfig):
@@ -30,9 +27,7 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    if importlib.util.find_spec("math_verify") is None:
-        return [str(MissingPackage("math-verify", "the filter math_answer"))]
-    return []
+    return lacks_package("math-verify", "the filter math_answer")
 
 
 def build(config: Config, context: Context) -> MathAnswer:

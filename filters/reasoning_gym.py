@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from filters._workers import reasoning_gym as _gym_worker
-from filters._workers.pool import CallFailed, WorkerLost, Workers, longest
+from filters._workers.pool import CallFailed, Workers, longest
+from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import final_boxes
-from filters.base import Context, Decision, Figures, FilterConfig, Measures, cannot_tell
+from filters.base import (
+    Context,
+    Decision,
+    Figures,
+    FilterConfig,
+    Measures,
+    cannot_tell,
+    lacks_package,
+)
 from synth.core.display import shown
-from synth.core.errors import MissingPackage
 from synth.core.record import Record
 
 _LONGEST = 100_000
@@ -50,9 +57,7 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    if importlib.util.find_spec("reasoning_gym") is None:
-        return [str(MissingPackage("reasoning-gym", "the filter reasoning_gym", "quickstart"))]
-    return []
+    return lacks_package("reasoning-gym", "the filter reasoning_gym", "quickstart")
 
 
 def build(config: Config, context: Context) -> ReasoningGym:
@@ -60,7 +65,7 @@ def build(config: Config, context: Context) -> ReasoningGym:
     return ReasoningGym(config, context.workers)
 
 
-class ReasoningGym:
+class ReasoningGym(WorkerVerifier):
     """The score of the generator that made a question, from what the task source stored of it.
 
     A scorer is trusted where it gives the reference answer 1 and nonsense less; else nobody can
@@ -68,10 +73,12 @@ class ReasoningGym:
     evaluated but literals and arithmetic.
     """
 
+    library = "reasoning-gym"
+    workers = _workers
+
     def __init__(self, config: Config, workers: int) -> None:
+        super().__init__(config.timeout, workers)
         self._config = config
-        self._open = True
-        _workers.open(max(1, workers))
 
     def __call__(self, record: Record) -> Decision | Figures:
         """The score of one record, or that nobody can tell."""
@@ -85,33 +92,19 @@ class ReasoningGym:
         if len(answer) > _LONGEST:
             return cannot_tell("too long to score")
         entry = {"question": task.question, "answer": task.answer, "metadata": task.metadata}
-        said = {"generator": generator, "answer": shown(answer), "read": by}
-        limit = config.timeout
-        try:
-            score, why = _workers.call(
-                _gym_worker.score,
-                generator,
-                config.options,
-                answer,
-                task.answer,
-                entry,
-                limit=limit,
-            )
-        except TimeoutError:
-            return cannot_tell(f"timed out after {limit:g} s", said)
-        except WorkerLost as error:
-            return cannot_tell(str(error), said)
-        except CallFailed as error:
-            return cannot_tell(f"{shown(str(error))} in reasoning-gym", said)
+        evidence = {"generator": generator, "answer": shown(answer), "read": by}
+        arguments = (generator, config.options, answer, task.answer, entry)
+        outcome = self.call(_gym_worker.score, *arguments, evidence=evidence)
+        if isinstance(outcome, Decision):
+            return outcome
+        score, why = outcome
         if score is None:
-            return cannot_tell(shown(why), said)
-        return Figures({"score": score}, {**said, "reference": shown(task.answer or "")})
+            return cannot_tell(shown(why), evidence)
+        return Figures({"score": score}, {**evidence, "reference": shown(task.answer or "")})
 
-    def close(self) -> None:
-        """Ends the workers, unless another check in this process has use for them."""
-        if self._open:
-            self._open = False
-            _workers.close()
+    def describe(self, error: CallFailed) -> str:
+        """Returns the text of what a scorer raised, on one line."""
+        return shown(str(error))
 
 
 def _read(answer: str, read: str) -> tuple[str, str]:

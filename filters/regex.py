@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
+from filters.base import Check, Context, Decision, FilterConfig, cannot_tell, lacks_package
 from synth.core.display import shown
-from synth.core.errors import MissingPackage
 from synth.core.record import Record
 
 _EXTRA = 60
@@ -49,9 +48,7 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    if importlib.util.find_spec("regex") is None:
-        return [str(MissingPackage("regex", "the filter regex"))]
-    return []
+    return lacks_package("regex", "the filter regex")
 
 
 def build(config: Config, context: Context) -> Check:

@@ -6,7 +6,8 @@ from typing import Any
 
 from filters._text.math import plain, rational, visible
 from filters._workers import math as _math_worker
-from filters._workers.pool import CallFailed, WorkerLost, Workers
+from filters._workers.pool import Workers
+from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import _READ, core, final_boxes
 from filters.base import Decision, cannot_tell
 from synth.core.display import shown
@@ -22,7 +23,7 @@ _NEAR = 1e-3
 _workers = Workers(_math_worker.prepare)
 
 
-class MathAnswer:
+class MathAnswer(WorkerVerifier):
     r"""Three verdicts: correct, wrong, and `cannot tell` with the cause.
 
     Read is the answer, not the reasoning; where a trace has no reasoning the answer is all of it.
@@ -41,11 +42,12 @@ class MathAnswer:
     50% is taken for equal to 50 and to 0.5, as math-verify has it.
     """
 
+    library = "math-verify"
+    workers = _workers
+
     def __init__(self, timeout_s: float, require_box: bool, workers: int) -> None:
-        self._timeout_s = timeout_s
+        super().__init__(timeout_s, workers)
         self._require_box = require_box
-        self._open = True
-        _workers.open(max(1, workers))
 
     def __call__(self, record: Record) -> Decision:
         """The verdict on one record."""
@@ -69,50 +71,41 @@ class MathAnswer:
         return self._by_worker(reference, contents, tail)
 
     def _by_worker(self, reference: str, contents: list[str], tail: str) -> Decision:
-        limit = self._timeout_s
-        said = _evidence(" and ".join(contents), reference, "math-verify")
-        try:
-            status, got, parsed = _workers.call(
-                _math_worker.compare, reference, contents, tail, limit=limit
-            )
-        except TimeoutError:
-            return cannot_tell(f"timed out after {limit:g} s", said)
-        except WorkerLost as error:
-            return cannot_tell(str(error), said)
-        except CallFailed as error:
-            return cannot_tell(f"{error.kind} in math-verify", said)
-        said["answer"] = shown(got or said["answer"])
+        evidence = _evidence(" and ".join(contents), reference, "math-verify")
+        outcome = self.call(_math_worker.compare, reference, contents, tail, evidence=evidence)
+        if isinstance(outcome, Decision):
+            return outcome
+        status, answer, parsed = outcome
+        evidence["answer"] = shown(answer or evidence["answer"])
         if parsed is not None:
-            said["parsed_answer"], said["parsed_reference"] = map(shown, parsed)
+            evidence["parsed_answer"], evidence["parsed_reference"] = map(shown, parsed)
         if status == "correct":
-            return Decision(True, "", 1.0, None, said)
+            return Decision(True, "", 1.0, None, evidence)
         if status == "wrong":
-            return _wrong(said)
+            return _wrong(evidence)
         if status == "nothing found":
             return Decision(False, "no answer found")
-        return cannot_tell(status, said)
-
-    def close(self) -> None:
-        """Ends the workers, unless another check in this process has use for them."""
-        if self._open:
-            self._open = False
-            _workers.close()
+        return cannot_tell(status, evidence)
 
 
 def _by_text(answer: str, reference: str) -> Decision | None:
     """The verdict where the texts alone decide, else None."""
-    got, expected = plain(answer[: _LONGEST + 1]), plain(reference[: _LONGEST + 1])
-    if got and got == expected and max(len(answer), len(reference)) <= _LONGEST:
+    plain_answer, plain_reference = plain(answer[: _LONGEST + 1]), plain(reference[: _LONGEST + 1])
+    if (
+        plain_answer
+        and plain_answer == plain_reference
+        and max(len(answer), len(reference)) <= _LONGEST
+    ):
         return Decision(True, "", 1.0, None, _evidence(answer, reference, "text"))
-    one, other = rational(got), rational(expected)
-    if one is None or other is None:
+    number, expected = rational(plain_answer), rational(plain_reference)
+    if number is None or expected is None:
         return None
-    said = _evidence(answer, reference, "numbers")
-    if one == other:
-        return Decision(True, "", 1.0, None, said)
-    whole = one.denominator == other.denominator == 1
-    if whole or abs(one - other) > _NEAR * max(abs(one), abs(other)):
-        return _wrong(said)
+    evidence = _evidence(answer, reference, "numbers")
+    if number == expected:
+        return Decision(True, "", 1.0, None, evidence)
+    whole = number.denominator == expected.denominator == 1
+    if whole or abs(number - expected) > _NEAR * max(abs(number), abs(expected)):
+        return _wrong(evidence)
     return None  # one may be the other, rounded: the library's rules hold
 
 
@@ -120,6 +113,6 @@ def _evidence(answer: str, reference: str, by: str) -> dict[str, Any]:
     return {"answer": shown(answer), "reference": shown(reference), "by": by}
 
 
-def _wrong(said: dict[str, Any]) -> Decision:
-    reason = f"wrong answer: got {said['answer']}, expected {said['reference']}"
-    return Decision(False, reason, 0.0, None, said)
+def _wrong(evidence: dict[str, Any]) -> Decision:
+    reason = f"wrong answer: got {evidence['answer']}, expected {evidence['reference']}"
+    return Decision(False, reason, 0.0, None, evidence)
