@@ -78,14 +78,14 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     from synth.config.generate import Samples
     from synth.generate.runner import generate
     from synth.generate.stats import GenerationStats
-    from synth.stages.build_filters import build_chain_of
-    from synth.stages.build_teachers import build_teachers
-    from synth.stages.generate import build_ask
+    from synth.stages.build_filters import FilterSet
+    from synth.stages.generate import generation_spec
     from synth.store.responses import Store
 
     records: list[Record] = []
-    with build_chain_of(run, [], levels={"trace"}) as chain, Store(run.store_path) as store:
-        ask = build_ask(run, build_teachers(run), chain.check_trace)
+    filters = FilterSet.from_config(run)
+    with filters.chain("trace") as chain, Store(run.store_path) as store:
+        ask = generation_spec(run, filters, chain.check_trace)
         ask.samples = Samples(max=1)
         ask.vote = None
         for teacher in ask.teachers.values():
@@ -136,9 +136,9 @@ def _show_record(console: Console, run: Run, record: Record) -> None:
 def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
     """The student's training text in pieces, each with or without loss."""
     from sft.data.encoding import preview_spans
-    from synth.stages.build_student import prompt_of
+    from synth.stages.build_student import StudentSetup
 
     assert run.student is not None
-    messages = prompt_of(run.student)(record.task)
+    messages = StudentSetup(run.student).messages(record.task)
     student = run.student.model_copy(update={"model": run.student_origin})
     return preview_spans(student, messages, record.reasoning, record.answer)

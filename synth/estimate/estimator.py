@@ -24,9 +24,10 @@ from synth.estimate.bounds import CostBounds
 from synth.estimate.inventory import COUNTED, KEPT, Question, StoreInventory, shuffled
 from synth.estimate.ranges import LEAST_SAMPLE, Range, interval, loosest, sums_of_more
 from synth.generate.stats import GenerationStats
-from synth.stages import build_filters
 from synth.stages import build_teachers as run_teachers
-from synth.stages import generate as stages
+from synth.stages.build_filters import FilterSet
+from synth.stages.build_student import student_counter, token_counter
+from synth.stages.generate import generation_spec
 from synth.stages.pipeline import do_stage, refuse_if_lacking
 from synth.store import usage as ledger
 from synth.teachers._pricing import default_lines
@@ -83,11 +84,7 @@ def make_estimate(
     )
     sample = stock.questions[: max(pilot or 0, done)]
     open_ = [q for q in stock.questions[len(sample) :] if q.task.id in wanting]
-    counter = (
-        build_filters.student_counter(tokenizer, False)
-        if tokenizer
-        else build_filters.counter_of(run)
-    )
+    counter = token_counter(tokenizer, False) if tokenizer else student_counter(run)
     reckoner = _Estimator(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)
     result = {
@@ -125,8 +122,9 @@ def _questions(run: Run) -> tuple[str, list[str]]:
 def _ask_pilot(run: Run, drawn: Sequence[Task], say: Callable[[str], None]) -> dict[str, Any]:
     """Asks some questions as the run would, and says what that came to."""
     counts = GenerationStats(questions_total=len(drawn))
-    with build_filters.build_chain_of(run, [], levels={"trace"}) as chain:
-        ask = stages.build_ask(run, run_teachers.build_teachers(run), chain.check_trace)
+    filters = FilterSet.from_config(run)
+    with filters.chain("trace") as chain:
+        ask = generation_spec(run, filters, chain.check_trace)
         run_teachers.ask_all(run, ask, drawn, lambda task, records: None, counts, "pilot")
     for name, why in counts.out.items():
         say(f"  teacher {name} was given up: {why}")

@@ -20,9 +20,9 @@ from synth.core.record import Message, Request, Task, digest
 from synth.generate.runner import generate
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
-from synth.stages import build_filters
 from synth.stages import build_teachers as run_teachers
-from synth.stages import generate as stages
+from synth.stages.build_filters import FilterSet
+from synth.stages.generate import generation_spec
 from synth.store import usage as ledger
 from synth.store.keys import keyed
 from synth.store.responses import Store, Stored
@@ -110,8 +110,9 @@ class StoreInventory:
             quiet = self._run.model_copy(
                 update={"filters": [e for e in self._run.filters if e not in asking]}
             )
-            with build_filters.build_chain_of(quiet, [], levels={"trace"}) as chain:
-                ask = stages.build_ask(quiet, run_teachers.build_teachers(quiet), chain.check_trace)
+            filters = FilterSet.from_config(quiet)
+            with filters.chain("trace") as chain:
+                ask = generation_spec(quiet, filters, chain.check_trace)
                 more, used = _replay(self._run, ask, touched, failed)
             wanting |= more
             for question in self.questions:

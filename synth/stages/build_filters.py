@@ -1,72 +1,205 @@
-"""Placeholder."""
+"""The filters of a run, loaded once, with all that they need: teachers, student, evaluation."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth.config.plugin_entries import split_plugin
-from synth.config.run import Run
+from synth.config.run import Run, traces_of
+from synth.core.dataset import read_split
 from synth.core.errors import UserError
-from synth.core.models import weights_identity
+from synth.core.models import load_tokenizer, weights_identity
 from synth.core.processes import workers
 from synth.core.prompts import load_prompt
 from synth.core.record import Task
 from synth.core.run_folder import Folder
-from synth.stages.build_teachers import asker, build_teacher
+from synth.stages.build_student import token_counter, untrained_model
+from synth.stages.build_teachers import build_teacher, filter_client
 
 if TYPE_CHECKING:
     from filters.base import Context
     from filters.engine.chain import Chain
-    from filters.engine.filter import Filter, FilterSpec
+    from filters.engine.executor import Executor
+    from filters.engine.filter import Filter
+    from filters.engine.outcome_store import OutcomeStore
+    from synth.stages.context import Say
+
+WAITING_RECORDS = 64  # records that wait for a teacher at a time
 
 
-_WAITING = 64  # records that wait for a teacher at a time
+@dataclass(frozen=True)
+class FilterSet:
+    """The filters of a config that are on, in its order.
+
+    Attributes:
+        run: The config.
+        filters: The loaded filters.
+
+    Example:
+        >>> filters = FilterSet.from_config(run)
+        >>> with filters.chain("trace") as chain:
+        ...     verdicts = chain.check_trace(record)
+    """
+
+    run: Run
+    filters: tuple[Filter, ...]
+
+    @classmethod
+    def from_config(cls, run: Run) -> FilterSet:
+        """Loads the filters of a config.
+
+        Raises:
+            UserError: A filter is unknown, or its options are not what it takes.
+        """
+        from filters.engine.filter import FilterSpec, load_filters
+
+        specs = [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
+        return cls(run, tuple(load_filters(specs)))
+
+    def at(self, *levels: str) -> FilterSet:
+        """Returns the filters of some levels: `question`, `trace`, `set`."""
+        return replace(self, filters=tuple(f for f in self.filters if f.level in levels))
+
+    def chain(self, *levels: str, eval_tasks: Sequence[Task] = ()) -> Chain:
+        """Returns the filters of some levels, ready to judge one record after the other.
+
+        Raises:
+            UserError: A filter measures by the student, and the config names none.
+        """
+        from filters.engine.chain import Chain
+
+        chosen = self.at(*levels)
+        chosen.check_needs()
+        return Chain(chosen.filters, chosen.context(eval_tasks))
+
+    def check_needs(self) -> None:
+        """Raises UserError where a filter measures by the student, and the config names none."""
+        for loaded in self.filters if self.run.student is None else ():
+            if _uses_student(loaded):
+                raise UserError(
+                    f"the filter {loaded.name} measures by the student and needs the section "
+                    "student"
+                )
+
+    @cached_property
+    def options(self) -> list[Any]:
+        """Name, version and options of each: with others a result is another one."""
+        return [[f.name, f.config.version, f.config.model_dump(mode="json")] for f in self.filters]
+
+    @cached_property
+    def judges(self) -> dict[str, list[tuple[str, str | None]]]:
+        """By filter: the teachers that it asks, each with its prompt template where it has one."""
+        return {loaded.name: _judges(loaded) for loaded in self.filters}
+
+    @property
+    def check_threads(self) -> int:
+        """How many records are checked at a time as they arrive: more where a filter waits."""
+        waits = any(loaded.needs("teacher") for loaded in self.filters)
+        return WAITING_RECORDS if waits else 2 * workers()
+
+    def context(self, eval_tasks: Sequence[Task]) -> Context:
+        """Returns what filters in this process are handed."""
+        from filters.base import Context
+
+        run = self.run
+        context = Context(
+            eval_tasks=list(eval_tasks), workers=workers(), seed=run.seed, run=run.name
+        )
+        if teachers := sorted({name for judges in self.judges.values() for name, _ in judges}):
+            context.ask = filter_client(run, teachers)
+        if run.student is not None:
+            model, trust = run.student_origin, run.student.trust_remote_code
+            context.count_tokens = lambda text: token_counter(model, trust)(text)
+            context.student = functools.partial(untrained_model, model, run.student.dtype, trust)
+        return context
+
+    def dependencies(self, folder: Folder) -> dict[str, dict[str, Any]]:
+        """By filter: what its judgements depend on besides the record and its options."""
+        run = self.run
+        dependencies: dict[str, dict[str, Any]] = {}
+        for loaded in self.filters:
+            needs: dict[str, Any] = {}
+            if judges := self.judges[loaded.name]:
+                needs["judges"] = [
+                    [build_teacher(run, teacher).identity, template and load_prompt(template).hash]
+                    for teacher, template in judges
+                ]
+            if run.student and _uses_student(loaded):
+                needs["student"] = run.student_origin
+            if isinstance(model := getattr(loaded.config, "model", None), str):
+                needs["weights"] = weights_identity(model)
+            if run.tasks is not None and loaded.needs("eval_tasks"):
+                needs["eval"] = folder.content("tasks")
+            if loaded.level == "set":
+                needs["seed"] = run.seed
+            if needs:
+                dependencies[loaded.name] = needs
+        return dependencies
+
+    def executor(self, folder: Folder, outcomes: OutcomeStore, say: Say) -> Executor:
+        """Returns the filters over the run's traces.
+
+        Raises:
+            UserError: A filter measures by the student, and the config names none.
+        """
+        from filters.engine.executor import Executor
+        from filters.engine.filter import FilterSpec
+
+        self.check_needs()
+        run, stage = self.run, traces_of(self.run)
+        tasks = [] if run.tasks is None else eval_tasks(folder)
+        return Executor(
+            folder.stage(stage),
+            "train",
+            folder.content(stage),
+            [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters],
+            outcomes,
+            make_context=functools.partial(
+                process_context, self._process_tokenizer(folder), tasks, run.seed
+            ),
+            context=self.context(tasks),
+            around=self.dependencies(folder),
+            workers=workers(),
+            threads=WAITING_RECORDS,
+            say=say,
+        )
+
+    def _process_tokenizer(self, folder: Folder) -> tuple[str, bool] | Path | None:
+        """The student's tokenizer for other processes: a file where it is a fast one.
+
+        Such a file loads in a tenth of a second, and without transformers, which takes seconds.
+        """
+        student = self.run.student
+        if student is None or not any(f.needs("student_tokens") for f in self.filters):
+            return None
+        model, trust = self.run.student_origin, student.trust_remote_code
+        fast = getattr(load_tokenizer(model, trust), "backend_tokenizer", None)
+        if fast is None:
+            return model, trust
+        fast.no_truncation()
+        fast.no_padding()
+        path = folder.path / "tokenizer.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fast.save(str(path))
+        return path
 
 
-def build_chain_of(run: Run, eval_tasks: list[Task], levels: Iterable[str]) -> Chain:
-    """The filters of some levels, ready to judge one record after the other."""
-    from filters.engine.chain import Chain
-
-    filters = [one for one in load(run) if one.level in levels]
-    _refuse_unmet(run, filters)
-    return Chain(filters, context_of(run, filters, eval_tasks))
-
-
-def load(run: Run) -> list[Filter]:
-    """The filters of the config that are on."""
-    from filters.engine.filter import load_filters
-
-    return load_filters(_specs(run))
-
-
-def _specs(run: Run) -> list[FilterSpec]:
-    from filters.engine.filter import FilterSpec
-
-    return [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
-
-
-def context_of(run: Run, filters: list[Filter], eval_tasks: list[Task]) -> Context:
-    """What filters in this process are handed."""
-    from filters.base import Context
-
-    context = Context(eval_tasks=eval_tasks, workers=workers(), seed=run.seed, run=run.name)
-    if asked := sorted({teacher for one in filters for teacher, _ in _asked(one)}):
-        context.ask = asker(run, asked)
-    if run.student is not None:
-        name, trust = run.student_origin, run.student.trust_remote_code
-        context.count_tokens = lambda text: student_counter(name, trust)(text)
-        context.student = functools.partial(_student, name, run.student.dtype, trust)
-    return context
-
-
-def _context(
+def process_context(
     tokenizer: tuple[str, bool] | Path | None, eval_tasks: list[Task], seed: int
 ) -> Context:
-    """What filters in a process of their own are handed; see `_tokenizer_of`."""
+    """Returns what filters in a process of their own are handed.
+
+    Args:
+        tokenizer: The student's: a file of a fast one, or a model's name and whether its code is
+            trusted.
+        eval_tasks: The questions of the evaluation.
+        seed: The run's.
+    """
     from filters.base import Context
 
     context = Context(eval_tasks=eval_tasks, seed=seed)
@@ -76,115 +209,31 @@ def _context(
         fast = Tokenizer.from_file(str(tokenizer))
         context.count_tokens = lambda text: len(fast.encode(text, add_special_tokens=False).ids)
     elif tokenizer is not None:
-        context.count_tokens = student_counter(*tokenizer)
+        context.count_tokens = token_counter(*tokenizer)
     return context
 
 
-def _tokenizer_of(
-    run: Run, folder: Folder, filters: list[Filter]
-) -> tuple[str, bool] | Path | None:
-    """The student's tokenizer for other processes: a file where it is a fast one.
+def verifier_chain(verifier: str | dict[str, Any]) -> Chain:
+    """Returns the verifier of an evaluation, ready to judge answers."""
+    from filters.base import Context
+    from filters.engine.chain import build_chain
+    from filters.engine.filter import FilterSpec
 
-    Such a file loads in a tenth of a second, and without transformers, which takes seconds.
-    """
-    if run.student is None or not any(one.needs("student_tokens") for one in filters):
-        return None
-    from synth.core.models import load_tokenizer
-
-    own = load_tokenizer(run.student_origin, run.student.trust_remote_code)
-    fast = getattr(own, "backend_tokenizer", None)
-    if fast is None:
-        return run.student_origin, run.student.trust_remote_code
-    fast.no_truncation()
-    fast.no_padding()
-    path = folder.path / "tokenizer.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fast.save(str(path))
-    return path
+    return build_chain([FilterSpec(*split_plugin("filter", verifier))], Context(workers=workers()))
 
 
-@functools.lru_cache(maxsize=2)
-def student_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
-    """Counts the tokens of a text as the student will see them."""
-    from synth.core.models import load_tokenizer
-
-    tokenizer = load_tokenizer(model, trust_remote_code)
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+def eval_tasks(folder: Folder) -> list[Task]:
+    """Returns the questions of the evaluation, which no trace may touch."""
+    return [record.task for record in read_split(folder.stage("tasks"), "eval")]
 
 
-@functools.lru_cache(maxsize=1)
-def _student(model: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    from synth.core.models import load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(model, trust_remote_code)
-    return load_model(model, dtype, trust_remote_code=trust_remote_code), tokenizer
+def _uses_student(loaded: Filter) -> bool:
+    return loaded.needs("student_tokens") or loaded.needs("student")
 
 
-def counter_of(run: Run) -> Callable[[str], int] | None:
-    """Counts the student's tokens, where a student is named whose tokenizer can be had."""
-    if run.student is None or importlib.util.find_spec("transformers") is None:
-        return None
-    try:
-        return student_counter(run.student_origin, run.student.trust_remote_code)
-    except UserError:  # a hub that cannot be reached: no filter has asked for it
-        return None
-
-
-def _asked(one: Filter) -> list[tuple[str, str | None]]:
-    """The teachers that a filter asks, each with the prompt template where it has one."""
-    inside = [asked for part in one.parts for asked in _asked(part)]
-    if "teacher" not in one.config.needs:
-        return inside
-    teacher = getattr(one.config, "teacher", None)
-    return (
-        inside if teacher is None else [(teacher, getattr(one.config, "template", None)), *inside]
-    )
-
-
-def _judges(run: Run, one: Filter) -> list[Any]:
-    return [
-        [build_teacher(run, teacher).identity, template and load_prompt(template).hash]
-        for teacher, template in _asked(one)
-    ]
-
-
-def _around(run: Run, folder: Folder, filters: list[Filter]) -> dict[str, Any]:
-    """What else than the record and its options the filters' judgements depend on."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in filters:
-        own: dict[str, Any] = {}
-        if asked := _judges(run, one):
-            own["judges"] = asked
-        if run.student and (one.needs("student_tokens") or one.needs("student")):
-            own["student"] = run.student_origin
-        if isinstance(model := getattr(one.config, "model", None), str):
-            own["weights"] = weights_identity(model)
-        if run.tasks is not None and one.needs("eval_tasks"):
-            own["eval"] = folder.content("tasks")
-        if one.level == "set":
-            own["seed"] = run.seed
-        if own:
-            found[one.name] = own
-    return found
-
-
-def _refuse_unmet(run: Run, filters: list[Filter]) -> None:
-    for one in filters:
-        if run.student is None and (one.needs("student_tokens") or one.needs("student")):
-            raise UserError(
-                f"the filter {one.name} measures by the student and needs the section student"
-            )
-
-
-def filters_at(run: Run, levels: Iterable[str]) -> list[Any]:
-    """The config's filters of some levels with all their options: other filters, other results."""
-    return [
-        [one.name, one.config.version, one.config.model_dump(mode="json")]
-        for one in load(run)
-        if one.level in levels
-    ]
-
-
-def check_threads(run: Run) -> int:
-    """How many records are checked at a time as they arrive: more where a filter waits."""
-    return _WAITING if any(one.needs("teacher") for one in load(run)) else 2 * workers()
+def _judges(loaded: Filter) -> list[tuple[str, str | None]]:
+    inner = [judge for part in loaded.parts for judge in _judges(part)]
+    teacher = getattr(loaded.config, "teacher", None)
+    if teacher is None or "teacher" not in loaded.config.needs:
+        return inner
+    return [(teacher, getattr(loaded.config, "template", None)), *inner]

@@ -1,31 +1,98 @@
-"""Placeholder."""
+"""The student of a run: its tokenizer, chat template and prompt, and the training's settings."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from synth.config.run import ChainStep, Run, trained
+from synth.config.run import ChainStep, Run, RunStudent, trained
 from synth.core.errors import UserError
-from synth.core.prompts import load_prompt
+from synth.core.models import load_model, load_tokenizer
+from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Message, Task
 from synth.core.run_folder import Folder
 
 
-def step_of(run: Run, name: str | None) -> ChainStep:
-    """The student and its training: of the run, or of a step of its chain; `trained:` resolved."""
-    if name is None:
-        assert run.student is not None
-        assert run.train is not None
-        step = ChainStep(student=run.student, train=run.train)
-    else:
-        step = run.chain[name]
+@dataclass(frozen=True)
+class StudentSetup:
+    """What a student reads by: tokenizer, chat template and prompt, each made at its first use.
+
+    Attributes:
+        student: Its section; `model` is what can be loaded.
+    """
+
+    student: RunStudent
+
+    @classmethod
+    def from_config(cls, run: Run, student: RunStudent) -> StudentSetup:
+        """Returns the setup of a student of the config.
+
+        Raises:
+            UserError: It starts from a model of the chain that is not trained yet.
+        """
+        model = model_path(run, student.model)
+        return cls(student.model_copy(update={"model": model}))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer."""
+        return load_tokenizer(self.student.model, self.student.trust_remote_code)
+
+    @cached_property
+    def template(self) -> str:
+        """The chat template that it is trained with, as Jinja2."""
+        from sft.data.chat_template import choose
+
+        return choose(self.tokenizer, self.student.chat_template)
+
+    @cached_property
+    def training_tokenizer(self) -> Any:
+        """The tokenizer with the chat template of the training."""
+        from sft.data.chat_template import apply
+
+        apply(self.tokenizer, self.template)
+        return self.tokenizer
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The prompt under which it is trained and asked."""
+        return load_prompt(self.student.prompt.template)
+
+    @property
+    def prompt_identity(self) -> list[Any]:
+        """The prompt's hash and values: with others it sees other questions."""
+        return [self.prompt.hash, self.student.prompt.values]
+
+    def messages(self, task: Task) -> list[Message]:
+        """Returns what the student sees before it answers a task."""
+        return self.prompt.messages(task, self.student.prompt.values)
+
+
+def written_step(run: Run, name: str | None) -> ChainStep:
+    """Returns student and training as the config writes them: the run's, or a chain step's."""
+    if name is not None:
+        return run.chain[name]
+    assert run.student is not None
+    assert run.train is not None
+    return ChainStep.model_construct(student=run.student, train=run.train)
+
+
+def resolved_step(run: Run, step: ChainStep) -> ChainStep:
+    """Returns a training in which every `trained:NAME` is the folder of that model.
+
+    Raises:
+        UserError: One of them is not trained yet.
+    """
     teachers = {
         key: teacher.model_copy(update={"model": model_path(run, teacher.model)})
         for key, teacher in step.train.teachers.items()
     }
     return ChainStep.model_construct(
-        student=step.student.model_copy(update={"model": model_path(run, step.student.model)}),
+        student=StudentSetup.from_config(run, step.student).student,
         train=step.train.model_copy(update={"teachers": teachers}),
     )
 
@@ -36,7 +103,7 @@ def stage_name(name: str | None) -> str:
 
 
 def model_path(run: Run, model: str) -> str:
-    """What `trained:NAME` stands for in a run; any other model as it is.
+    """Returns what `trained:NAME` stands for in a run; any other model as it is.
 
     Raises:
         UserError: That model is not trained yet.
@@ -50,7 +117,25 @@ def model_path(run: Run, model: str) -> str:
     return str(path)
 
 
-def prompt_of(student: Any) -> Callable[[Task], list[Message]]:
-    """What a student sees before it answers a task."""
-    prompt, values = load_prompt(student.prompt.template), student.prompt.values
-    return lambda task: prompt.messages(task, values)
+@functools.lru_cache(maxsize=2)
+def token_counter(model: str, trust_remote_code: bool) -> Callable[[str], int]:
+    """Returns what counts the tokens of a text as a model sees them, without special tokens."""
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@functools.lru_cache(maxsize=1)
+def untrained_model(model: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Returns a model and its tokenizer, kept in memory for the next call."""
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    return load_model(model, dtype, trust_remote_code=trust_remote_code), tokenizer
+
+
+def student_counter(run: Run) -> Callable[[str], int] | None:
+    """Returns what counts the student's tokens, or None where its tokenizer cannot be had."""
+    if run.student is None or importlib.util.find_spec("transformers") is None:
+        return None
+    try:
+        return token_counter(run.student_origin, run.student.trust_remote_code)
+    except UserError:  # a hub that cannot be reached: no filter has asked for it
+        return None

@@ -10,14 +10,14 @@ from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.processes import workers
 from synth.core.run_folder import Folder
-from synth.stages.build_filters import load
+from synth.stages.build_filters import FilterSet
 
 if TYPE_CHECKING:
     from filters.engine.calibrate_dedup import Calibration
 
 
 def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
-    """Plants known edits among a run's traces and runs each dedup filter of the config over both.
+    """Yields how each dedup filter of the config does on a run's traces with planted edits.
 
     Args:
         run: The checked config; its traces are there already.
@@ -29,16 +29,20 @@ def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
     from filters.base import Context
     from filters.engine.calibrate_dedup import FILTERS, calibrate
 
-    chosen = [one for one in load(run) if one.module.__name__.rpartition(".")[2] in FILTERS]
+    chosen = [
+        (name, loaded.config)
+        for loaded in FilterSet.from_config(run).filters
+        if (name := loaded.module.__name__.rpartition(".")[2]) in FILTERS
+    ]
     if not chosen:
         raise UserError(f"the config names none of the filters {', '.join(FILTERS)}")
     folder = Folder(run.folder)
     folder.need(traces_of(run))
-    for one in chosen:
+    for name, config in chosen:
         yield calibrate(
-            one.module.__name__.rpartition(".")[2],
+            name,
             lambda: read_split(folder.stage(traces_of(run)), "train"),
-            one.config.model_dump(exclude_unset=True),
+            config.model_dump(exclude_unset=True),
             Context(workers=workers(), seed=run.seed),
             pairs,
             run.seed,

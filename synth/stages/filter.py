@@ -1,127 +1,75 @@
-"""The filters of a config: what they are handed, and the stage that runs them over the traces."""
+"""The stage `filter`: runs the filters over the traces and parts the kept from the rejected."""
 
 from __future__ import annotations
 
-import functools
 import json
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from synth.config.run import Run, traces_of
-from synth.core.dataset import read_split, writing
-from synth.core.processes import workers
+from synth.config.run import traces_of
+from synth.core.dataset import writing
 from synth.core.progress import duration, shown
-from synth.core.record import Record, Task
-from synth.core.run_folder import Folder
-from synth.stages.build_filters import (
-    _WAITING,
-    _around,
-    _context,
-    _judges,
-    _refuse_unmet,
-    _specs,
-    _tokenizer_of,
-    context_of,
-    load,
-)
+from synth.core.record import Record
+from synth.stages.context import StageContext
 
 if TYPE_CHECKING:
-    from filters.engine.executor import Executor
     from filters.engine.filter import Filter
-    from filters.engine.outcome_store import OutcomeStore
 
-Say = Callable[[str], None]
-
-LEDGER = "verdicts.sqlite"
+OUTCOMES = "verdicts.sqlite"
 
 
-def filter_inputs(run: Run, folder: Folder) -> dict[str, Any]:
-    """Traces, filters with their options, and the questions that they must not touch."""
-    filters = load(run)
+def filter_inputs(section: list[Any], context: StageContext) -> dict[str, Any]:
+    """Traces, filters with their options, and what their judgements depend on besides."""
+    filters = context.filters
     return {
-        "generate": folder.content(traces_of(run)),
-        "filters": {one.name: one.config.model_dump(mode="json") for one in filters},
-        "around": _around(run, folder, filters),
+        "generate": context.folder.content(traces_of(context.run)),
+        "filters": {f.name: f.config.model_dump(mode="json") for f in filters.filters},
+        "around": filters.dependencies(context.folder),
     }
 
 
-def filter_traces(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def filter_traces(
+    section: list[Any], context: StageContext, inputs: dict[str, Any]
+) -> dict[str, Any]:
     """Gives every trace its verdicts and parts the kept from the rejected."""
     from filters.engine.funnel import Funnel
     from filters.engine.outcome_store import OutcomeStore
 
-    funnel = Funnel()
-    with OutcomeStore(folder.path / LEDGER) as ledger:
-        engine = engine_of(run, folder, ledger, say)
-        now = engine.progress
+    folder, funnel = context.folder, Funnel()
+    with OutcomeStore(folder.path / OUTCOMES) as outcomes:
+        executor = context.filters.executor(folder, outcomes, context.say)
+        progress = executor.progress
 
         def line() -> str:
-            seconds = max(1e-9, time.monotonic() - now.started)
-            rate = now.done / seconds
-            left = f" · {duration((now.total - now.done) / rate)} left" if rate else ""
-            return f"filter: {now.doing} {now.done:,}/{now.total:,} traces · {rate:.0f}/s{left}"
+            seconds = max(1e-9, time.monotonic() - progress.started)
+            rate, done, total = progress.done / seconds, progress.done, progress.total
+            left = f" · {duration((total - done) / rate)} left" if rate else ""
+            return f"filter: {progress.doing} {done:,}/{total:,} traces · {rate:.0f}/s{left}"
 
         with shown(line):
-            engine.judge()
-            edits = [one for one in engine.filters if hasattr(one.module, "edit")]
-            with writing(folder.stage("filter"), ("kept", "rejected")) as (splits, manifest):
-                now.begin("writing", folder.need(traces_of(run))["rows"]["train"])
-                for record in engine.records():
+            executor.judge()
+            editors = [loaded for loaded in executor.filters if hasattr(loaded.module, "edit")]
+            with writing(context.path, ("kept", "rejected")) as (splits, manifest):
+                progress.begin("writing", folder.need(traces_of(context.run))["rows"]["train"])
+                for record in executor.records():
                     funnel.add(record)
                     if record.rejected_by is None:
-                        _edit(record, edits)
+                        _edit(record, editors)
                         splits["kept"].write(record)
                     else:
                         splits["rejected"].write(record)
-                    now.done += 1
+                    progress.done += 1
                 manifest |= {
                     "inputs": inputs,
                     "funnel": funnel.to_dict(),
-                    "notes": engine.notes(),
+                    "notes": executor.notes(),
                 }
     return manifest
 
 
-def _edit(record: Record, edits: list[Filter]) -> None:
+def _edit(record: Record, editors: list[Filter]) -> None:
     """Lets filters change a record that is kept, as their evidence says."""
     evidence = {v.filter: json.loads(v.evidence) for v in record.verdicts if v.evidence}
-    for one in edits:
-        if one.name in evidence:
-            one.module.edit(one.config, record, evidence[one.name])
-
-
-def engine_of(run: Run, folder: Folder, ledger: OutcomeStore, say: Say) -> Executor:
-    """The filters of the config over the run's traces."""
-    from filters.engine.executor import Executor
-
-    filters = load(run)
-    _refuse_unmet(run, filters)
-    tasks = _eval_tasks(run, folder)
-    stage = folder.stage(traces_of(run))
-    return Executor(
-        stage,
-        "train",
-        folder.content(traces_of(run)),
-        _specs(run),
-        ledger,
-        make_context=functools.partial(
-            _context, _tokenizer_of(run, folder, filters), tasks, run.seed
-        ),
-        context=context_of(run, filters, tasks),
-        around=_around(run, folder, filters),
-        workers=workers(),
-        threads=_WAITING,
-        say=say,
-    )
-
-
-def judges(run: Run) -> list[Any]:
-    """Who the filters ask, and under which prompt: another judge is another verdict."""
-    return [[one.name, *asked] for one in load(run) if (asked := _judges(run, one))]
-
-
-def _eval_tasks(run: Run, folder: Folder) -> list[Task]:
-    if run.tasks is None:
-        return []
-    return [record.task for record in read_split(folder.stage("tasks"), "eval")]
+    for editor in editors:
+        if editor.name in evidence:
+            editor.module.edit(editor.config, record, evidence[editor.name])

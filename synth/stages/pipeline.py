@@ -1,11 +1,12 @@
-"""A run from stage to stage: what is done and still holds is not done again."""
+"""The pipeline: the table of stages, and the runner that skips what is done and still holds."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from synth.config.run import Run, stages_of
@@ -15,49 +16,51 @@ from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.processes import first_process, processes
 from synth.core.progress import duration
-from synth.core.run_folder import Folder, differences, only_one
-from synth.stages import generate as stages
-from synth.stages import tasks
+from synth.core.run_folder import differences, only_one
+from synth.stages.build_student import written_step
+from synth.stages.context import Say, StageContext
 
-Say = Callable[[str], None]
-Work = Callable[[Run, Folder, dict[str, Any], Say], dict[str, Any]]
+_CHANGES_SHOWN = 12  # of the inputs of a stage that is done again
 
 
-def _stage(name: str) -> tuple[Callable[[Run, Folder], dict[str, Any]], Work]:
-    """What a stage depends on, and the stage itself."""
-    if name == "evaluate":
-        from synth.stages.evaluate import evaluate, evaluate_inputs
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run. Its module is imported when it runs, as it may load heavy libraries.
 
-        return evaluate_inputs, evaluate
-    if name == "augment":
-        from synth.stages.augment import augment_inputs, augment_questions
+    Attributes:
+        section: The section of the config that it is handed.
+        module: The module of `synth.stages` that holds it.
+        inputs: Name of the function that gives all that its result depends on:
+            `(section, context) -> dict`, in JSON values.
+        run: Name of the function that does the work and gives the manifest:
+            `(section, context, inputs) -> dict`.
+        several_processes: Whether several processes may do it together.
+    """
 
-        return augment_inputs, augment_questions
-    if name == "rewrite":
-        from synth.stages.rewrite import rewrite_inputs, rewrite_traces
+    section: str
+    module: str
+    inputs: str
+    run: str
+    several_processes: bool = False
 
-        return rewrite_inputs, rewrite_traces
-    if name == "filter":
-        from synth.stages.filter import filter_inputs, filter_traces
+    def functions(self) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+        """Returns the functions `inputs` and `run`."""
+        module = import_module(f"synth.stages.{self.module}")
+        return getattr(module, self.inputs), getattr(module, self.run)
 
-        return filter_inputs, filter_traces
-    if name == "import":
-        from synth.stages.import_traces import import_inputs, import_traces
 
-        return import_inputs, import_traces
-    if name == "label":
-        from synth.stages.label import label_inputs, label_traces
-
-        return label_inputs, label_traces
-    if name.partition("-")[0] == "train":
-        from synth.stages.train import train_inputs, train_student
-
-        step = name.partition("-")[2] or None
-        return partial(train_inputs, name=step), partial(train_student, name=step)
-    return {
-        "tasks": (tasks.tasks_inputs, tasks.make_tasks),
-        "generate": (stages.generate_inputs, stages.generate_traces),
-    }[name]
+STAGES = {
+    "tasks": Stage("tasks", "tasks", "tasks_inputs", "make_tasks"),
+    "import": Stage("traces", "import_traces", "import_inputs", "import_traces"),
+    "augment": Stage("augment", "augment", "augment_inputs", "augment_questions"),
+    "generate": Stage("generate", "generate", "generate_inputs", "generate_traces"),
+    "rewrite": Stage("rewrite", "rewrite", "rewrite_inputs", "rewrite_traces"),
+    "filter": Stage("filters", "filter", "filter_inputs", "filter_traces"),
+    "label": Stage("label", "label", "label_inputs", "label_traces", several_processes=True),
+    # Also `train-NAME`, a step of the chain.
+    "train": Stage("train", "train", "train_inputs", "train_student", several_processes=True),
+    "evaluate": Stage("evaluate", "evaluate", "evaluate_inputs", "evaluate"),
+}
 
 
 def do_stage(name: str, run: Run, say: Say) -> bool:
@@ -70,35 +73,49 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
 
     Returns:
         Whether all of it was done; False where some requests failed for good.
+
+    Raises:
+        UserError: The config has no such stage, or the stage cannot be done.
+        Unfinished: A cap or an obstacle stopped it; a rerun goes on from there.
     """
     refuse_unasked(name, run)
     if not first_process():  # of several processes that train together, one speaks and writes
         say = _silent
-    inputs_of, work = _stage(name)
-    folder = Folder(run.folder)
-    inputs = inputs_of(run, folder)
-    before = folder.manifest(name)
+    stage = STAGES[name.partition("-")[0]]
+    inputs_of, work = stage.functions()
+    context = StageContext(run, name, say)
+    section = section_of(name, run)
+    inputs = inputs_of(section, context)
+    before = context.folder.manifest(name)
     if before is not None and before["inputs"] == inputs and before.get("complete", True):
         say(f"{name}: done before, nothing changed")
         return True
     if before is not None and before["inputs"] != inputs:
-        changed = list(differences(before["inputs"], inputs))
-        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changed[:12]))
-    if processes() > 1 and name.partition("-")[0] not in ("label", "train"):
+        changes = list(differences(before["inputs"], inputs))[:_CHANGES_SHOWN]
+        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changes))
+    if processes() > 1 and not stage.several_processes:
         raise UserError(
             f"{name}: several processes are for training alone; the same command without the "
             "launcher does this stage"
         )
     start = time.monotonic()
-    with only_one(folder.path) if first_process() else contextlib.nullcontext():
-        manifest = work(run, folder, inputs, say)
+    with only_one(context.folder.path) if first_process() else contextlib.nullcontext():
+        manifest = work(section, context, inputs)
     if not first_process():
         return True
     seconds = time.monotonic() - start
     # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
-    write_json(folder.stage(name) / MANIFEST, manifest | {"seconds": round(seconds, 3)})
+    write_json(context.path / MANIFEST, manifest | {"seconds": round(seconds, 3)})
     say(f"{name}: {duration(seconds)}")
     return bool(manifest.get("complete", True))
+
+
+def section_of(name: str, run: Run) -> Any:
+    """Returns the section of the config that a stage is handed; for a training its `ChainStep`."""
+    kind, _, step = name.partition("-")
+    return (
+        written_step(run, step or None) if kind == "train" else getattr(run, STAGES[kind].section)
+    )
 
 
 def _silent(text: str) -> None:

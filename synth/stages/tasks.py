@@ -1,60 +1,56 @@
-"""Placeholder."""
+"""The stage `tasks`: reads the questions, splits them, and applies the question filters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synth.config.plugin_entries import plugin_entries
-from synth.config.run import Run
+from synth.config.run import Tasks
 from synth.core.dataset import writing
 from synth.core.record import Record, Task
-from synth.core.run_folder import Folder
-from synth.stages.build_filters import build_chain_of, check_threads, filters_at
+from synth.stages.context import StageContext
 
-if TYPE_CHECKING:
-    pass
-from synth.stages.generate import Say
+_REASONS_SHOWN = 8  # why rows were skipped
 
 
-def tasks_inputs(run: Run, folder: Folder) -> dict[str, Any]:
+def tasks_inputs(section: Tasks, context: StageContext) -> dict[str, Any]:
     """Sources, split, local files and question filters."""
-    assert run.tasks is not None
-    entries = plugin_entries(run.model_dump())
     files = {}
-    for kind, _, entry in entries:
+    for kind, _, entry in plugin_entries(context.run.model_dump()):
         if kind == "task source" and isinstance(path := entry.get("path"), str):
             stat = Path(path).stat()
             files[path] = [stat.st_size, stat.st_mtime_ns]
     return {
-        "tasks": run.tasks.model_dump(),
-        "seed": run.seed,
+        "tasks": section.model_dump(),
+        "seed": context.seed,
         "files": files,
-        "filters": filters_at(run, {"question"}),
+        "filters": context.filters.at("question").options,
     }
 
 
-def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> dict[str, Any]:
+def make_tasks(section: Tasks, context: StageContext, inputs: dict[str, Any]) -> dict[str, Any]:
     """Reads and splits the questions; those that no filter would keep are never asked."""
     from synth.tasks._load import load_tasks
 
-    assert run.tasks is not None
-    sets = load_tasks(run.tasks, run.seed)
+    say = context.say
+    sets = load_tasks(section, context.seed)
     by_reason: dict[str, list[str]] = {}
     for skipped in sets.skipped:
         by_reason.setdefault(skipped.reason, []).append(skipped.place)
-    for reason, places in list(by_reason.items())[:8]:
+    for reason, places in list(by_reason.items())[:_REASONS_SHOWN]:
         say(f"  skipped {len(places)} rows, the first {places[0]}: {reason}")
     with (
-        build_chain_of(run, sets.eval, levels={"question"}) as chain,
-        writing(folder.stage("tasks"), ("train", "eval", "rejected")) as (splits, manifest),
+        context.filters.chain("question", eval_tasks=sets.eval) as chain,
+        writing(context.path, ("train", "eval", "rejected")) as (splits, manifest),
     ):
         for task in sets.eval:
-            splits["eval"].write(_unasked(task))
-        for record in chain.apply(map(_unasked, sets.train), check_threads(run)):
+            splits["eval"].write(unanswered(task))
+        threads = context.filters.check_threads
+        for record in chain.apply(map(unanswered, sets.train), threads):
             splits["train" if record.rejected_by is None else "rejected"].write(record)
-        for name, said in chain.notes.items():
-            for line in said:
+        for name, lines in chain.notes.items():
+            for line in lines:
                 say(f"  {name}: {line}")
         manifest |= {
             "inputs": inputs,
@@ -69,5 +65,6 @@ def make_tasks(run: Run, folder: Folder, inputs: dict[str, Any], say: Say) -> di
     return manifest
 
 
-def _unasked(task: Task) -> Record:
-    return Record(id=task.id, task=task, messages=[], reasoning=None, answer="")
+def unanswered(task: Task) -> Record:
+    """Returns the record of a question that nobody was asked yet."""
+    return Record(task.id, task, [], None, "")

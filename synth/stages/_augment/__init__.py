@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What the stages `augment` and `rewrite` share: seeds, tags and `AugmentationRun`."""

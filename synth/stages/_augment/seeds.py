@@ -1,4 +1,4 @@
-"""What new questions start from, and how they are read from an answer: pure functions of a seed."""
+"""Seeds of new questions: what each request of the stage `augment` starts from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(
     r"(?<![\w.,:/^{\\-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w:/}^-]|[.,]\d)", re.ASCII
 )
 _UNKNOWNS = "xyznpqrst"
-# Draws that turn out to be one that was drawn before are drawn again so often, each.
+# A combination that was drawn before is drawn again at most so often, for each that is wanted.
 _TRIES = 20
 
 
@@ -43,66 +43,66 @@ class Seed:
     unknown: str = ""
 
 
-def draws(
+def draw_seeds(
     entry: Augment,
     tasks: Sequence[Task],
-    chance: random.Random,
+    rng: random.Random,
     bare: Callable[[str], str],
     skipped: Counter[str],
 ) -> Iterator[Seed]:
-    """What the requests of one entry start from.
+    """Yields what the requests of one entry start from.
 
     Args:
         entry: The entry of the config.
         tasks: The old questions.
-        chance: Decides all that is drawn.
+        rng: Decides all that is drawn.
         bare: Gives a reference answer without its worked solution.
         skipped: Counts by their reason the old questions that nothing can start from.
     """
     if not entry.from_question:
-        yield from _from_none(entry, tasks, chance)
+        yield from _without_question(entry, tasks, rng)
         return
     if entry.draws is not None and entry.draws < len(tasks):
-        tasks = [tasks[i] for i in sorted(chance.sample(range(len(tasks)), entry.draws))]
+        tasks = [tasks[i] for i in sorted(rng.sample(range(len(tasks)), entry.draws))]
     needs = set(entry.prompt.variables)
     for task in tasks:
-        own: dict[str, Any] = {"count": entry.each}
+        variables: dict[str, Any] = {"count": entry.each}
         if task.answer is not None:
-            own["answer"] = bare(task.answer)
-            own["solution"] = task.metadata.get("solution", task.answer)
-        if lacking := needs & {"answer", "solution"} - own.keys():
+            variables["answer"] = bare(task.answer)
+            variables["solution"] = task.metadata.get("solution", task.answer)
+        if lacking := needs & {"answer", "solution"} - variables.keys():
             skipped[f"no {min(lacking)}"] += 1
         elif not entry.masks:
-            asked = Task(
-                f"{task.id}-{entry.name}", task.question, task.answer, "", task.metadata | own
-            )
+            metadata = task.metadata | variables
+            asked = Task(f"{task.id}-{entry.name}", task.question, task.answer, "", metadata)
             yield Seed(asked, [task.id], task)
-        elif not (places := list(_NUMBER.finditer(task.question))):
+        elif not (numbers := list(_NUMBER.finditer(task.question))):
             skipped["no number"] += 1
         else:
-            for place in chance.sample(places, min(entry.each, len(places))):
-                yield _masked(entry, task, own, place)
+            for match in rng.sample(numbers, min(entry.each, len(numbers))):
+                yield _masked(entry, task, variables, match)
 
 
-def _masked(entry: Augment, task: Task, own: dict[str, Any], place: re.Match[str]) -> Seed:
-    unknown = next((u for u in _UNKNOWNS if not stands_in(u, task.question)), "UNKNOWN")
-    number = place[0].replace(",", "")
-    question = f"{task.question[: place.start()]}{unknown}{task.question[place.end() :]}"
+def _masked(entry: Augment, task: Task, variables: dict[str, Any], match: re.Match[str]) -> Seed:
+    """A seed that asks for the question with one of its numbers unknown."""
+    unknown = next((u for u in _UNKNOWNS if not contains_unknown(u, task.question)), "UNKNOWN")
+    number = match[0].replace(",", "")
+    question = f"{task.question[: match.start()]}{unknown}{task.question[match.end() :]}"
     asked = Task(
-        f"{task.id}-{entry.name}-{place.start()}",
+        f"{task.id}-{entry.name}-{match.start()}",
         question,
         number,
         "",
-        task.metadata | own | {"masked": question, "unknown": unknown},
+        task.metadata | variables | {"masked": question, "unknown": unknown},
     )
     return Seed(asked, [task.id], task, {"masked": number}, number, unknown)
 
 
-def _from_none(entry: Augment, tasks: Sequence[Task], chance: random.Random) -> Iterator[Seed]:
-    """Requests that start from no one question: no two of them are alike."""
-    nobody: list[str | None] = [None]
-    combinations = list(itertools.product(entry.personas or nobody, entry.topics or nobody))
-    chance.shuffle(combinations)
+def _without_question(entry: Augment, tasks: Sequence[Task], rng: random.Random) -> Iterator[Seed]:
+    """Seeds that start from no one question: no two of them are alike."""
+    none: list[str | None] = [None]
+    combinations = list(itertools.product(entry.personas or none, entry.topics or none))
+    rng.shuffle(combinations)
     wanted = entry.draws if entry.draws is not None else len(combinations)
     shows = "seeds" in entry.prompt.variables
     seen: set[Any] = set()
@@ -110,22 +110,22 @@ def _from_none(entry: Augment, tasks: Sequence[Task], chance: random.Random) -> 
         if len(seen) == wanted:
             return
         persona, topic = combinations[attempt % len(combinations)]
-        shown = chance.sample(tasks, min(entry.shots, len(tasks))) if shows else []
-        this = (persona, topic, tuple(task.id for task in shown))
-        if this in seen:
+        shots = rng.sample(tasks, min(entry.shots, len(tasks))) if shows else []
+        combination = (persona, topic, tuple(task.id for task in shots))
+        if combination in seen:
             continue
-        seen.add(this)
+        seen.add(combination)
         drawn = {"persona": persona, "topic": topic}
         drawn = {name: value for name, value in drawn.items() if value is not None}
-        own = {"count": entry.each, "seeds": [task.question for task in shown], **drawn}
-        asked = Task(f"{entry.name}-{len(seen) - 1}", "", None, "", own)
-        yield Seed(asked, [task.id for task in shown], None, drawn)
+        variables = {"count": entry.each, "seeds": [task.question for task in shots], **drawn}
+        asked = Task(f"{entry.name}-{len(seen) - 1}", "", None, "", variables)
+        yield Seed(asked, [task.id for task in shots], None, drawn)
 
 
-def stands_in(letter: str, text: str) -> bool:
+def contains_unknown(letter: str, text: str) -> bool:
     """Whether a letter stands by itself in a text, as an unknown does: in `2x + 1`, not in `six`.
 
-    >>> stands_in("x", "2x + 1"), stands_in("x", "six")
+    >>> contains_unknown("x", "2x + 1"), contains_unknown("x", "six")
     (True, False)
     """
     return re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", text) is not None

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Who the stage `evaluate` asks, and the benchmarks that it runs."""

@@ -1,88 +1,83 @@
-"""Placeholder."""
+"""lm-eval's benchmarks, run on the students of an evaluation."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from synth.config.run import Run
+from synth.config.evaluate import Evaluate
 from synth.core.files import read_json, write_json
 from synth.core.models import load_model, load_tokenizer, weights_identity
-from synth.core.run_folder import Folder
-from synth.stages.generate import Say
-
-if TYPE_CHECKING:
-    pass
-from synth.stages._evaluate.models import _Asked
+from synth.stages._evaluate.models import Participant
+from synth.stages.context import StageContext
 
 # Which figures a manifest holds. An evaluation with others is done again, from stored answers.
 FIGURES = 2
 
+RunBenchmarks = Callable[[StageContext, str, Participant], dict[str, Any]]
 
-def _benchmark_files(run: Run) -> dict[str, Any]:
-    """lm-eval's version and the user's own benchmarks, where there are any to be run."""
-    assert run.evaluate is not None
-    if run.evaluate.lm_eval is None:
+
+def benchmark_files(section: Evaluate) -> dict[str, Any]:
+    """Returns lm-eval's version and the user's own benchmarks, where any are to be run."""
+    if section.lm_eval is None:
         return {}
-    try:
-        found: dict[str, Any] = {"lm_eval": importlib.metadata.version("lm_eval")}
-    except importlib.metadata.PackageNotFoundError:
-        found = {"lm_eval": None}
-    if run.evaluate.lm_eval_path is not None:
-        place = Path(run.evaluate.lm_eval_path)
-        for path in sorted(path for path in place.rglob("*") if path.is_file()):
+    files: dict[str, Any] = {"lm_eval": None}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        files["lm_eval"] = importlib.metadata.version("lm_eval")
+    if section.lm_eval_path is not None:
+        folder = Path(section.lm_eval_path)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             stat = path.stat()
-            found[str(path.relative_to(place))] = [stat.st_size, stat.st_mtime_ns]
-    return found
+            files[str(path.relative_to(folder))] = [stat.st_size, stat.st_mtime_ns]
+    return files
 
 
-def _benchmarks(run: Run) -> Callable[[Folder, str, _Asked, Say], dict[str, Any]] | None:
-    """What runs lm-eval's benchmarks on a student, each student's result kept on the disk.
+def load_benchmarks(section: Evaluate) -> RunBenchmarks | None:
+    """Returns what runs the benchmarks on a student; each student's result is kept on the disk.
 
     Their data are loaded at once, so that what is missing shows before anyone is asked.
     """
-    config = run.evaluate
-    if config is None or config.lm_eval is None:
+    if section.lm_eval is None:
         return None
     from sft.data.chat_template import apply
     from sft.evaluation.lm_eval import load_tasks, run_tasks
 
-    tasks, files = config.lm_eval, _benchmark_files(run)
-    manager = load_tasks(tasks, config.lm_eval_path)
+    tasks, files = section.lm_eval, benchmark_files(section)
+    manager = load_tasks(tasks, section.lm_eval_path)
 
-    def measure(folder: Folder, who: str, one: _Asked, say: Say) -> dict[str, Any]:
-        weights = one.weights
+    def measure(context: StageContext, who: str, participant: Participant) -> dict[str, Any]:
+        weights = participant.weights
         assert weights is not None
-        made_of = {
+        identity = {
             "version": FIGURES,
-            "weights": weights_identity(weights.place),
+            "weights": weights_identity(weights.path),
             "template": weights.template,
             "dtype": weights.student.dtype,
             "tasks": tasks,
-            "limit": config.lm_eval_limit,
+            "limit": section.lm_eval_limit,
             "files": files,
         }
-        path = folder.stage("lm-eval") / f"{who}.json"
-        done = read_json(path)
-        if done is None or done["made_of"] != made_of:
-            say(f"  lm-eval, {one.title}: {', '.join(tasks)}")
+        path = context.folder.stage("lm-eval") / f"{who}.json"
+        result = read_json(path)
+        if result is None or result["made_of"] != identity:
+            context.say(f"  lm-eval, {participant.title}: {', '.join(tasks)}")
             student = weights.student
-            tokenizer = load_tokenizer(weights.place, student.trust_remote_code)
+            tokenizer = load_tokenizer(weights.path, student.trust_remote_code)
             if weights.template is not None:
                 apply(tokenizer, weights.template)
-            model = load_model(weights.place, student.dtype, None, student.trust_remote_code)
-            found = run_tasks(
-                model,
+            figures = run_tasks(
+                load_model(weights.path, student.dtype, None, student.trust_remote_code),
                 tokenizer,
                 tasks,
                 manager=manager,
-                limit=config.lm_eval_limit,
-                batch_size=config.batch_size,
+                limit=section.lm_eval_limit,
+                batch_size=section.batch_size,
             )
-            done = {"made_of": made_of, **found}
-            write_json(path, done)
-        return {key: value for key, value in done.items() if key != "made_of"}
+            result = {"made_of": identity, **figures}
+            write_json(path, result)
+        return {key: value for key, value in result.items() if key != "made_of"}
 
     return measure

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What the stage `train` does besides the training itself."""

@@ -14,7 +14,7 @@ from synth.core.files import write_json
 from synth.core.prompts import load_prompt
 from synth.core.record import Generation, Record, Task, Verdict
 from synth.stages.compare import compare_runs
-from synth.stages.evaluate import _subset_sizes, reader
+from synth.stages.evaluate import reader, subset_sizes
 
 HOSTILE = [
     "",
@@ -206,7 +206,7 @@ def test_subset_sizes_grow_by_powers_of_two(samples, sizes):
             "evaluate": {"samples": samples, "teacher": False},
         }
     )
-    assert _subset_sizes(run) == sizes
+    assert subset_sizes(run.evaluate) == sizes
 
 
 def put_evaluate(folder, right, who="after", **more):

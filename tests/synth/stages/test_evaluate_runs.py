@@ -13,6 +13,7 @@ from synth.core.dataset import read_split
 from synth.core.errors import ConfigError, MissingPackage, UserError
 from synth.core.files import write_json
 from synth.core.run_folder import Folder
+from synth.stages.context import StageContext
 from synth.stages.evaluate import evaluate_inputs
 from synth.stages.pipeline import do_stage
 
@@ -108,7 +109,7 @@ def test_a_chain_is_measured_on_the_same_questions(tiny, tmp_path):
     )  # fmt: skip
     assert do_stage("tasks", run, print)
     with pytest.raises(UserError, match=r"trained:teacher.* not trained yet"):
-        evaluate_inputs(run, Folder(run.folder))
+        evaluate_inputs(run.evaluate, StageContext(run, "evaluate"))
     put_trained(run, tiny, "teacher")
     manifest, _ = evaluated(run)
     results = manifest["results"]
@@ -207,7 +208,7 @@ def test_an_engine_takes_the_students_settings_unless_it_has_its_own():
 def test_what_changes_no_answer_is_no_input(tiny, tmp_path):
     def inputs(**engine):
         run = run_of(tmp_path, tiny, {"engine": {"kind": "transformers", **engine}})
-        return evaluate_inputs(run, Folder(run.folder))
+        return evaluate_inputs(run.evaluate, StageContext(run, "evaluate"))
 
     do_stage("tasks", run_of(tmp_path, tiny), print)
     plain = inputs()

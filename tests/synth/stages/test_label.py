@@ -19,6 +19,7 @@ from synth.core.models import weights_identity
 from synth.core.record import Generation, Record, Task
 from synth.core.run_folder import Folder
 from synth.stages import label as labelling
+from synth.stages.context import StageContext
 from synth.stages.label import label_inputs, show_estimate
 from synth.stages.pipeline import do_stage
 
@@ -104,12 +105,14 @@ def examples(run, tmp_path):
     from sft.data.chat_template import apply, choose
     from synth.core.dataset import read_split
     from synth.core.models import load_tokenizer
-    from synth.stages.build_student import prompt_of
+    from synth.stages.build_student import StudentSetup
 
     tokenizer = load_tokenizer(run.student.model)
     apply(tokenizer, choose(tokenizer, run.student.chat_template))
     records = read_split(run.folder / "filter", "kept")
-    write_examples(tokenizer, records, prompt_of(run.student), None, tmp_path / "tokens.arrow")
+    write_examples(
+        tokenizer, records, StudentSetup(run.student).messages, None, tmp_path / "tokens.arrow"
+    )
     return open_examples(tmp_path / "tokens.arrow"), len(tokenizer)
 
 
@@ -131,11 +134,13 @@ def test_every_teacher_labels_every_trace_and_training_can_take_them(start, tmp_
 
 
 def test_what_labels_depend_on_is_an_input_and_what_not_is_not(start):
+    def inputs(run):
+        return label_inputs(run.label, StageContext(run, "label"))
+
     run = start()
-    folder = Folder(run.folder)
-    same = label_inputs(run, folder)
-    assert label_inputs(start(label={"batch_tokens": 64}), folder) == same
-    assert label_inputs(start(label={"temperatures": [2, 1]}), folder) == same
+    same = inputs(run)
+    assert inputs(start(label={"batch_tokens": 64})) == same
+    assert inputs(start(label={"temperatures": [2, 1]})) == same
     others = [
         start(label={"k": 9}),
         start(soft={"temperature": 3}),
@@ -145,10 +150,10 @@ def test_what_labels_depend_on_is_an_input_and_what_not_is_not(start):
         start(prompt={"template": "boxed.zh"}),
         start(label={"engine": "vllm", "temperatures": [1]}, soft={"temperature": 1}),
     ]
-    assert all(label_inputs(other, folder) != same for other in others)
+    assert all(inputs(other) != same for other in others)
     # Which weights the student starts from says nothing; its tokenizer does.
     moved = start(model=run.train.teachers["big"].model)
-    assert label_inputs(moved, folder) == same
+    assert inputs(moved) == same
 
 
 def test_each_trace_is_labelled_by_the_teacher_that_wrote_it(start, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synth.config.augment import FROM_A_QUESTION, FROM_NOTHING, Augment
 from synth.core.prompts import load_prompt, prompt_names
 from synth.core.record import Task
-from synth.stages._augment.seeds import draws
+from synth.stages._augment.seeds import draw_seeds
 from synth.stages._augment.tags import tagged
 
 LIBRARY = [name for name in prompt_names() if name.startswith(("augment/", "rewrite/"))]
@@ -66,7 +66,9 @@ def test_no_answer_breaks_the_reader(text):
 
 def drawn(entry, tasks, seed=0):
     skipped = Counter()
-    made = list(draws(Augment(**entry), tasks, random.Random(seed), lambda text: text, skipped))
+    made = list(
+        draw_seeds(Augment(**entry), tasks, random.Random(seed), lambda text: text, skipped)
+    )
     return made, skipped
 
 

@@ -11,7 +11,8 @@ from synth.core.dataset import writing
 from synth.core.errors import ConfigError, UserError
 from synth.core.record import Generation, Record, Task
 from synth.core.run_folder import Folder
-from synth.stages.build_student import model_path, step_of
+from synth.stages.build_student import model_path, resolved_step, written_step
+from synth.stages.context import StageContext
 from synth.stages.pipeline import do_stage
 from synth.stages.train import train_inputs
 from tests.helpers.on_policy_runs import tiny, trained_bpe
@@ -106,7 +107,7 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
     assistant = folder.stage("train-assistant") / "student"
     assert json.loads((assistant / "config.json").read_text())["num_hidden_layers"] == 2
     assert model_path(run, "trained:assistant") == str(assistant)
-    assert step_of(run, None).train.teachers["t"].model == str(assistant)
+    assert resolved_step(run, written_step(run, None)).train.teachers["t"].model == str(assistant)
     # Once more is nothing to do; another first model is a new chain.
     assert all("done before" in line for line in do(run, *stages))
     other = chained(config, models)
@@ -116,12 +117,14 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
 
 
 def test_what_a_training_depends_on(config, load):
-    first = load(config)
-    folder = Folder(first.folder)
-    before = train_inputs(first, folder)
+    def inputs(changed):
+        run = load(changed)
+        return train_inputs(written_step(run, None), StageContext(run, "train"))
+
+    before = inputs(config)
     for change in ({"seed": 5}, {"train": {**config["train"], "layout": "packed"}}):
-        assert train_inputs(load({**config, **change}), folder) != before
-    assert train_inputs(load(config), folder) == before
+        assert inputs({**config, **change}) != before
+    assert inputs(config) == before
 
 
 def test_it_is_done_once_and_again_where_the_traces_change(config, load):
