@@ -1,4 +1,4 @@
-"""Drops records that say the same as one that stays, case, width and white space aside."""
+"""Exact deduplication: drops records of the same text, case, width and white space aside."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from pydantic import Field
-from synth.core.record import Record
 
-from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, parts
-from filters._dedup.index import Entry, save, saved
+from filters._dedup.base import DedupConfig, On, RecordTable, decisions, parts, select_survivors
+from filters._dedup.index import Entry, read_entries, write_entries
 from filters._dedup.minhash import folded
 from filters.base import Context, Decision, SetCheck
+from synth.core.record import Record
 
 
 class Config(DedupConfig):
@@ -27,12 +27,12 @@ class Config(DedupConfig):
 
 
 def memory(config: Config, records: int) -> int:
-    """Bytes held for so many records: a hash, an id and a place in two tables each."""
+    """Return the bytes held for so many records: a hash, an id and a row of two tables each."""
     return 60_000_000 + records * (340 + 8 * len(config.best))
 
 
 def build(config: Config, context: Context) -> SetCheck:
-    """The check. Of the records with one hash the best `keep` stay, others name the best of them.
+    """Build the check. Of records with one hash the best `keep` stay; the rest name the best.
 
     Texts are compared after NFKC, case folding and with every run of white space as one blank.
     Reasoning and answer count as a pair: the same words split elsewhere are not the same trace,
@@ -42,37 +42,31 @@ def build(config: Config, context: Context) -> SetCheck:
     run = context.run
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
-        roll, hashes = RecordTable(config.best), bytearray()
-        if config.index:
-            for other, entry in saved(config.index, run, kind):
-                roll.add_saved(other, entry.id)
-                hashes += entry.data
+        table, digests = RecordTable(config.best), list[bytes]()
+        for other_run, entry in read_entries(config.index, run, kind):
+            table.add_indexed(other_run, entry.id)
+            digests.append(entry.data)
         for record in records():
-            roll.add(record)
-            hashes += _digest(parts(record, config.on))
-
-        def digest(number: int) -> bytes:
-            return bytes(hashes[number * 16 : number * 16 + 16])
-
+            table.add(record)
+            digests.append(_digest(parts(record, config.on)))
         kept: dict[bytes, list[int]] = {}
 
-        def same(number: int) -> list[tuple[int, float]]:
-            return [(other, 1.0) for other in kept.get(digest(number), ())]
+        def same(row: int) -> list[tuple[int, float]]:
+            return [(kept_row, 1.0) for kept_row in kept.get(digests[row], ())]
 
-        def admit(number: int) -> None:
-            kept.setdefault(digest(number), []).append(number)
+        def admit(row: int) -> None:
+            kept.setdefault(digests[row], []).append(row)
 
-        choice = choose(roll.in_order(), roll, same, admit, 1.0, config.keep)
-        if config.index:
-            numbers = [n for n in range(roll.saved, len(roll)) if not choice.dropped[n]]
-            save(config.index, run, kind, (Entry(roll.id(n), "", digest(n)) for n in numbers))
-        yield from decisions(roll, choice, "duplicate", "similarity", 1.0)
+        result = select_survivors(table.ranked(), table, same, admit, 1.0, config.keep)
+        entries = (Entry(table.id(row), "", digests[row]) for row in result.kept_rows(table))
+        write_entries(config.index, run, kind, entries)
+        yield from decisions(table, result, "duplicate", "similarity", 1.0)
 
     return check
 
 
 def _digest(texts: list[str | None]) -> bytes:
-    """Hash of the texts, each behind its length, so that no two lists of texts run together."""
+    """Return a hash of the texts, each behind its length: no two lists of texts run together."""
     digest = hashlib.blake2b(digest_size=16)
     for text in texts:
         if text is None:

@@ -1,4 +1,4 @@
-"""Drops records that are nearly the same as one that stays (exact Jaccard over runs of words)."""
+"""Near-duplicate removal by exact Jaccard similarity over runs of words (MinHash candidates)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field, model_validator
-from synth.core.record import Record
+from pydantic import Field
 
 from filters._dedup.base import (
-    DedupConfig,
     DedupResult,
     On,
     RecordTable,
-    choose,
+    SimilarityConfig,
     decisions,
+    select_survivors,
     text_of,
 )
 from filters._dedup.candidates import LshBuckets, SpillFile, to_buckets
-from filters._dedup.index import Entry, save, saved
+from filters._dedup.index import Entry, read_entries, write_entries
 from filters._dedup.minhash import (
     Sets,
     band_keys,
@@ -32,6 +31,7 @@ from filters._dedup.minhash import (
     unpacked,
 )
 from filters.base import Context, Decision, SetCheck
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Config(DedupConfig):
+class Config(SimilarityConfig):
     """Options of `near_dedup`."""
 
     filter_level = "set"
@@ -52,30 +52,15 @@ class Config(DedupConfig):
         "trace",
         description="What is compared; `question` leaves `keep` traces of near-same questions",
     )
-    per_question: bool | None = Field(
-        None,
-        description="Compare only the traces of the same question; by default so with on: trace",
-    )
     threshold: float = Field(0.8, gt=0, le=1, description="Jaccard from which two are the same")
     words: int = Field(5, ge=1, le=50, description="Length of the runs of words compared")
     chains: bool = Field(
         False, description="Neighbours of neighbours are duplicates too; one group, one best"
     )
 
-    @model_validator(mode="after")
-    def _sense(self) -> Config:
-        if self.on == "question" and self.per_question:
-            raise ValueError("on: question compares different questions: leave out per_question")
-        return self
-
-    @property
-    def within_question(self) -> bool:
-        """Whether only traces of one question are compared."""
-        return self.on == "trace" if self.per_question is None else self.per_question
-
 
 def memory(config: Config, records: int) -> int:
-    """Bytes held for so many records, each of them with a candidate.
+    """Return the bytes held for so many records, each of them with a candidate.
 
     Words of candidates go to a temporary file where they take more than 64 MB.
     """
@@ -84,12 +69,12 @@ def memory(config: Config, records: int) -> int:
 
 
 def build(config: Config, context: Context) -> SetCheck:
-    """The check.
+    """Build the check.
 
-    Records are gone through from the best down (`best`), and one is dropped where `keep` that
-    stay are at the threshold or nearer. What was dropped is compared with no more, so a chain of
-    small changes does not fall as a whole, unless `chains` says so. The score is the Jaccard with
-    the nearest record found, whether or not it drops this one.
+    The filter goes through the records from the best down (`best`). It drops a record where `keep`
+    that stay are at the threshold or nearer. A dropped record is compared with no more, so a chain
+    of small changes does not fall as a whole, unless `chains` says so. The score is the Jaccard
+    with the nearest record found, whether or not that drops this one.
 
     Traces are compared within their question (`task.id`) unless `per_question` is false: short
     traces of different arithmetic questions differ in a few numbers alone and are still no
@@ -99,22 +84,25 @@ def build(config: Config, context: Context) -> SetCheck:
     A Chinese, Japanese or Korean character is a word. Case and width of letters do not count,
     marks do. Two empty texts are the same.
     """
-    version = Config.version
-    kind = {"filter": "near_dedup", "version": version, "on": config.on, "words": config.words}
-    run = context.run
+    kind = {
+        "filter": "near_dedup",
+        "version": Config.version,
+        "on": config.on,
+        "words": config.words,
+    }
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
-        work = _Work(config, kind, run, records, context.workers)
-        choice = work.choose()
-        if config.index:
-            save(config.index, run, kind, work.kept(choice))
-        yield from decisions(work.roll, choice, "near duplicate", "jaccard", config.threshold)
+        deduplication = _Deduplication(config, kind, context.run, records, context.workers)
+        result = deduplication.select()
+        write_entries(config.index, context.run, kind, deduplication.kept(result))
+        table = deduplication.table
+        yield from decisions(table, result, "near duplicate", "jaccard", config.threshold)
 
     return check
 
 
 def growing(config: Config) -> Callable[[Record], Decision]:
-    """A check that is asked of one record at a time and remembers what it kept.
+    """Build a check that is asked of one record at a time and remembers what it kept.
 
     It compares with everything that it kept, as the filter does with `per_question: false`, and
     knows nothing of `keep`, `best`, `chains` and `index`.
@@ -128,9 +116,9 @@ def growing(config: Config) -> Callable[[Record], Decision]:
         keys = band_keys(sets, cut)[0].tolist()
         near = [table.get(key, []) for table, key in zip(buckets, keys, strict=True)]
         score, partner = 0.0, ""
-        for number in sorted(set().union(*near)):
-            if (found := jaccard(sets.of(0), kept[number][1])) > score:
-                score, partner = found, kept[number][0]
+        for row in sorted(set().union(*near)):
+            if (similarity := jaccard(sets.of(0), kept[row][1])) > score:
+                score, partner = similarity, kept[row][0]
         evidence = {"partner": partner, "jaccard": round(score, 4)} if partner else None
         if score >= config.threshold:
             reason = f"near duplicate: of {partner} (jaccard {score:.3f})"
@@ -143,8 +131,8 @@ def growing(config: Config) -> Callable[[Record], Decision]:
     return check
 
 
-class _Work:
-    """One go over the records of a run."""
+class _Deduplication:
+    """The passes over the records of a run: keys, candidates, and what stays."""
 
     def __init__(
         self,
@@ -156,38 +144,41 @@ class _Work:
     ) -> None:
         self._config, self._kind, self._run = config, kind, run
         self._records, self._workers = records, workers
-        self.roll = RecordTable(config.best)
+        self.table = RecordTable(config.best)
 
-    def choose(self) -> DedupResult:
-        """What becomes of each record."""
-        keys = self._questions() if self._config.within_question else self._bands()
+    def select(self) -> DedupResult:
+        """Return what becomes of each record."""
+        keys = self._question_keys() if self._config.within_question else self._band_keys()
         shared = to_buckets(keys)
         buckets = LshBuckets(keys)
-        with SpillFile() as spool:
+        with SpillFile() as spill_file:
             for batch, sets in self._sets(lambda sets: sets, shared):
-                for place, (number, _) in enumerate(batch):
-                    spool.write(number, sets.of(place))
+                for index, (row, _) in enumerate(batch):
+                    spill_file.write(row, sets.of(index))
 
-            def near(number: int) -> Iterator[tuple[int, float]]:
-                mine = spool.read(number)
-                for other in buckets.candidates(number):
-                    yield other, jaccard(mine, spool.read(other))
+            def near(row: int) -> Iterator[tuple[int, float]]:
+                shingles = spill_file.read(row)
+                for candidate in buckets.candidates(row):
+                    yield candidate, jaccard(shingles, spill_file.read(candidate))
 
-            return choose(
-                self.roll.in_order(shared), self.roll, near, buckets.admit,
+            return select_survivors(
+                self.table.ranked(shared), self.table, near, buckets.admit,
                 self._config.threshold, self._config.keep, self._config.chains,
             )  # fmt: skip
 
-    def kept(self, choice: DedupResult) -> Iterator[Entry]:
-        """What stays of this run, for an index."""
-        stays = ~choice.dropped
-        stays[: self.roll.saved] = False
+    def kept(self, result: DedupResult) -> Iterator[Entry]:
+        """Yield what stays of this run, for an index."""
+        stays = ~result.dropped
+        stays[: self.table.indexed] = False
         for batch, sets in self._sets(lambda sets: sets, stays):
-            for place, (number, question) in enumerate(batch):
-                yield Entry(self.roll.id(number), question, sets.of(place).tobytes())
+            for index, (row, question) in enumerate(batch):
+                yield Entry(self.table.id(row), question, sets.of(index).tobytes())
 
-    def _questions(self) -> U32:
-        """The number of its question for each record: records of one question share a bucket."""
+    def _question_keys(self) -> U32:
+        """Return a number for each record's question: records of one question share a bucket.
+
+        Shape (records, 1).
+        """
         import numpy as np
 
         numbers: dict[str, int] = {}
@@ -195,8 +186,8 @@ class _Work:
         keys.extend(numbers.setdefault(question, len(numbers)) for question, _ in self._all(True))
         return np.array(keys, np.uint32).reshape(-1, 1)
 
-    def _bands(self) -> U32:
-        """The hashes of its bands for each record."""
+    def _band_keys(self) -> U32:
+        """Return the hashes of each record's bands, of shape (records, bands)."""
         import numpy as np
 
         cut = banding(self._config.threshold)
@@ -206,21 +197,23 @@ class _Work:
         return np.frombuffer(keys, np.uint32).reshape(-1, cut.bands)
 
     def _all(self, first: bool = False) -> Iterator[tuple[str, Record | bytes]]:
-        """Every record behind its question's id; of an index its words. The first pass calls up."""
-        if self._config.index:
-            for run, entry in saved(self._config.index, self._run, self._kind):
-                if first:
-                    self.roll.add_saved(run, entry.id)
-                yield entry.question, entry.data
+        """Yield every record behind its question's id; of an index its words.
+
+        The first pass fills the table.
+        """
+        for run, entry in read_entries(self._config.index, self._run, self._kind):
+            if first:
+                self.table.add_indexed(run, entry.id)
+            yield entry.question, entry.data
         for record in self._records():
             if first:
-                self.roll.add(record)
+                self.table.add(record)
             yield record.task.id, record
 
     def _sets(
         self, make: Callable[[Sets], R], among: NDArray[np.bool_] | None = None
     ) -> Iterator[tuple[list[tuple[int, str]], R]]:
-        """What is made of the words of the records, with their numbers and questions, in order.
+        """Yield what is made of the records' words, with their rows and questions, in order.
 
         Args:
             make: What to make of the sets of a batch; runs in threads.
@@ -229,10 +222,10 @@ class _Work:
         config = self._config
 
         def wanted() -> Iterator[tuple[tuple[int, str], str | bytes]]:
-            for number, (question, data) in enumerate(self._all(among is None)):
-                if among is None or among[number]:
+            for row, (question, data) in enumerate(self._all(among is None)):
+                if among is None or among[row]:
                     text = data if isinstance(data, bytes) else text_of(data, config.on)
-                    yield (number, question), text
+                    yield (row, question), text
 
         def work(batch: list[tuple[tuple[int, str], str | bytes]]) -> R:
             texts = [text for _, text in batch if isinstance(text, str)]
@@ -241,5 +234,5 @@ class _Work:
 
         parts = itertools.groupby(wanted(), lambda item: type(item[1]))
         each = itertools.chain.from_iterable(batches(part) for _, part in parts)
-        for batch, made in in_order(lambda batch: (batch, work(batch)), each, self._workers):
-            yield [head for head, _ in batch], made
+        for batch, result in in_order(lambda batch: (batch, work(batch)), each, self._workers):
+            yield [head for head, _ in batch], result

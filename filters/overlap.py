@@ -1,15 +1,14 @@
-"""Drops questions that overlap an evaluation question, before anything is bought for them."""
+"""Question decontamination: drops questions that overlap an evaluation question."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import Field
-from synth.core.record import Record
 
-from filters._decontamination.eval_sets import listed
-from filters._decontamination.index import SHORTEST, OverlapConfig, build_index, tokens_of
+from filters._decontamination.index import SHORTEST, OverlapCheck, OverlapConfig, tokens_of
 from filters.base import Check, Context, Figures, Measures
+from synth.core.record import Record
 
 
 class Config(OverlapConfig):
@@ -26,7 +25,7 @@ class Config(OverlapConfig):
 
 
 def build(config: Config, context: Context) -> Check:
-    """The check, which measures how much of an evaluation question a question has in it.
+    """Build the check, which measures how much of an evaluation question a question has in it.
 
     `overlap` is 1 where both have the same words (`reordered`: in any order, so `12 - 34` and
     `34 - 12` too, which is the careful side). Else it is the share of the evaluation question's
@@ -44,19 +43,14 @@ def build(config: Config, context: Context) -> Check:
     return _Overlap(config, context)
 
 
-class _Overlap:
+class _Overlap(OverlapCheck):
     def __init__(self, config: Config, context: Context) -> None:
-        self._index, self.notes = build_index(config.sets, context)
+        note = "found only where they are the whole question"
+        super().__init__(config, context, SHORTEST, note)
         self._reordered = config.reordered
-        if short := [f"{item.set} {item.id}" for item in self._index.short]:
-            self.notes.append(
-                f"found only where they are the whole question, as they have fewer than {SHORTEST} "
-                f"words: {listed(short)}"
-            )
 
     def __call__(self, record: Record) -> Figures:
         tokens = tokens_of(record.task.question)
-        hit = self._index.same(tokens, self._reordered) or self._index.within(tokens)
-        if hit is None:
-            return Figures({"overlap": 0.0 if self._index.size else None})
-        return Figures({"overlap": hit.overlap}, hit.evidence)
+        return self._figures(
+            self._index.same(tokens, self._reordered) or self._index.within(tokens)
+        )

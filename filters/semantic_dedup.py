@@ -1,4 +1,4 @@
-"""Drops records that mean nearly the same as one that stays (cosine of embeddings)."""
+"""Semantic deduplication: drops records near to one that stays by cosine of embeddings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
-from synth.core.errors import MissingPackage
-from synth.core.record import Record
+from pydantic import Field
 
-from filters._dedup.base import DedupConfig, On, RecordTable, choose, decisions, text_of
-from filters._dedup.index import Entry, save, saved
+from filters._dedup.base import (
+    On,
+    RecordTable,
+    SimilarityConfig,
+    decisions,
+    select_survivors,
+    text_of,
+)
+from filters._dedup.index import Entry, read_entries, write_entries
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
 from filters.base import Context, Decision, SetCheck
+from synth.core.errors import MissingPackage
+from synth.core.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +36,7 @@ _BATCH = 256
 _MORE, _EXPANSION = 8, 128
 
 
-class Config(DedupConfig):
+class Config(SimilarityConfig):
     """Options of `semantic_dedup`."""
 
     filter_level = "set"
@@ -39,30 +46,15 @@ class Config(DedupConfig):
         "trace",
         description="What is compared; `question` leaves `keep` traces of questions of one meaning",
     )
-    per_question: bool | None = Field(
-        None,
-        description="Compare only the traces of the same question; by default so with on: trace",
-    )
     threshold: float = Field(0.98, gt=0, le=1, description="Cosine from which two are the same")
     model: str = Field(
         STATIC,
         description="wordllama (static, fast), all-minilm-l6-v2, or any sentence transformer",
     )
 
-    @model_validator(mode="after")
-    def _sense(self) -> Config:
-        if self.on == "question" and self.per_question:
-            raise ValueError("on: question compares different questions: leave out per_question")
-        return self
-
-    @property
-    def within_question(self) -> bool:
-        """Whether only traces of one question are compared."""
-        return self.on == "trace" if self.per_question is None else self.per_question
-
 
 def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
+    """Return what this machine lacks for the filter."""
     lacks = missing(config.model, "the filter semantic_dedup")
     if not config.within_question and importlib.util.find_spec("usearch") is None:
         lacks.append(str(MissingPackage("usearch", "the filter semantic_dedup", "semantic")))
@@ -70,7 +62,7 @@ def check(config: Config) -> list[str]:
 
 
 def memory(config: Config, records: int) -> int:
-    """Bytes held for so many records: half-precision vectors, twice where a graph is built."""
+    """Return the bytes held for so many records: float16 vectors, twice where there is a graph."""
     vector = 2 * DIMENSIONS.get(config.model, 1024)
     each = vector if config.within_question else 2 * vector + 350
     model = 300_000_000 if config.model == STATIC else 1_200_000_000
@@ -78,7 +70,7 @@ def memory(config: Config, records: int) -> int:
 
 
 def build(config: Config, context: Context) -> SetCheck:
-    """The check. Choice and options are those of `near_dedup`; the similarity is a cosine.
+    """Build the check. Choice and options are those of `near_dedup`; the similarity is a cosine.
 
     Within a question every pair is compared. Over all records a graph (HNSW, Malkov and Yashunin
     2018) of those that stay gives the nearest, and their cosine is then worked out from the
@@ -90,58 +82,63 @@ def build(config: Config, context: Context) -> SetCheck:
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         import numpy as np
 
-        roll, raw, numbers = RecordTable(config.best), bytearray(), list[int]()
-        names: dict[str, int] = {}
-        for other, entry in saved(config.index, run, kind) if config.index else ():
-            roll.add_saved(other, entry.id)
-            numbers.append(names.setdefault(entry.question, len(names)))
+        table, raw, question_of = RecordTable(config.best), bytearray(), list[int]()
+        questions: dict[str, int] = {}
+        for other_run, entry in read_entries(config.index, run, kind):
+            table.add_indexed(other_run, entry.id)
+            question_of.append(questions.setdefault(entry.question, len(questions)))
             raw += entry.data
         embed, rest = embedder(config.model), records()
         while batch := list(islice(rest, _BATCH)):
             for record in batch:
-                roll.add(record)
-                numbers.append(names.setdefault(record.task.id, len(names)))
-            raw += embed([text_of(one, config.on) for one in batch]).astype(np.float16).tobytes()
-        if not numbers:
+                table.add(record)
+                question_of.append(questions.setdefault(record.task.id, len(questions)))
+            texts = [text_of(record, config.on) for record in batch]
+            raw += embed(texts).astype(np.float16).tobytes()
+        if not question_of:
             return
-        vectors = np.frombuffer(raw, np.float16).reshape(len(numbers), -1)
+        vectors = np.frombuffer(raw, np.float16).reshape(len(question_of), -1)
         if config.within_question:
-            near, admit = _all_of_a_question(vectors, numbers)
+            near, admit = _all_of_a_question(vectors, question_of)
         else:
             near, admit = _nearest(vectors, config.keep)
-        choice = choose(roll.in_order(), roll, near, admit, config.threshold, config.keep)
-        if config.index:
-            questions = list(names)
-            stay = (n for n in range(roll.saved, len(roll)) if not choice.dropped[n])
-            entries = (Entry(roll.id(n), questions[numbers[n]], vectors[n].tobytes()) for n in stay)
-            save(config.index, run, kind, entries)
-        yield from decisions(roll, choice, "semantic duplicate", "cosine", config.threshold)
+        result = select_survivors(table.ranked(), table, near, admit, config.threshold, config.keep)
+        ids = list(questions)
+        entries = (
+            Entry(table.id(row), ids[question_of[row]], vectors[row].tobytes())
+            for row in result.kept_rows(table)
+        )
+        write_entries(config.index, run, kind, entries)
+        yield from decisions(table, result, "semantic duplicate", "cosine", config.threshold)
 
     return check
 
 
-def _cosines(vectors: NDArray[np.float16], number: int, others: list[int]) -> list[float]:
+def _cosines(vectors: NDArray[np.float16], row: int, neighbours: list[int]) -> list[float]:
+    """Return the cosine of one vector with each of some others, worked out in float32."""
     import numpy as np
 
-    rows = vectors[[number, *others]].astype(np.float32)
+    rows = vectors[[row, *neighbours]].astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     cosines: list[float] = np.minimum(rows[1:] @ rows[0], 1.0).tolist()
     return cosines
 
 
 def _all_of_a_question(
-    vectors: NDArray[np.float16], questions: list[int]
+    vectors: NDArray[np.float16], question_of: list[int]
 ) -> tuple[Neighbours, Callable[[int], None]]:
+    """Return a search over all admitted records of the same question, and what admits one."""
     kept: defaultdict[int, list[int]] = defaultdict(list)
 
-    def near(number: int) -> Iterator[tuple[int, float]]:
-        others = kept[questions[number]]
-        return zip(others, _cosines(vectors, number, others), strict=True)
+    def near(row: int) -> Iterator[tuple[int, float]]:
+        neighbours = kept[question_of[row]]
+        return zip(neighbours, _cosines(vectors, row, neighbours), strict=True)
 
-    return near, lambda number: kept[questions[number]].append(number)
+    return near, lambda row: kept[question_of[row]].append(row)
 
 
 def _nearest(vectors: NDArray[np.float16], keep: int) -> tuple[Neighbours, Callable[[int], None]]:
+    """Return a search in an HNSW graph of the admitted records, and what admits one."""
     from usearch.index import Index
 
     index = Index(
@@ -149,13 +146,13 @@ def _nearest(vectors: NDArray[np.float16], keep: int) -> tuple[Neighbours, Calla
         expansion_add=_EXPANSION, expansion_search=_EXPANSION,
     )  # fmt: skip
 
-    def near(number: int) -> Iterator[tuple[int, float]]:
+    def near(row: int) -> Iterator[tuple[int, float]]:
         if not len(index):
             return iter(())
-        found = index.search(vectors[number], keep + _MORE, threads=1).keys.tolist()
-        return zip(found, _cosines(vectors, number, found), strict=True)
+        neighbours = index.search(vectors[row], keep + _MORE, threads=1).keys.tolist()
+        return zip(neighbours, _cosines(vectors, row, neighbours), strict=True)
 
-    def admit(number: int) -> None:
-        index.add(number, vectors[number], threads=1)
+    def admit(row: int) -> None:
+        index.add(row, vectors[row], threads=1)
 
     return near, admit

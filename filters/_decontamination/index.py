@@ -1,4 +1,4 @@
-"""How much of an evaluation question stands in a text: an index of their runs of words.
+"""Decontamination index: finds the evaluation questions that stand in a text by runs of words.
 
 The rule is the coverage that Llama 3 (arXiv 2407.21783, section 5.1.4) and Tülu 3 (arXiv
 2411.15124, section 3.2) use in place of one common run: the share of an evaluation question's
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import Field
 
 from filters._decontamination.eval_sets import EvalSet, Item, listed, read_set
-from filters.base import Context, FilterConfig
+from filters.base import Context, Figures, FilterConfig
 from synth.core.errors import UserError
 from synth.core.question_text import normalise_question
 
@@ -76,7 +76,7 @@ class Hit(NamedTuple):
 
     @property
     def evidence(self) -> dict[str, object]:
-        """As a verdict keeps it."""
+        """The hit as a verdict keeps it."""
         item = self.item
         shared = self.shared[:_SHOWN]
         return {"set": item.set, "item": item.id, "row": item.row, "how": self.how} | (
@@ -94,8 +94,7 @@ class Index:
 
     Attributes:
         size: How many different questions it holds.
-        short: Those of fewer than SHORTEST words.
-        short_in_trace: Those of fewer than SHORTEST_IN_TRACE words.
+        empty: Items without a word, which it does not hold.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -118,8 +117,7 @@ class Index:
                 words.append(tokens)
         self.size = len(words)
         lengths = np.array([len(tokens) for tokens in words], dtype=np.int64)
-        self.short = [self._items[i] for i in np.flatnonzero(lengths < SHORTEST)]
-        self.short_in_trace = [self._items[i] for i in np.flatnonzero(lengths < SHORTEST_IN_TRACE)]
+        self._lengths = lengths
         spread = Counter(token for tokens in words for token in set(tokens))
         self._vocabulary = {token: number for number, token in enumerate(spread, 1)}
         self._names = ["", *spread]
@@ -132,16 +130,15 @@ class Index:
         self._codes = np.array([numbers[t] for tokens in words for t in tokens], dtype=np.int64)
         self._starts = np.concatenate(([0], np.cumsum(lengths)))
         self._token_weights = weights[self._codes]
-        self._build_runs(lengths)
+        self._build_runs()
 
-    def _build_runs(self, lengths: Ints) -> None:
-        """The runs of all questions, sorted, each with the questions that it stands in."""
+    def _build_runs(self) -> None:
+        """Sort the runs of all questions, each with the questions that it stands in."""
         import numpy as np
 
         keys = _runs(self._codes)
-        owner = np.repeat(np.arange(self.size), lengths)
-        owner = owner[: len(keys)]
-        last = np.repeat(self._starts[1:], lengths)[: len(keys)]
+        owner = np.repeat(np.arange(self.size), self._lengths)[: len(keys)]
+        last = np.repeat(self._starts[1:], self._lengths)[: len(keys)]
         whole = np.arange(len(keys)) + RUN <= last  # a run ends where its question does
         self._runs, of_run = np.unique(keys[whole], return_inverse=True)
         self._run_at = np.full(len(self._codes), -1, dtype=np.int64)
@@ -150,24 +147,29 @@ class Index:
         weights = self._token_weights
         sums = np.add.reduceat(weights, self._starts[:-1]) if self.size else np.zeros(0)
         self._totals = np.maximum(sums, 1e-9)
-        most = np.zeros(len(keys))
+        run_weights = np.zeros(len(keys))
         for step in range(RUN):
-            most += weights[step : step + len(keys)]
+            run_weights += weights[step : step + len(keys)]
         order = np.argsort(of_run, kind="stable")
         self._owner = owner[whole][order].astype(np.int32)
-        self._share = (most[whole] / self._totals[owner[whole]])[order].astype(np.float32)
+        self._share = (run_weights[whole] / self._totals[owner[whole]])[order].astype(np.float32)
         self._places = np.concatenate(([0], np.cumsum(np.bincount(of_run))))
 
+    def shorter_than(self, words: int) -> list[str]:
+        """Return the names of the questions of fewer words, as `SET ID`."""
+        short = zip(self._items, self._lengths.tolist(), strict=True)
+        return [f"{item.set} {item.id}" for item, length in short if length < words]
+
     def same(self, tokens: Sequence[str], reordered: bool = True) -> Hit | None:
-        """The evaluation question that has these words, if one has, in this order or another."""
-        if (found := self._same.get(_key(tokens))) is not None:
-            return Hit(1.0, self._items[found], "the same question", " ".join(tokens))
-        if reordered and (found := self._bags.get(_key(sorted(tokens)))) is not None:
-            return Hit(1.0, self._items[found], "the same words in another order", "")
+        """Return the evaluation question of these words, in this order or another; else None."""
+        if (question := self._same.get(_key(tokens))) is not None:
+            return Hit(1.0, self._items[question], "the same question", " ".join(tokens))
+        if reordered and (question := self._bags.get(_key(sorted(tokens)))) is not None:
+            return Hit(1.0, self._items[question], "the same words in another order", "")
         return None
 
     def within(self, tokens: Sequence[str], shortest: int = SHORTEST) -> Hit | None:
-        """The evaluation question of which most stands in a text; None below FLOOR.
+        """Return the evaluation question of which most stands in a text; None below FLOOR.
 
         Args:
             tokens: The text's words, from `tokens_of`.
@@ -175,61 +177,61 @@ class Index:
         """
         import numpy as np
 
-        known = self._vocabulary
-        codes = np.array([known.get(t, 0) for t in tokens], dtype=np.int64)
+        codes = np.array([self._vocabulary.get(t, 0) for t in tokens], dtype=np.int64)
         if len(codes) < RUN or not len(self._runs):
             return None
         keys = _runs(codes)
-        place = np.minimum(np.searchsorted(self._runs, keys), len(self._runs) - 1)
-        at = np.where(self._runs[place] == keys, place, -1)  # the text's runs by their number
-        runs = at.tolist()
+        positions = np.minimum(np.searchsorted(self._runs, keys), len(self._runs) - 1)
+        # The text's runs by their number, -1 for a run that no question has.
+        numbers = np.where(self._runs[positions] == keys, positions, -1)
+        text_runs = numbers.tolist()
         best: Hit | None = None
-        for number in self._candidates(np.unique(at[at >= 0])):
-            if self._starts[number + 1] - self._starts[number] < shortest:
+        for question in self._candidates(np.unique(numbers[numbers >= 0])):
+            if self._lengths[question] < shortest:
                 continue
-            overlap, shared = self._compare(number, runs)
+            overlap, shared = self._compare(question, text_runs)
             if overlap >= FLOOR and (best is None or overlap > best.overlap):
-                best = Hit(overlap, self._items[number], "shared words", shared)
+                best = Hit(overlap, self._items[question], "shared words", shared)
         return best
 
-    def _candidates(self, found: Ints) -> list[int]:
-        """Questions of which the runs of a text may cover enough, the likeliest first."""
+    def _candidates(self, runs: Ints) -> list[int]:
+        """Return the questions of which a text's runs may cover enough, the likeliest first."""
         import numpy as np
 
-        counts = self._places[found + 1] - self._places[found]
+        counts = self._places[runs + 1] - self._places[runs]
         if counts.sum() > _PLACES:
             rarest = np.argsort(counts, kind="stable")
             rarest = rarest[: max(1, int(np.searchsorted(np.cumsum(counts[rarest]), _PLACES)))]
-            found, counts = found[rarest], counts[rarest]
+            runs, counts = runs[rarest], counts[rarest]
         ends = np.cumsum(counts)
-        shift = np.repeat(self._places[found] - (ends - counts), counts)
+        shift = np.repeat(self._places[runs] - (ends - counts), counts)
         places = np.arange(ends[-1] if len(ends) else 0) + shift
         owners, inverse = np.unique(self._owner[places], return_inverse=True)
-        most = np.bincount(inverse, weights=self._share[places], minlength=len(owners))
-        likely = np.flatnonzero(most >= FLOOR - 1e-5)
-        likely = likely[np.argsort(-most[likely], kind="stable")][:_CANDIDATES]
+        bound = np.bincount(inverse, weights=self._share[places], minlength=len(owners))
+        likely = np.flatnonzero(bound >= FLOOR - 1e-5)
+        likely = likely[np.argsort(-bound[likely], kind="stable")][:_CANDIDATES]
         return [int(owner) for owner in owners[likely]]
 
-    def _compare(self, number: int, at: list[int]) -> tuple[float, str]:
-        """The overlap of one question with a text whose runs are given, and the longest run.
+    def _compare(self, question: int, text_runs: list[int]) -> tuple[float, str]:
+        """Return the overlap of a question with a text by its runs, and their longest run.
 
         A text much longer than the question is looked at in overlapping windows, so that what is
         strewn over a long text does not add up.
         """
-        here = slice(self._starts[number], self._starts[number + 1])
-        mine = self._run_at[here].tolist()
-        codes, weights = self._codes[here].tolist(), self._token_weights[here].tolist()
-        own = set(mine) - {-1}
-        window = 2 * len(mine)
+        span = slice(self._starts[question], self._starts[question + 1])
+        runs = self._run_at[span].tolist()
+        codes, weights = self._codes[span].tolist(), self._token_weights[span].tolist()
+        question_runs = set(runs) - {-1}
+        window = 2 * len(runs)
         blocks: dict[int, set[int]] = {}
-        for place, run in enumerate(at):
-            if run in own:
-                blocks.setdefault(place // window, set()).add(run)
+        for position, run in enumerate(text_runs):
+            if run in question_runs:
+                blocks.setdefault(position // window, set()).add(run)
         best, shared = 0.0, ""
-        for block, runs in blocks.items():
-            covered = _covered(mine, runs | blocks.get(block + 1, set()))
-            found = sum(w for w, is_there in zip(weights, covered, strict=True) if is_there)
-            overlap = min(1.0, found / float(self._totals[number]))
+        for block, block_runs in blocks.items():
+            covered = _covered(runs, block_runs | blocks.get(block + 1, set()))
+            weight = sum(w for w, is_there in zip(weights, covered, strict=True) if is_there)
+            overlap = min(1.0, weight / float(self._totals[question]))
             if overlap > best:
                 figures = [c for code, c in zip(codes, covered, strict=True) if self._figure[code]]
                 overlap = min(overlap, sum(figures) / len(figures) if figures else 1.0)
@@ -238,14 +240,49 @@ class Index:
         return best, shared
 
     def _longest(self, codes: list[int], covered: list[bool]) -> str:
-        """The longest run of covered words."""
+        """Return the longest run of covered words."""
         parts = groupby(zip(codes, covered, strict=True), itemgetter(1))
         runs = ([code for code, _ in part] for is_there, part in parts if is_there)
         return " ".join(self._names[code] for code in max(runs, key=len, default=[]))
 
 
+class OverlapCheck:
+    """Base of the filters that keep evaluation questions out: the index, and notes on it.
+
+    Args:
+        config: The evaluation sets.
+        context: The run's own evaluation questions.
+        shortest: Questions of fewer words are named in a note.
+        short_note: What the note says of them.
+
+    Attributes:
+        notes: What is shown to the user of the evaluation sets.
+
+    Raises:
+        UserError: A set cannot be loaded, or two have one name.
+    """
+
+    def __init__(
+        self, config: OverlapConfig, context: Context, shortest: int, short_note: str
+    ) -> None:
+        self._index, self.notes = build_index(config.sets, context)
+        if short := self._index.shorter_than(shortest):
+            self.notes.append(
+                f"{short_note}, as they have fewer than {shortest} words: {listed(short)}"
+            )
+
+    def _figures(self, hit: Hit | None, **evidence: str) -> Figures:
+        """Return what was measured; without a hit 0, or None where the index is empty."""
+        if hit is None:
+            return Figures({"overlap": 0.0 if self._index.size else None})
+        return Figures({"overlap": hit.overlap}, {**hit.evidence, **evidence})
+
+
 def build_index(sets: Sequence[EvalSet], context: Context) -> tuple[Index, list[str]]:
-    """The index of the run's own evaluation questions and of the named sets, and notes on it.
+    """Build the index of the run's own evaluation questions and of the named sets.
+
+    Returns:
+        The index, and notes on it.
 
     Raises:
         UserError: A set cannot be loaded, or two have one name.
@@ -253,18 +290,18 @@ def build_index(sets: Sequence[EvalSet], context: Context) -> tuple[Index, list[
     items = [Item("this run", t.id, row, t.question) for row, t in enumerate(context.eval_tasks)]
     notes: list[str] = []
     counts = Counter({"this run": len(items)}) if items else Counter[str]()
-    for chosen in sets:
-        if chosen.label in counts:
-            raise UserError(f"two evaluation sets are called {chosen.label!r}: give one a name")
-        found, unread = read_set(chosen)
-        counts[chosen.label] = len(found)
-        items += found
+    for eval_set in sets:
+        if eval_set.label in counts:
+            raise UserError(f"two evaluation sets are called {eval_set.label!r}: give one a name")
+        set_items, unread = read_set(eval_set)
+        counts[eval_set.label] = len(set_items)
+        items += set_items
         notes += unread
     index = Index(items)
     if not items:
         return index, ["there is no evaluation question to compare with"]
-    said = ", ".join(f"{number:,} of {name}" for name, number in counts.items())
-    notes.insert(0, f"compared with evaluation questions: {said}")
+    sizes = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    notes.insert(0, f"compared with evaluation questions: {sizes}")
     if index.empty:
         rows = [f"{item.set} {item.id}" for item in index.empty]
         notes.append(f"not checked, as they hold no word: {listed(rows)}")
@@ -272,7 +309,7 @@ def build_index(sets: Sequence[EvalSet], context: Context) -> tuple[Index, list[
 
 
 def tokens_of(text: str) -> list[str]:
-    """The words that are compared: those of `normalise_question`, without the code of drawings.
+    """Return the words that are compared: those of `normalise_question`, drawings' code left out.
 
     A question that is nothing but a drawing keeps it.
     """
@@ -283,24 +320,27 @@ def tokens_of(text: str) -> list[str]:
     return normalise_question(prose) or normalise_question(text)
 
 
-def _covered(mine: list[int], found: set[int]) -> list[bool]:
-    """Which words of a question stand in one of the runs that were found."""
+def _covered(question_runs: list[int], text_runs: set[int]) -> list[bool]:
+    """Return which words of a question stand in a run that the text has too."""
     covered, left = [], 0
-    for run in mine:
-        left = RUN if run in found else left - 1
+    for run in question_runs:
+        left = RUN if run in text_runs else left - 1
         covered.append(left > 0)
     return covered
 
 
 def _runs(codes: Ints) -> Keys:
-    """A key for each run of RUN words (a polynomial modulo 2^64); unknown words have code 0."""
+    """Return a key for each run of RUN words: a polynomial of the codes modulo 2^64.
+
+    Words that no question has are of code 0.
+    """
     import numpy as np
 
     count = max(0, len(codes) - RUN + 1)
     keys = np.zeros(count, dtype=np.uint64)
     for step in range(RUN):
-        piece = codes[step : step + count].astype(np.uint64)
-        keys = keys * np.uint64(0x9E3779B97F4A7C15) + (piece + np.uint64(1))
+        shifted = codes[step : step + count].astype(np.uint64)
+        keys = keys * np.uint64(0x9E3779B97F4A7C15) + (shifted + np.uint64(1))
     return keys
 
 

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Deduplication: comparison of texts, index of kept records, selection of survivors."""

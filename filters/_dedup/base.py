@@ -1,4 +1,4 @@
-"""What the filters against duplicates share: what is compared, which one stays, its partner."""
+"""Base of the deduplication filters: options, record table, selection of survivors, decisions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from filters._selection import length, verifies
 from filters.base import Decision, FilterConfig
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 On = Literal["question", "trace", "question_and_trace"]
-_OWN = ("verified", "shortest", "longest", "first")
+_RANKS = ("verified", "shortest", "longest", "first")
 
 
 class DedupConfig(FilterConfig):
-    """Options that all of them have."""
+    """Options that every deduplication filter has."""
 
     keep: int = Field(1, ge=1, description="How many of a group of duplicates stay")
     best: list[str] = Field(
@@ -37,146 +37,178 @@ class DedupConfig(FilterConfig):
     )
 
 
+class SimilarityConfig(DedupConfig):
+    """Options of the filters that compare by a similarity, within a question or over all."""
+
+    on: On = "trace"
+    per_question: bool | None = Field(
+        None,
+        description="Compare only the traces of the same question; by default so with on: trace",
+    )
+
+    @model_validator(mode="after")
+    def _check_per_question(self) -> Self:
+        if self.on == "question" and self.per_question:
+            raise ValueError("on: question compares different questions: leave out per_question")
+        return self
+
+    @property
+    def within_question(self) -> bool:
+        """Whether only traces of one question are compared."""
+        return self.on == "trace" if self.per_question is None else self.per_question
+
+
 def parts(record: Record, on: On) -> list[str | None]:
-    """The texts that are compared."""
+    """Return the texts that are compared."""
     question: list[str | None] = [] if on == "trace" else [record.task.question]
     return question if on == "question" else [*question, record.reasoning, record.answer]
 
 
 def text_of(record: Record, on: On) -> str:
-    """The same as one text."""
+    """Return the texts that are compared as one text."""
     return "\n".join(part or "" for part in parts(record, on))
 
 
 class RecordTable:
-    """The records of a run in the data's order, behind those of an index, by number.
+    """The records of a run in the data's order, behind those of an index, by row number.
 
-    What is held are ids and standing: about 60 bytes a record, and 8 for each word of `best`.
+    It holds ids and sort keys: about 60 bytes a record, and 8 for each word of `best`.
+
+    Args:
+        best: What decides which record stays, the most important first.
+
+    Attributes:
+        indexed: How many of the records come from an index. These are the first.
     """
 
     def __init__(self, best: Sequence[str]) -> None:
         self._best = best
         self._ids = bytearray()
         self._ends = array("q")
-        self._standing = array("d")
+        self._sort_keys = array("d")
         self._runs: list[tuple[int, str]] = []
-        self._unmet = {by.removeprefix("-") for by in best if by not in _OWN}
-        self._met: set[str] = set()
-        self.saved = 0
+        self._missing_filters = {word.removeprefix("-") for word in best if word not in _RANKS}
+        self._seen_filters: set[str] = set()
+        self.indexed = 0
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def add_saved(self, run: str, id: str) -> None:
-        """A record that another run kept. They all come before the first of this run."""
+    def add_indexed(self, run: str, id: str) -> None:
+        """Add a record that another run kept. All of them come before the first of this run."""
         if not self._runs or self._runs[-1][1] != run:
             self._runs.append((len(self), run))
         self._add(id)
-        self._standing.extend([float("-inf")] * len(self._best))
-        self.saved += 1
+        self._sort_keys.extend([float("-inf")] * len(self._best))
+        self.indexed += 1
 
     def add(self, record: Record) -> None:
-        """The next record of this run."""
+        """Add the next record of this run."""
         self._add(record.id)
-        self._standing.extend(_standing(record, by) for by in self._best)
-        if self._unmet:
+        self._sort_keys.extend(_sort_key(record, word) for word in self._best)
+        if self._missing_filters:
             names = {verdict.filter for verdict in record.verdicts}
-            self._unmet -= names
-            self._met |= names
+            self._missing_filters -= names
+            self._seen_filters |= names
 
     def _add(self, id: str) -> None:
         self._ids += id.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._ids))
 
-    def id(self, number: int) -> str:
-        """The id of a record."""
-        start = self._ends[number - 1] if number else 0
-        return self._ids[start : self._ends[number]].decode("utf-8", "surrogatepass")
+    def id(self, row: int) -> str:
+        """Return the id of a record."""
+        start = self._ends[row - 1] if row else 0
+        return self._ids[start : self._ends[row]].decode("utf-8", "surrogatepass")
 
-    def run(self, number: int) -> str | None:
-        """The run that kept a record; None for one of this run."""
-        if number >= self.saved:
+    def run(self, row: int) -> str | None:
+        """Return the run that kept a record; None for a record of this run."""
+        if row >= self.indexed:
             return None
-        return self._runs[bisect_right(self._runs, number, key=lambda entry: entry[0]) - 1][1]
+        return self._runs[bisect_right(self._runs, row, key=lambda entry: entry[0]) - 1][1]
 
-    def in_order(self, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """The numbers, the best record first; where `best` does not decide the data's order does.
+    def ranked(self, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Return row numbers, the best record first; ties stand in the data's order.
 
         Args:
-            among: Which to give; all by default.
+            among: Which rows to return; all by default.
 
         Raises:
             UserError: No record has a verdict of a filter that `best` names.
         """
         import numpy as np
 
-        if self._unmet and len(self) > self.saved:
-            name = min(self._unmet)
-            hint = nearest(name, {*self._met, *_OWN})
+        if self._missing_filters and len(self) > self.indexed:
+            name = min(self._missing_filters)
+            hint = nearest(name, {*self._seen_filters, *_RANKS})
             raise UserError(f"best: no filter before this one is called {name!r}{hint}")
 
-        table = np.frombuffer(self._standing, np.float64).reshape(len(self), len(self._best))
-        numbers = np.arange(len(self)) if among is None else np.flatnonzero(among)
+        table = np.frombuffer(self._sort_keys, np.float64).reshape(len(self), len(self._best))
+        rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
         if self._best:
-            numbers = numbers[np.lexsort(table[numbers].T[::-1])]
-        return numbers
+            rows = rows[np.lexsort(table[rows].T[::-1])]
+        return rows
 
 
-def _standing(record: Record, by: str) -> float:
-    """What one word of `best` says of a record: less is better."""
-    if by == "first":
+def _sort_key(record: Record, word: str) -> float:
+    """Return a record's sort key by one word of `best`; the lowest is the best."""
+    if word == "first":
         return 0.0
-    if by == "verified":
-        said = [verdict.keep for verdict in record.verdicts if verifies(verdict.filter)]
-        return 2.0 if False in said else 0.0 if True in said else 1.0
-    if by in ("shortest", "longest"):
-        return float(length(record) if by == "shortest" else -length(record))
-    name = by.removeprefix("-")
+    if word == "verified":
+        keeps = [verdict.keep for verdict in record.verdicts if verifies(verdict.filter)]
+        return 2.0 if False in keeps else 0.0 if True in keeps else 1.0
+    if word in ("shortest", "longest"):
+        return float(length(record) if word == "shortest" else -length(record))
+    name = word.removeprefix("-")
     score = next((v.score for v in record.verdicts if v.filter == name), None)
     # Not a number would make an order that depends on chance.
     if score is None or score != score:
         return float("inf")
-    return score if by.startswith("-") else -score
+    return score if word.startswith("-") else -score
 
 
 class DedupResult(NamedTuple):
-    """What became of each record, by number.
+    """What became of each record, by row number.
 
     Attributes:
-        dropped: Whether it is a duplicate of what stays.
-        partner: The nearest record that it was compared with; -1 where there was none.
-        similarity: With that one.
-        stays: The record that stands for it where chains fall as a whole; else -1.
+        dropped: Whether the record is a duplicate of one that stays.
+        partner: Row of the nearest record that it was compared with; -1 where there was none.
+        similarity: The similarity with the partner.
+        representative: Row of the record that stays for its group, where chains fall as a whole;
+            else -1.
     """
 
     dropped: NDArray[np.bool_]
     partner: NDArray[np.int64]
     similarity: NDArray[np.float64]
-    stays: NDArray[np.int64]
+    representative: NDArray[np.int64]
+
+    def kept_rows(self, table: RecordTable) -> list[int]:
+        """Return the rows of this run that stay."""
+        return [row for row in range(table.indexed, len(table)) if not self.dropped[row]]
 
 
 Neighbours = Callable[[int], Iterable[tuple[int, float]]]
 
 
-def choose(
+def select_survivors(
     order: Sequence[int] | NDArray[np.int64],
-    roll: RecordTable,
+    table: RecordTable,
     neighbours: Neighbours,
     admit: Callable[[int], None],
     threshold: float,
     keep: int = 1,
     chains: bool = False,
 ) -> DedupResult:
-    """Goes through the records, the best first, and drops what is near to `keep` that stay.
+    """Go through the records, the best first, and drop what is near to `keep` that stay.
 
     So nothing is dropped without a partner that stays and is as near as the threshold, and a row
     of small changes does not fall as a whole. With `chains` it does: whatever is linked by near
     pairs is one group, and its best `keep` stay.
 
     Args:
-        order: Numbers, best first; what an index brought comes first and is never dropped.
-        roll: The records.
-        neighbours: Candidates among the admitted with their similarity, best first.
+        order: Row numbers, best first; what an index brought comes first and is never dropped.
+        table: The records.
+        neighbours: Returns candidates among the admitted with their similarity, best first.
         admit: Makes a record a candidate for later ones.
         threshold: Similarity from which two are the same.
         keep: How many of a group stay.
@@ -184,74 +216,74 @@ def choose(
     """
     import numpy as np
 
-    count = len(roll)
-    choice = DedupResult(
+    count = len(table)
+    result = DedupResult(
         np.zeros(count, bool),
         np.full(count, -1, np.int64),
         np.zeros(count),
         np.full(count if chains else 0, -1, np.int64),
     )
-    dropped, partner, similarity, stays = choice
-    group: dict[int, int] = {}
+    dropped, partner, best_similarity, representative = result
+    parent: dict[int, int] = {}
 
-    def root(number: int) -> int:
-        while (above := group.get(number, number)) != number:
-            group[number] = group.get(above, above)
-            number = above
-        return number
+    def root(row: int) -> int:
+        while (above := parent.get(row, row)) != row:
+            parent[row] = parent.get(above, above)
+            row = above
+        return row
 
-    def note(one: int, other: int, found: float) -> None:
-        if partner[one] < 0 or found > similarity[one]:
-            partner[one], similarity[one] = other, found
+    def note(row: int, neighbour: int, similarity: float) -> None:
+        if partner[row] < 0 or similarity > best_similarity[row]:
+            partner[row], best_similarity[row] = neighbour, similarity
 
-    for number in map(int, order):
+    for row in map(int, order):
         near = 0
-        for other, found in neighbours(number):
-            note(number, other, found)
-            if found >= threshold:
+        for neighbour, similarity in neighbours(row):
+            note(row, neighbour, similarity)
+            if similarity >= threshold:
                 near += 1
                 if chains:
-                    note(other, number, found)
-                    group[root(number)] = root(other)
-        dropped[number] = near >= keep and number >= roll.saved and not chains
-        if not dropped[number]:
-            admit(number)
+                    note(neighbour, row, similarity)
+                    parent[root(row)] = root(neighbour)
+        dropped[row] = near >= keep and row >= table.indexed and not chains
+        if not dropped[row]:
+            admit(row)
     if chains:
-        kept: dict[int, list[int]] = {}
-        for number in map(int, order):
-            mine = kept.setdefault(root(number), [])
-            if len(mine) < keep or number < roll.saved:
-                mine.append(number)
+        groups: dict[int, list[int]] = {}
+        for row in map(int, order):
+            kept = groups.setdefault(root(row), [])
+            if len(kept) < keep or row < table.indexed:
+                kept.append(row)
             else:
-                dropped[number], stays[number] = True, mine[0]
-    return choice
+                dropped[row], representative[row] = True, kept[0]
+    return result
 
 
 def decisions(
-    roll: RecordTable, choice: DedupResult, kind: str, measure: str, threshold: float
+    table: RecordTable, result: DedupResult, kind: str, measure: str, threshold: float
 ) -> Iterator[Decision]:
-    """The decision on each record of this run, in the data's order.
+    """Yield the decision on each record of this run, in the data's order.
 
     Args:
-        roll: The records.
-        choice: What became of them.
+        table: The records.
+        result: What became of them.
         kind: The kind of the reason, as `near duplicate`.
         measure: What the similarity is called in the evidence, as `jaccard`.
         threshold: Similarity from which two are the same.
     """
-    for number in range(roll.saved, len(roll)):
-        other = int(choice.partner[number])
-        found = float(choice.similarity[number])
-        if other < 0:
+    for row in range(table.indexed, len(table)):
+        partner = int(result.partner[row])
+        similarity = float(result.similarity[row])
+        if partner < 0:
             yield Decision(True, "", 0.0, threshold)
             continue
-        evidence: dict[str, Any] = {"partner": roll.id(other), measure: round(found, 4)}
-        if (run := roll.run(other)) is not None:
+        evidence: dict[str, Any] = {"partner": table.id(partner), measure: round(similarity, 4)}
+        if (run := table.run(partner)) is not None:
             evidence["run"] = run
-        if not choice.dropped[number]:
-            yield Decision(True, "", found, threshold, evidence)
+        if not result.dropped[row]:
+            yield Decision(True, "", similarity, threshold, evidence)
             continue
-        if len(choice.stays):
-            evidence["stays"] = roll.id(int(choice.stays[number]))
-        reason = f"{kind}: of {roll.id(other)} ({measure} {found:.3f})"
-        yield Decision(False, reason, found, threshold, evidence)
+        if len(result.representative):
+            evidence["stays"] = table.id(int(result.representative[row]))
+        reason = f"{kind}: of {table.id(partner)} ({measure} {similarity:.3f})"
+        yield Decision(False, reason, similarity, threshold, evidence)

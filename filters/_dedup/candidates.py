@@ -1,4 +1,4 @@
-"""From hashes of bands to the few records that each record is compared with."""
+"""Candidate pairs by locality-sensitive hashing: from band hashes to the records compared."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 # Bounds for data that is all alike: who is compared is bounded by the number of records times
 # these. A pair at the threshold shares five bands, so the nearest are not among those left out.
-_IN_A_BUCKET, _COMPARED = 1000, 64
-_IN_MEMORY = 64 * 1024 * 1024
+_MAX_IN_BUCKET, _MAX_COMPARED = 1000, 64
+_MAX_IN_MEMORY = 64 * 1024 * 1024
 
 
 def to_buckets(keys: U32) -> NDArray[np.bool_]:
-    """Turns hashes into numbers of buckets, in place.
+    """Turn hashes into numbers of buckets, in place.
 
     Args:
-        keys: A row a record and a column a band. Afterwards each entry is the number of the
-            bucket that the record shares with others in this band, or 0 where it is alone.
+        keys: Of shape (records, bands). Afterwards each entry is the number of the bucket that the
+            record shares with others in this band, or 0 where it is alone.
 
     Returns:
-        Which records share any.
+        Which records share any, of shape (records,).
     """
     import numpy as np
 
@@ -45,75 +45,79 @@ def to_buckets(keys: U32) -> NDArray[np.bool_]:
         hashes = (packed >> np.uint64(32)).astype(np.uint32)
         same = np.zeros(count + 1, bool)  # as the one before
         np.equal(hashes[1:], hashes[:-1], out=same[1:-1])
-        mates = same[1:] | same[:-1]
-        numbers = packed.astype(np.uint32)[mates]
-        opens = ~same[:-1][mates]
+        paired = same[1:] | same[:-1]
+        rows = packed.astype(np.uint32)[paired]
+        opens = ~same[:-1][paired]
         keys[:, band] = 0
-        keys[numbers, band] = buckets + np.cumsum(opens)
+        keys[rows, band] = buckets + np.cumsum(opens)
         buckets += int(np.count_nonzero(opens))
-        shared[numbers] = True
+        shared[rows] = True
     return shared
 
 
 class LshBuckets:
-    """Who was admitted to which bucket."""
+    """The records that were admitted to each bucket.
+
+    Args:
+        keys: Numbers of buckets from `to_buckets`, of shape (records, bands).
+    """
 
     def __init__(self, keys: U32) -> None:
         self._keys = keys
-        # Most buckets have one member admitted (its number plus 1): four bytes and no list.
+        # Most buckets have one member admitted (its row plus 1): four bytes and no list.
         self._first = array("I", bytes(4 * (1 + int(keys.max(initial=0)))))
         self._more: dict[int, list[int]] = {}
-        self._place = array("I", bytes(4 * len(keys)))
+        self._rank = array("I", bytes(4 * len(keys)))
         self._admitted = 0
-        self._most = _COMPARED if keys.shape[1] > 1 else _IN_A_BUCKET
+        self._max_candidates = _MAX_COMPARED if keys.shape[1] > 1 else _MAX_IN_BUCKET
 
-    def admit(self, number: int) -> None:
-        """Makes a record a candidate of those after it."""
-        self._place[number] = self._admitted
+    def admit(self, row: int) -> None:
+        """Make a record a candidate of those after it."""
+        self._rank[row] = self._admitted
         self._admitted += 1
-        for bucket in self._of(number):
+        for bucket in self._buckets(row):
             if not self._first[bucket]:
-                self._first[bucket] = number + 1
-            elif len(members := self._more.setdefault(bucket, [])) < _IN_A_BUCKET:
-                members.append(number)
+                self._first[bucket] = row + 1
+            elif len(members := self._more.setdefault(bucket, [])) < _MAX_IN_BUCKET:
+                members.append(row)
 
-    def candidates(self, number: int) -> list[int]:
-        """The admitted that share most buckets with a record, then those admitted first."""
+    def candidates(self, row: int) -> list[int]:
+        """Return the admitted that share most buckets with a record, then those admitted first."""
         shared: Counter[int] = Counter()
-        for bucket in self._of(number):
+        for bucket in self._buckets(row):
             if first := self._first[bucket]:
                 shared[first - 1] += 1
                 shared.update(self._more.get(bucket, ()))
-        found = sorted(shared, key=lambda other: (-shared[other], self._place[other]))
-        return found[: self._most]
+        candidates = sorted(shared, key=lambda member: (-shared[member], self._rank[member]))
+        return candidates[: self._max_candidates]
 
-    def _of(self, number: int) -> list[int]:
-        row = self._keys[number]
-        buckets: list[int] = row[row > 0].tolist()
+    def _buckets(self, row: int) -> list[int]:
+        keys = self._keys[row]
+        buckets: list[int] = keys[keys > 0].tolist()
         return buckets
 
 
 class SpillFile:
-    """Sets of numbers by record, in a temporary file where they are many."""
+    """Word runs by record, in memory while they are few and else in a temporary file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-        self._numbers = array("L")
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MAX_IN_MEMORY)  # noqa: SIM115
+        self._rows = array("L")
         self._ends = array("Q", [0])
         self.read = lru_cache(maxsize=2048)(self._read)
 
-    def write(self, number: int, values: U32) -> None:
-        """Adds the set of a record; numbers come in their order."""
+    def write(self, row: int, values: U32) -> None:
+        """Add the set of a record; rows come in ascending order."""
         raw = values.tobytes()
-        self._numbers.append(number)
+        self._rows.append(row)
         self._ends.append(self._ends[-1] + len(raw))
         self._file.write(raw)
 
-    def _read(self, number: int) -> U32:
+    def _read(self, row: int) -> U32:
         import numpy as np
 
-        place = bisect_left(self._numbers, number)
-        start, end = self._ends[place : place + 2]
+        index = bisect_left(self._rows, row)
+        start, end = self._ends[index : index + 2]
         self._file.seek(start)
         return np.frombuffer(self._file.read(end - start), np.uint32)
 

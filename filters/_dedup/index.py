@@ -1,12 +1,13 @@
-"""What runs kept, on disk: a folder with one Parquet file a run, so that a rerun replaces its own.
+"""The index that runs share: a folder with one Parquet file of kept records for each run.
 
-A file is written beside its place, brought to the disk and renamed: a kill leaves the old one or
-the new one. Runs that write at once do not meet.
+A rerun replaces its own file. A file is written beside its place, brought to the disk and renamed:
+a kill leaves the old one or the new one. Runs that write at once do not meet.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -16,8 +17,8 @@ from typing import Any, NamedTuple
 from synth.core.errors import UserError
 from synth.core.record import canonical_json
 
-_ROWS = 1000
-_KEY = b"synth-distill"
+_BATCH_ROWS = 1000
+_METADATA_KEY = b"synth-distill"
 
 
 class Entry(NamedTuple):
@@ -26,7 +27,7 @@ class Entry(NamedTuple):
     Attributes:
         id: Its id in that run.
         question: The id of its question.
-        data: What it is compared by.
+        data: The bytes that it is compared by: a hash, word runs or a vector.
     """
 
     id: str
@@ -34,11 +35,13 @@ class Entry(NamedTuple):
     data: bytes
 
 
-def save(folder: Path, run: str, kind: Mapping[str, Any], entries: Iterable[Entry]) -> None:
-    """Writes what a run kept, in the place of what it kept before.
+def write_entries(
+    folder: Path | None, run: str, kind: Mapping[str, Any], entries: Iterable[Entry]
+) -> None:
+    """Write what a run kept, in the place of what it kept before.
 
     Args:
-        folder: The index.
+        folder: The index; nothing is written where it is None.
         run: Name of the run.
         kind: What its data is made of; all runs of one index have the same.
         entries: The records.
@@ -46,12 +49,15 @@ def save(folder: Path, run: str, kind: Mapping[str, Any], entries: Iterable[Entr
     Raises:
         UserError: The folder cannot be written.
     """
+    if folder is None:
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    metadata = canonical_json({"run": run, "kind": kind}).encode("utf-8", "replace")
     schema = pa.schema(
         {"id": pa.string(), "question": pa.string(), "data": pa.binary()},
-        metadata={_KEY: canonical_json({"run": run, "kind": kind}).encode("utf-8", "replace")},
+        metadata={_METADATA_KEY: metadata},
     )
     path = _path(folder, run)
     partial = path.with_suffix(".partial")
@@ -60,29 +66,32 @@ def save(folder: Path, run: str, kind: Mapping[str, Any], entries: Iterable[Entr
         with partial.open("wb") as file:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 rest = iter(entries)
-                while rows := [
-                    {
-                        "id": _sound(entry.id),
-                        "question": _sound(entry.question),
-                        "data": entry.data,
-                    }
-                    for entry in islice(rest, _ROWS)
-                ]:
+                while batch := list(islice(rest, _BATCH_ROWS)):
+                    rows = [
+                        {"id": _utf8(e.id), "question": _utf8(e.question), "data": e.data}
+                        for e in batch
+                    ]
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _settle(folder)
+        _sync_folder(folder)
     except OSError as error:
         raise UserError(f"index {folder}: cannot be written ({error})") from error
 
 
-def saved(folder: Path, run: str, kind: Mapping[str, Any]) -> Iterator[tuple[str, Entry]]:
-    """What the other runs kept, with the run's name; nothing where the folder is not there yet.
+def read_entries(
+    folder: Path | None, run: str, kind: Mapping[str, Any]
+) -> Iterator[tuple[str, Entry]]:
+    """Yield what the other runs kept, with the run's name.
+
+    Nothing comes where `folder` is None or not there yet.
 
     Raises:
         UserError: A file of it is not sound, or holds data of another kind.
     """
+    if folder is None:
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,25 +100,18 @@ def saved(folder: Path, run: str, kind: Mapping[str, Any]) -> Iterator[tuple[str
             continue
         try:
             with pq.ParquetFile(path) as file:
-                about = _about(file.schema_arrow.metadata)
+                about = json.loads((file.schema_arrow.metadata or {})[_METADATA_KEY])
                 if about["kind"] != kind:
                     raise UserError(
                         f"index {folder}: the run {about['run']!r} filled it with"
                         f" {canonical_json(about['kind'])}, and here it would be"
                         f" {canonical_json(kind)}: name another folder"
                     )
-                for batch in file.iter_batches(_ROWS):
+                for batch in file.iter_batches(_BATCH_ROWS):
                     for row in batch.to_pylist():
                         yield about["run"], Entry(row["id"], row["question"], row["data"])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a sound file of an index ({error})") from error
-
-
-def _about(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    import json
-
-    about: dict[str, Any] = json.loads((metadata or {})[_KEY])
-    return about
 
 
 def _path(folder: Path, run: str) -> Path:
@@ -117,15 +119,15 @@ def _path(folder: Path, run: str) -> Path:
     return folder / f"{name}.parquet"
 
 
-def _sound(text: str) -> str:
-    """Parquet holds no lone surrogates."""
+def _utf8(text: str) -> str:
+    """Return the text without lone surrogates, which Parquet does not hold."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _settle(folder: Path) -> None:
-    """Brings the new name to the disk as well."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to the disk as well."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

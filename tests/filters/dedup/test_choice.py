@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from filters._dedup.base import RecordTable, choose
+from filters._dedup.base import RecordTable, select_survivors
 from synth.core.errors import UserError
 from synth.core.record import Verdict
 
@@ -91,7 +91,7 @@ def test_nothing_goes_without_a_partner_that_stays_and_two_that_stay_are_not_nea
         def neighbours(number, near=near, admitted=admitted):
             return [(b, 0.9) for b in admitted if (number, b) in near or (b, number) in near]
 
-        choice = choose(range(12), roll, neighbours, admitted.append, 0.8)
+        choice = select_survivors(range(12), roll, neighbours, admitted.append, 0.8)
         kept = {n for n in range(12) if not choice.dropped[n]}
         assert not any(a in kept and b in kept for a, b in near)
         assert all(int(choice.partner[n]) in kept for n in range(12) if n not in kept)

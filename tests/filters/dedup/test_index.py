@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from filters._dedup.index import Entry, save, saved
+from filters._dedup.index import Entry, read_entries, write_entries
 from filters.base import Context
 from synth.core import plugins
 from synth.core.errors import UserError
@@ -59,32 +59,32 @@ def test_an_index_of_other_words_is_refused(record, tmp_path):
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"a\.parquet"):
-        list(saved(tmp_path, "run", KIND))
+        list(read_entries(tmp_path, "run", KIND))
 
 
 def test_any_text_is_an_id(tmp_path):
-    save(tmp_path, "../\ud800", KIND, [Entry("a\ud800/..\0", "", b"\0\1")])
-    ((_, entry),) = saved(tmp_path, "other", KIND)
+    write_entries(tmp_path, "../\ud800", KIND, [Entry("a\ud800/..\0", "", b"\0\1")])
+    ((_, entry),) = read_entries(tmp_path, "other", KIND)
     assert (entry.id, entry.data) == ("a?/..\0", b"\0\1")
     assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
-    assert list(saved(tmp_path, "../\ud800", KIND)) == []
+    assert list(read_entries(tmp_path, "../\ud800", KIND)) == []
 
 
 def test_a_folder_that_cannot_be_written_is_the_users(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        save(tmp_path / "file", "run", KIND, [])
+        write_entries(tmp_path / "file", "run", KIND, [])
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from filters._dedup.index import Entry, save
+from filters._dedup.index import Entry, write_entries
 number = 0
 while True:
     number += 1
     rows = (Entry(str(n), "", b"%d" % number) for n in range(3000))
-    save(Path(sys.argv[1]), "run", {"filter": "x"}, rows)
+    write_entries(Path(sys.argv[1]), "run", {"filter": "x"}, rows)
     print(number, flush=True)
 """
 
@@ -101,6 +101,6 @@ def test_a_kill_leaves_a_whole_index(tmp_path):
         os.kill(writer.pid, signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
-        entries = [entry for _, entry in saved(tmp_path, "other", KIND)]
+        entries = [entry for _, entry in read_entries(tmp_path, "other", KIND)]
         assert [entry.id for entry in entries] == [str(n) for n in range(3000)]
         assert len({entry.data for entry in entries}) == 1
