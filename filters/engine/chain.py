@@ -1,4 +1,4 @@
-"""The filters of a config: what each is, what it says of a record, and all of them on one."""
+"""Chain of the question and trace filters of a config, which judges one record at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from filters.base import Check, Context
-from filters.engine.filter import Filter, FilterSpec, load_filters
+from filters.engine.filter import Filter, FilterSpec, close_check, load_filters
 from synth.core.record import Record, Task, Verdict
 
 _AHEAD_PER_THREAD = 8
@@ -33,16 +33,15 @@ class Chain:
     """
 
     def __init__(self, filters: Sequence[Filter], context: Context) -> None:
-        alone = [one for one in filters if one.level != "set"]
         self.checks: list[tuple[Filter, Check]] = [
-            (one, one.module.build(one.config, context)) for one in alone
+            (loaded, loaded.build(context)) for loaded in filters if loaded.level != "set"
         ]
 
     @property
     def notes(self) -> dict[str, list[str]]:
         """What filters have to say of themselves, such as what they could not check."""
-        notes = ((one.name, getattr(check, "notes", [])) for one, check in self.checks)
-        return {name: list(said) for name, said in notes if said}
+        notes = ((loaded.name, getattr(check, "notes", [])) for loaded, check in self.checks)
+        return {name: list(lines) for name, lines in notes if lines}
 
     def check_question(self, task: Task) -> list[Verdict]:
         """The verdicts of the question filters on a question that nobody has answered yet."""
@@ -79,21 +78,20 @@ class Chain:
 
     def _verdicts(self, level: str, record: Record) -> list[Verdict]:
         verdicts: list[Verdict] = []
-        for one, check in self.checks:
-            if one.level != level:
+        for loaded, check in self.checks:
+            if loaded.level != level:
                 continue
-            if one.needs("teacher") and any(verdict.drops for verdict in verdicts):
+            if loaded.needs("teacher") and any(verdict.drops for verdict in verdicts):
                 continue
             start = time.perf_counter()
-            outcome = one.judge(check, record)
-            verdicts.append(one.verdict(outcome, time.perf_counter() - start))
+            outcome = loaded.judge(check, record)
+            verdicts.append(loaded.verdict(outcome, time.perf_counter() - start))
         return verdicts
 
     def close(self) -> None:
         """Ends what the filters hold, such as worker processes."""
         for _, check in self.checks:
-            if close := getattr(check, "close", None):
-                close()
+            close_check(check)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""A data set of records in pieces: what one process judges at a time."""
+"""Chunks of a data set of records: what one process judges at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = 200
 
 
 class Chunk(NamedTuple):
-    """Some rows of a row group of a shard; `number` counts the pieces of a data set."""
+    """Some rows of a row group of a shard; `number` counts the chunks of a data set."""
 
     number: int
     shard: str
@@ -23,8 +23,8 @@ class Chunk(NamedTuple):
     stop: int
 
 
-def pieces_of(folder: Path, split: str) -> list[Chunk]:
-    """The pieces of a split, in the data's order.
+def chunks_of(folder: Path, split: str) -> list[Chunk]:
+    """The chunks of a split, in the data's order.
 
     Raises:
         UserError: A shard is missing or is no sound Parquet file.
@@ -35,7 +35,7 @@ def pieces_of(folder: Path, split: str) -> list[Chunk]:
     shards = sorted((folder / "data").glob(f"{split}-*-of-*.parquet"))
     if not shards:
         raise UserError(f"{folder}: no shards of the split {split!r}")
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
     for shard in shards:
         try:
             meta = pq.read_metadata(shard)
@@ -44,15 +44,16 @@ def pieces_of(folder: Path, split: str) -> list[Chunk]:
         for group in range(meta.num_row_groups):
             rows = meta.row_group(group).num_rows
             for start in range(0, rows, ROWS):
-                found.append(Chunk(len(found), str(shard), group, start, min(rows, start + ROWS)))
-    return found
+                stop = min(rows, start + ROWS)
+                chunks.append(Chunk(len(chunks), str(shard), group, start, stop))
+    return chunks
 
 
-def read_piece(piece: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
-    """The records of a piece.
+def read_chunk(chunk: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
+    """The records of a chunk.
 
     Args:
-        piece: Where they lie.
+        chunk: Where they lie.
         rows: Which of them, counted from its first; all by default.
 
     Raises:
@@ -61,17 +62,17 @@ def read_piece(piece: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
     import pyarrow as pa
 
     try:
-        table = _group(piece.shard, piece.group).slice(piece.start, piece.stop - piece.start)
+        table = _group(chunk.shard, chunk.group).slice(chunk.start, chunk.stop - chunk.start)
         if rows is not None and len(rows) < len(table):
             table = table.take(pa.array(rows, pa.int64()))
         return [from_row(row) for row in table.to_pylist()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{piece.shard}: not a sound shard of records ({error})") from error
+        raise UserError(f"{chunk.shard}: not a sound shard of records ({error})") from error
 
 
 @functools.lru_cache(maxsize=1)
 def _group(shard: str, group: int) -> Any:
-    """A row group: pieces of the same one follow each other."""
+    """A row group: chunks of the same one follow each other."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(shard) as file:

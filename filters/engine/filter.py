@@ -7,14 +7,24 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from filters.base import Check, Decision, Figures, FilterConfig, Level, Need, bounds, decide
+from filters.base import (
+    Check,
+    Context,
+    Decision,
+    Figures,
+    FilterConfig,
+    Level,
+    Need,
+    bounds,
+    decide,
+)
 from synth.core import plugins
 from synth.core.errors import DistillError, UserError
 from synth.core.record import Record, Verdict, canonical_json, digest
@@ -45,11 +55,26 @@ class FilterSpec:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of a config with its checked options; `name` is what verdicts call it."""
+    """A filter of a config, loaded. It is pickled as its spec, and loaded anew.
+
+    Attributes:
+        name: What verdicts call it.
+        spec: How the config names it.
+        module: Its module.
+        config: Its checked options.
+    """
 
     name: str
+    spec: FilterSpec
     module: ModuleType
     config: FilterConfig
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reload, (self.name, self.spec)
+
+    def build(self, context: Context) -> Any:
+        """Returns its `Check`, or `SetCheck`, ready to judge."""
+        return self.module.build(self.config, context)
 
     @property
     def level(self) -> str:
@@ -73,14 +98,15 @@ class Filter:
         """The filters within it, where it is made of others."""
         return load_filters([FilterSpec(*entry) for entry in self.config.sub_filters()])
 
-    def fingerprint(self, **around: Any) -> str:
+    def fingerprint(self, **dependencies: Any) -> str:
         """Names its judgement of a record: equal fingerprints judge alike.
 
         What only follows from a judgement (`action`, the bounds of figures) is left out, so it can
         be changed without judging again.
 
         Args:
-            around: What else the judgement depends on, as JSON values.
+            dependencies: What else the judgement depends on, as JSON values. The keywords are
+                part of the fingerprint.
         """
         options = self.config.model_dump(mode="json")
         for name in _APPLIED_ON_READ | bounds(self.config.measures):
@@ -89,7 +115,7 @@ class Filter:
         if "." in self.module.__name__.removeprefix("filters."):  # the user's own: it may change
             code = hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
         parts = [part.fingerprint() for part in self.parts]
-        return digest([self.module.__name__, code, options, parts, around])
+        return digest([self.module.__name__, code, options, parts, dependencies])
 
     def judge(self, check: Check, record: Record) -> Outcome:
         """What the filter says of a record; one that raises costs this record and not the run."""
@@ -130,7 +156,7 @@ class Filter:
 
 
 def checked(outcome: Any) -> Outcome:
-    """An outcome in the types that the ledger holds.
+    """An outcome in the types that the store of outcomes holds.
 
     Raises:
         TypeError: It is no outcome.
@@ -202,6 +228,17 @@ def config_class(name: str, module: ModuleType) -> type[FilterConfig]:
     return type("Config", (config,), flags) if flags else config
 
 
+def _reload(name: str, spec: FilterSpec) -> Filter:
+    (loaded,) = load_filters([spec])
+    return replace(loaded, name=name)
+
+
+def close_check(check: Any) -> None:
+    """Ends what a check holds, where it holds something."""
+    if close := getattr(check, "close", None):
+        close()
+
+
 def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
     """These filters without those that are off. One named again is called `NAME.2`, and so on.
 
@@ -221,7 +258,7 @@ def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
             raise UserError(f"filter {spec.name!r}: {wrong}") from error
         met[spec.name] += 1
         name = spec.name if met[spec.name] == 1 else f"{spec.name}.{met[spec.name]}"
-        loaded_filter = Filter(name, module, config)
+        loaded_filter = Filter(name, spec, module, config)
         if loaded_filter.level not in _LEVELS:
             raise UserError(
                 f"filter {spec.name!r}: filter_level (LEVEL) is {loaded_filter.level!r}, none of "

@@ -1,8 +1,8 @@
-"""The ledger: what each filter found in each record, kept so that nothing is judged twice.
+"""Store of outcomes: what each filter found in each record, so that nothing is judged twice.
 
 It holds outcomes, not verdicts: bounds and actions are applied when it is read, so they can be
-moved without judging again. A row of the table is one filter on one piece of a data set (up to
-some hundred records), written in one transaction.
+moved without judging again. A row of the table is one filter on one chunk of a data set (up to
+200 records; the column is called `piece`), written in one transaction.
 """
 
 from __future__ import annotations
@@ -54,36 +54,36 @@ class OutcomeStore:
                 "run again"
             ) from error
 
-    def pieces(self, filter: str, data: str) -> set[int]:
-        """The pieces of a data set that a filter has judged."""
+    def chunks(self, filter: str, data: str) -> set[int]:
+        """The chunks of a data set that a filter has judged."""
         sql = "SELECT piece FROM outcomes WHERE filter = ? AND data = ?"
-        return {piece for (piece,) in self._db.execute(sql, (filter, data))}
+        return {chunk for (chunk,) in self._db.execute(sql, (filter, data))}
 
-    def write(self, data: str, piece: int, outcomes: dict[str, tuple[bytes, float]]) -> None:
-        """Adds what some filters found in a piece: packed outcomes, and the seconds they took."""
+    def write(self, data: str, chunk: int, outcomes: dict[str, tuple[bytes, float]]) -> None:
+        """Adds what some filters found in a chunk: packed outcomes, and the seconds they took."""
         self._db.execute("BEGIN")
         self._db.executemany(
             "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)",
-            [(name, data, piece, packed, seconds) for name, (packed, seconds) in outcomes.items()],
+            [(name, data, chunk, packed, seconds) for name, (packed, seconds) in outcomes.items()],
         )
         self._db.execute("COMMIT")
 
-    def read(self, filter: str, data: str, piece: int) -> tuple[list[Outcome | None], float] | None:
-        """What a filter found in a piece, and the seconds it took; None where it did not judge."""
+    def read(self, filter: str, data: str, chunk: int) -> tuple[list[Outcome | None], float] | None:
+        """What a filter found in a chunk, and the seconds it took; None where it did not judge."""
         sql = "SELECT rows, seconds FROM outcomes WHERE filter = ? AND data = ? AND piece = ?"
-        found = self._db.execute(sql, (filter, data, piece)).fetchone()
-        return (unpack(found[0]), found[1]) if found else None
+        row = self._db.execute(sql, (filter, data, chunk)).fetchone()
+        return (unpack(row[0]), row[1]) if row else None
 
-    def note(self, filter: str, data: str, said: Sequence[str]) -> None:
+    def note(self, filter: str, data: str, lines: Sequence[str]) -> None:
         """Keeps what a filter says of itself."""
         sql = "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)"
-        self._db.execute(sql, (filter, data, json.dumps(list(said))))
+        self._db.execute(sql, (filter, data, json.dumps(list(lines))))
 
     def notes(self, filter: str, data: str) -> list[str]:
         """What a filter said of itself."""
         sql = "SELECT said FROM notes WHERE filter = ? AND data = ?"
-        found = self._db.execute(sql, (filter, data)).fetchone()
-        return list(json.loads(found[0])) if found else []
+        row = self._db.execute(sql, (filter, data)).fetchone()
+        return list(json.loads(row[0])) if row else []
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,7 @@ class OutcomeStore:
 
 
 def pack(outcomes: Sequence[Outcome | None]) -> bytes:
-    """Outcomes as the ledger holds them; None where a record was not judged."""
+    """Outcomes as the store holds them; None where a record was not judged."""
     rows: list[Any] = []
     for outcome in outcomes:
         if isinstance(outcome, Figures):

@@ -1,4 +1,4 @@
-"""Processes that judge pieces of a data set with the filters that need nothing but the record.
+"""Pool of processes: they judge chunks with the filters that need nothing but the record.
 
 A process that dies, or sits over one record for too long and is killed for it, costs that record
 under that filter and nothing else.
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from filters.base import Context
 from filters.engine.chain import Chain
-from filters.engine.chunks import Chunk, read_piece
-from filters.engine.filter import Filter, FilterSpec, Outcome, failed, load_filters
+from filters.engine.chunks import Chunk, read_chunk
+from filters.engine.filter import Filter, Outcome, failed
 from filters.engine.outcome_store import pack
 from synth.core.errors import DistillError
 
@@ -32,7 +32,7 @@ _STARTS = 3  # a process that dies before it judged anything is started so often
 
 
 class Judged(NamedTuple):
-    """What came of a piece: for each filter its packed outcomes and seconds, and its notes."""
+    """What came of a chunk: for each filter its packed outcomes and seconds, and its notes."""
 
     job: Job
     outcomes: dict[str, tuple[bytes, float]]
@@ -41,15 +41,15 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece to be judged.
+    """A chunk to be judged.
 
     Attributes:
-        piece: Which records.
+        chunk: Which records.
         names: The filters that judge it.
         failed: Rows of it that cost a process its life, under which filter, and how.
     """
 
-    piece: Chunk
+    chunk: Chunk
     names: frozenset[str]
     failed: dict[tuple[int, str], str] = field(default_factory=dict)
 
@@ -58,22 +58,22 @@ class Job:
 class _Worker:
     process: Any
     pipe: Connection
-    place: Any  # the row and the filter that it is at, in shared memory
+    position: Any  # the row and the filter that it is at, in shared memory
     job: Job | None = None
     ready: bool = False
 
 
-def judge_pieces(
+def judge_chunks(
     jobs: Iterable[Job],
-    specs: list[FilterSpec],
+    filters: list[Filter],
     make_context: Callable[[], Context],
     workers: int,
 ) -> Iterator[Judged]:
-    """Judges pieces in several processes; yields them as they are done, in any order.
+    """Judges chunks in several processes; yields them as they are done, in any order.
 
     Args:
         jobs: Taken one by one as processes fall free.
-        specs: All filters of the config, by whose names the jobs go.
+        filters: Those by whose names the jobs go. They are loaded anew in each process.
         make_context: Makes what filters are handed, in each process; it is pickled.
         workers: How many processes.
 
@@ -88,13 +88,13 @@ def judge_pieces(
     try:
         while True:
             while len(team) < workers and (job := _next(again, waiting)):
-                team.append(_start(specs, make_context, job))
+                team.append(_start(filters, make_context, job))
             if not team:
                 return
             for pipe in wait([worker.pipe for worker in team]):
-                worker = next(one for one in team if one.pipe is pipe)
+                worker = next(worker for worker in team if worker.pipe is pipe)
                 try:
-                    said = worker.pipe.recv()
+                    reply = worker.pipe.recv()
                 except (EOFError, OSError):
                     team.remove(worker)
                     worker.process.join()
@@ -103,15 +103,15 @@ def judge_pieces(
                         raise RuntimeError(
                             f"processes of the filters die as they start {_how(worker)}"
                         ) from None
-                    again.append(_blamed(worker, specs))
+                    again.append(_without_cause(worker, filters))
                     continue
-                if isinstance(said, BaseException):
-                    raise said
-                if said is None:
+                if isinstance(reply, BaseException):
+                    raise reply
+                if reply is None:
                     worker.ready = True
                     continue
                 assert worker.job is not None
-                yield Judged(worker.job, *said)
+                yield Judged(worker.job, *reply)
                 worker.job = _next(again, waiting)
                 if worker.job is None:
                     team.remove(worker)
@@ -129,16 +129,16 @@ def _next(again: deque[Job], waiting: Iterator[Job]) -> Job | None:
     return again.popleft() if again else next(waiting, None)
 
 
-def _start(specs: list[FilterSpec], make_context: Callable[[], Context], job: Job) -> _Worker:
+def _start(filters: list[Filter], make_context: Callable[[], Context], job: Job) -> _Worker:
     spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    place = spawn.RawArray("q", [-1, -1])
-    process = spawn.Process(target=_work, args=(theirs, place, specs, make_context))
+    pipe, child_pipe = spawn.Pipe()
+    position = spawn.RawArray("q", [-1, -1])
+    process = spawn.Process(target=_work, args=(child_pipe, position, filters, make_context))
     with _no_main():
         process.start()
-    theirs.close()
-    ours.send(job)
-    return _Worker(process, ours, place, job)
+    child_pipe.close()
+    pipe.send(job)
+    return _Worker(process, pipe, position, job)
 
 
 @contextlib.contextmanager
@@ -156,14 +156,14 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _blamed(worker: _Worker, specs: list[FilterSpec]) -> Job:
+def _without_cause(worker: _Worker, filters: list[Filter]) -> Job:
     """The job of a dead process, with what it died of left out."""
     job = worker.job
     assert job is not None
-    row, at = worker.place
+    row, index = worker.position
     if row < 0:
         return job
-    name = load_filters(specs)[at].name
+    name = filters[index].name
     return replace(job, failed={**job.failed, (row, name): f"its process died {_how(worker)}"})
 
 
@@ -175,22 +175,20 @@ def _how(worker: _Worker) -> str:
 
 
 def _work(
-    pipe: Connection, place: Any, specs: list[FilterSpec], make_context: Callable[[], Context]
+    pipe: Connection, position: Any, filters: list[Filter], make_context: Callable[[], Context]
 ) -> None:
     """A process: judges the jobs that come, until the pipe is closed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills also where Python does not get to run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    filters = load_filters(specs)
     chain: Chain | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
             job: Job = pipe.recv()
             try:
                 if chain is None:
-                    mine = [one for one in filters if one.name in job.names]
-                    chain = Chain(mine, make_context())
+                    chain = Chain([f for f in filters if f.name in job.names], make_context())
                     pipe.send(None)
-                pipe.send((_judge(job, filters, chain, place), chain.notes))
+                pipe.send((_judge(job, filters, chain, position), chain.notes))
             except DistillError as error:
                 pipe.send(error)
             except (EOFError, OSError):
@@ -203,25 +201,25 @@ def _work(
 
 
 def _judge(
-    job: Job, filters: list[Filter], chain: Chain, place: Any
+    job: Job, filters: list[Filter], chain: Chain, position: Any
 ) -> dict[str, tuple[bytes, float]]:
-    found: dict[str, list[Outcome | None]] = {name: [] for name in job.names}
-    spent = dict.fromkeys(job.names, 0.0)
-    numbers = {one.name: number for number, one in enumerate(filters)}
-    limits = {one.name: one.limit or LIMIT_S for one in filters}
-    for row, record in enumerate(read_piece(job.piece)):
-        for one, check in chain.checks:
-            name = one.name
-            if name not in found:
+    outcomes: dict[str, list[Outcome | None]] = {name: [] for name in job.names}
+    seconds = dict.fromkeys(job.names, 0.0)
+    indices = {loaded.name: index for index, loaded in enumerate(filters)}
+    limits = {loaded.name: loaded.limit or LIMIT_S for loaded in filters}
+    for row, record in enumerate(read_chunk(job.chunk)):
+        for loaded, check in chain.checks:
+            name = loaded.name
+            if name not in outcomes:
                 continue
             if why := job.failed.get((row, name)):
-                found[name].append(failed(why))
+                outcomes[name].append(failed(why))
                 continue
-            place[0], place[1] = row, numbers[name]
+            position[0], position[1] = row, indices[name]
             start = time.perf_counter()
             signal.setitimer(signal.ITIMER_REAL, limits[name])
-            found[name].append(one.judge(check, record))
-            spent[name] += time.perf_counter() - start
+            outcomes[name].append(loaded.judge(check, record))
+            seconds[name] += time.perf_counter() - start
     signal.setitimer(signal.ITIMER_REAL, 0)
-    place[0] = -1
-    return {name: (pack(outcomes), spent[name]) for name, outcomes in found.items()}
+    position[0] = -1
+    return {name: (pack(rows), seconds[name]) for name, rows in outcomes.items()}

@@ -148,7 +148,6 @@ class FilterSet:
             UserError: A filter measures by the student, and the config names none.
         """
         from filters.engine.executor import Executor
-        from filters.engine.filter import FilterSpec
 
         self.check_needs()
         run, stage = self.run, traces_of(self.run)
@@ -157,13 +156,13 @@ class FilterSet:
             folder.stage(stage),
             "train",
             folder.content(stage),
-            [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters],
+            self.filters,
             outcomes,
             make_context=functools.partial(
                 process_context, self._process_tokenizer(folder), tasks, run.seed
             ),
             context=self.context(tasks),
-            around=self.dependencies(folder),
+            dependencies=self.dependencies(folder),
             workers=workers(),
             threads=WAITING_RECORDS,
             say=say,

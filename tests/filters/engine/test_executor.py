@@ -12,10 +12,10 @@ import time
 import pytest
 
 from filters.base import Context, Decision
-from filters.engine import chunks as pieces
-from filters.engine.chunks import ROWS, pieces_of
+from filters.engine import chunks
+from filters.engine.chunks import ROWS, chunks_of
 from filters.engine.executor import Executor
-from filters.engine.filter import FilterSpec
+from filters.engine.filter import FilterSpec, load_filters
 from filters.engine.outcome_store import OutcomeStore, pack, unpack
 from synth.core.dataset import writing
 from synth.core.errors import UserError
@@ -161,7 +161,7 @@ def run(tmp_path):
         content = put(tmp_path / "data", *answers)
         with OutcomeStore(tmp_path / "ledger.sqlite") as ledger:
             engine = Executor(
-                tmp_path / "data", "train", content, list(specs), ledger,
+                tmp_path / "data", "train", content, load_filters(specs), ledger,
                 functools.partial(Context), context or Context(), {}, workers, 4, say,
             )  # fmt: skip
             engine.judge()
@@ -221,14 +221,14 @@ def test_pieces_lose_nothing_and_keep_the_order(run):
     assert [r.answer for r in done] == answers
     assert [v.keep for r in done for v in r.verdicts] == ["bad" not in a for a in answers]
     assert (
-        len(engine._pieces) == 3 and pieces_of(engine_folder(engine), "train")[2].start == 2 * ROWS
+        len(engine._chunks) == 3 and chunks_of(engine_folder(engine), "train")[2].start == 2 * ROWS
     )
 
 
 def engine_folder(engine):
     from pathlib import Path
 
-    return Path(engine._pieces[0].shard).parents[1]
+    return Path(engine._chunks[0].shard).parents[1]
 
 
 def test_a_process_that_dies_costs_the_record_it_died_of(run):
@@ -270,12 +270,12 @@ def test_set_filters_see_what_the_others_keep(run, asked):
 def test_a_set_filter_is_read_no_record_that_it_does_not_judge(run, monkeypatch):
     read = []
 
-    def read_piece(piece, rows=None):
+    def read_chunk(piece, rows=None):
         if rows is not None:
             read.append((piece.number, list(rows)))
-        return pieces.read_piece(piece, rows)
+        return chunks.read_chunk(piece, rows)
 
-    monkeypatch.setattr("filters.engine.executor.read_piece", read_piece)
+    monkeypatch.setattr("filters.engine.executor.read_chunk", read_chunk)
     begun = []
     monkeypatch.setattr(
         "filters.engine.executor.Progress.begin",
@@ -292,10 +292,10 @@ def test_a_set_filter_is_read_no_record_that_it_does_not_judge(run, monkeypatch)
 
 def test_some_rows_of_a_piece_are_those_of_all(tmp_path):
     put(tmp_path / "data", *(f"a{n}" for n in range(ROWS + 9)))
-    whole = pieces.read_piece(pieces_of(tmp_path / "data", "train")[1])
+    whole = chunks.read_chunk(chunks_of(tmp_path / "data", "train")[1])
     assert [r.id for r in whole] == [f"r{ROWS + n}" for n in range(9)]
     for rows in ([], [0], [3, 8], list(range(9))):
-        some = pieces.read_piece(pieces_of(tmp_path / "data", "train")[1], rows)
+        some = chunks.read_chunk(chunks_of(tmp_path / "data", "train")[1], rows)
         assert some == [whole[row] for row in rows]
 
 
@@ -347,7 +347,7 @@ def test_a_shard_cut_short_is_one_message(run, tmp_path):
     (shard,) = (tmp_path / "data" / "data").glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(UserError, match="not a sound Parquet file"):
-        pieces_of(tmp_path / "data", "train")
+        chunks_of(tmp_path / "data", "train")
     assert content
 
 
@@ -359,7 +359,7 @@ def test_a_shard_of_other_columns_is_one_message(tmp_path):
     (shard,) = (tmp_path / "data" / "data").glob("*.parquet")
     pq.write_table(pa.table({"text": ["a", "b"]}), shard)
     with pytest.raises(UserError, match="not a sound shard of records"):
-        pieces.read_piece(pieces_of(tmp_path / "data", "train")[0])
+        chunks.read_chunk(chunks_of(tmp_path / "data", "train")[0])
 
 
 def test_outcomes_come_back_from_the_ledger():
@@ -371,15 +371,15 @@ WORK = """
 import functools, sys
 sys.path.insert(0, {code!r})
 from pathlib import Path
-from filters.engine import chunks as pieces
-from filters.engine.chain import FilterSpec
+from filters.engine import chunks
+from filters.engine.filter import FilterSpec, load_filters
 from filters.base import Context
 from filters.engine.executor import Executor
 from filters.engine.outcome_store import OutcomeStore
 folder = Path({folder!r})
 specs = [FilterSpec("enginetest.slow"), FilterSpec("enginetest.first")]
 with OutcomeStore(folder / "ledger.sqlite") as ledger:
-    engine = Executor(folder / "data", "train", {content!r}, specs, ledger,
+    engine = Executor(folder / "data", "train", {content!r}, load_filters(specs), ledger,
         functools.partial(Context), Context(), {{}}, 2)
     engine.judge()
 """
@@ -416,7 +416,7 @@ def test_two_kills_leave_the_same_result(run, asked, tmp_path, modules):
                 judged = len((tmp_path / "log").read_text().splitlines())
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    time.sleep(1)  # the pieces that were under way end
+    time.sleep(1)  # the chunks that were under way end
     rerun, _ = run(answers, *specs)
     # Whatever was under way at a kill is judged again; the rest is not.
     assert len(asked()) <= count + 2 * 2 * ROWS
