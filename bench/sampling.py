@@ -23,7 +23,7 @@ from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
 from synth.generate.runner import GenerationSpec, generate
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 
 # What is asked of SmolLM2: the first are easier for it than the second.
 SUMS = {
@@ -61,7 +61,7 @@ def record(out):
         rows = {task.question: [] for task in tasks}
         with (
             build_chain([FilterSpec("math_answer")], Context()) as chain,
-            Store(out / "s") as store,
+            ResponseStore(out / "s") as store,
         ):
 
             def emit(task, records, rows=rows):
@@ -123,7 +123,7 @@ def replayed(rows, samples):
         covered += any(r.rejected_by is None for r in records)
 
     check = lambda r: [Verdict("v", r.answer == "right", "" if r.answer == "right" else "wrong")]  # noqa: E731
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "s") as store:
+    with tempfile.TemporaryDirectory() as folder, ResponseStore(Path(folder) / "s") as store:
         counts = GenerationStats()
         ask = GenerationSpec(
             teachers={"t": Replay(rows)}, prices={}, prompt=load_prompt("plain"), values={},

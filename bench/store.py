@@ -21,14 +21,14 @@ WAYS = ("put", "compress", "loop")
 def pairs(body_bytes, number):
     """Keys and answers to store, no two alike."""
     from synth.core.record import Request
-    from synth.store.keys import keyed
+    from synth.store.keys import request_key
 
     parts = answers(body_bytes)
     identity = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
     for n in range(number):
         request = Request([{"role": "user", "content": f"Question {n}?"}], {"max_tokens": 512}, 0)
         before, after = parts[n % len(parts)]
-        yield keyed(request, identity), b"%s%012d%s" % (before, n, after)
+        yield request_key(request, identity), b"%s%012d%s" % (before, n, after)
 
 
 async def at_a_time(items, work):
@@ -44,7 +44,7 @@ async def at_a_time(items, work):
 
 def measure(way, size):
     from synth.core.compression import compress
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
     items = list(pairs(*SIZES[size]))
     compress(b"warm")
@@ -53,8 +53,8 @@ def measure(way, size):
         path = Path(folder) / "responses.sqlite"
         start = time.process_time()
         if way == "put":
-            with Store(path) as store:
-                asyncio.run(at_a_time(items, lambda item: store.put(*item)))
+            with ResponseStore(path) as store:
+                asyncio.run(at_a_time(items, lambda item: store.persist(*item)))
         elif way == "compress":
             for key, answer in items:
                 compress(key.body)
@@ -63,7 +63,7 @@ def measure(way, size):
             asyncio.run(at_a_time(items, lambda _: asyncio.sleep(0)))
         seconds = time.process_time() - start
         if way == "put":
-            with Store(path) as store:
+            with ResponseStore(path) as store:
                 assert store.count() == len(items)
             disk = path.stat().st_size
     return {"us": 1e6 * seconds / len(items), "disk": disk / len(items)}
@@ -87,7 +87,8 @@ def main():
         figures = [f"{x:.0f}" for x in (whole, packing, loop, beyond)]
         rows.append((size, f"{number:,}", *figures, f"{disk:,.0f}", f"{disk / body:.2f}"))
     header = (
-        "answer|answers|Store.put|- compressing|- empty loop|= the store|bytes on disk|of its size"
+        "answer|answers|ResponseStore.persist|- compressing|- empty loop|= the store|"
+        "bytes on disk|of its size"
     )
     table(header.split("|"), rows)
 

@@ -69,7 +69,7 @@ def ours(kind):
     from synth.generate.runner import generate
     from synth.generate.spec import GenerationSpec
     from synth.generate.stats import GenerationStats
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
     run = run_config()
     prompt, tasks = load_prompt(run.generate.prompt.template), questions(run)
@@ -77,7 +77,7 @@ def ours(kind):
     teacher = module.build(module.Config(**OPTIONS, engine=ENGINE), "bench")
     loop = asyncio.new_event_loop()
     folder = tempfile.TemporaryDirectory()
-    store = Store(Path(folder.name) / "responses.sqlite").__enter__()
+    store = ResponseStore(Path(folder.name) / "responses.sqlite").__enter__()
 
     class Kept:
         """The teacher without its end: `generate` closes what it is given."""

@@ -17,7 +17,8 @@ from synth.core.reasoning import parse_completion
 from synth.core.record import Request, Task
 from synth.stages.build_teachers import build_teachers
 from synth.store.keys import request_key
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
+from synth.store.usage import entries, failures
 
 WINDOW, SAMPLES, RETRIES, TIMEOUT_S = 16, 2, 2, 1.5
 QUESTIONS_A_KILL = 16  # so many that the work outlasts the kills
@@ -127,20 +128,19 @@ class Books:
                 messages = prompt.messages(Task("", question), {})
                 for sample in range(generate.samples.max):
                     request = Request(messages, generate.sampling.parameters(sample), sample)
-                    self.places[request_key(request, teacher.identity)] = question, sample
+                    self.places[request_key(request, teacher.identity).key] = question, sample
 
     def stored(self):
         """When each stored response was stored."""
         if not self.path.exists():
             return {}
-        with Store(self.path) as store:
-            return {self.places[key]: created for key, created, *_ in store.requests()}
+        return {self.places[entry.key]: entry.created for entry in entries(self.path)}
 
     def whole(self):
         """Of the store: its rows, why requests that have no answer failed, and mix-ups."""
-        with Store(self.path) as store:
-            answered = {self.places[key] for key, *_ in store.requests()}
-            reasons = {self.places[key]: reason for key, reason in store.failures()}
+        with ResponseStore(self.path) as store:
+            answered = {self.places[entry.key] for entry in entries(self.path)}
+            reasons = {self.places[key]: reason for key, reason in failures(self.path).items()}
             mixed_up = [
                 place
                 for key, place in self.places.items()

@@ -11,7 +11,7 @@ from synth.core.record import Task
 from synth.generate.runner import generate
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from synth.teachers import openai
 
 
@@ -22,7 +22,7 @@ def ask(url, number, in_flight, folder):
         samples=Samples(), check=None, concurrency=in_flight,
     )  # fmt: skip
     tasks = (Task(f"t{n}", question(n), None) for n in range(number))
-    with Store(folder / "responses.sqlite") as store:
+    with ResponseStore(folder / "responses.sqlite") as store:
         asyncio.run(generate(wanted, store, tasks, lambda task, records: None, GenerationStats()))
         return store.count()
 

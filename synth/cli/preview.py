@@ -80,11 +80,11 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     from synth.generate.stats import GenerationStats
     from synth.stages.build_filters import FilterSet
     from synth.stages.generate import generation_spec
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
     records: list[Record] = []
     filters = FilterSet.from_config(run)
-    with filters.chain("trace") as chain, Store(run.store_path) as store:
+    with filters.chain("trace") as chain, ResponseStore(run.store_path) as store:
         ask = generation_spec(run, filters, chain.check_trace)
         ask.samples = Samples(max=1)
         ask.vote = None

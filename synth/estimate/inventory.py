@@ -24,8 +24,8 @@ from synth.stages import build_teachers as run_teachers
 from synth.stages.build_filters import FilterSet
 from synth.stages.generate import generation_spec
 from synth.store import usage as ledger
-from synth.store.keys import keyed
-from synth.store.responses import Store, Stored
+from synth.store.keys import request_key
+from synth.store.responses import ResponseStore, Stored
 from synth.teachers.base import RequestRejected
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
@@ -95,7 +95,7 @@ class StoreInventory:
 
         Replays the run over the store, and fills in what each question `has`.
         """
-        failed = ledger.failed(self._run.store_path) if self._identities else set[str]()
+        failed = set(ledger.failures(self._run.store_path)) if self._identities else set[str]()
         prompts = {q.prompt for q in self.questions if q.stored or failed}
         # In the order of the data: `give_up` learns from the first of them.
         place = {task.id: i for i, task in enumerate(self._tasks)}
@@ -170,7 +170,7 @@ class _ReplayTeacher:
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Sells nothing."""
-        if keyed(request, self.identity).key not in self._failed:
+        if request_key(request, self.identity).key not in self._failed:
             assert request.task is not None
             self._wanting.add(request.task.id)
         raise RequestRejected("not for sale")
@@ -179,7 +179,7 @@ class _ReplayTeacher:
         """Nothing to give back."""
 
 
-class _ReadOnlyStore(Store):
+class _ReadOnlyStore(ResponseStore):
     """The store as it is: a replay writes nothing into it. Notes which answers were used."""
 
     def __init__(self, path: Path) -> None:
@@ -193,10 +193,10 @@ class _ReadOnlyStore(Store):
             self.used.add(key)
         return found
 
-    async def put_failure(self, *_: Any, **__: Any) -> None:
+    async def persist_failure(self, *_: Any, **__: Any) -> None:
         """Nothing failed: nothing was asked."""
 
-    async def put_stand_in(self, *_: Any) -> None:
+    async def persist_fallback_teacher(self, *_: Any) -> None:
         """Nobody answered."""
 
 

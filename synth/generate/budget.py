@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from synth.config.generate import Budget
 from synth.core.errors import DistillError, Unfinished
-from synth.store.responses import Usage
+from synth.store.usage import Usage
 from synth.teachers.base import Cap
 
 

@@ -15,8 +15,8 @@ from synth.generate.concurrency import TeacherClosed
 from synth.generate.responses import Reply
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
-from synth.store.keys import RequestKey, keyed
-from synth.store.responses import ResponseMetadata, Store, StoreFull
+from synth.store.keys import RequestKey, request_key
+from synth.store.responses import ResponseMetadata, ResponseStore, StoreFull
 from synth.teachers._response import parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
 
@@ -36,7 +36,7 @@ class ResponseClient:
         on_halt: Called when the run stops.
     """
 
-    def __init__(self, ask: GenerationSpec, store: Store, counts: GenerationStats) -> None:
+    def __init__(self, ask: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
         self.ask, self.store, self.counts = ask, store, counts
         self.stop: DistillError | None = None
         self.on_halt: list[Callable[[], None]] = []
@@ -47,7 +47,7 @@ class ResponseClient:
 
     async def reply(self, name: str, request: Request) -> Reply:
         """A response, bought only if it is not in the store."""
-        key = keyed(request, self.ask.teachers[name].identity)
+        key = request_key(request, self.ask.teachers[name].identity)
         if (stored := self.store.get(key.key)) is not None:
             self.counts.reused += 1
             return Reply(key.key, stored.raw, stored.latency)
@@ -115,7 +115,7 @@ class ResponseClient:
                 lane.left()
                 raise
             self.counts.failed[_kind(reason)] += 1
-            await self.put(self.store.put_failure(key.key, reason, self.ask.run, name))
+            await self.put(self.store.persist_failure(key.key, reason, self.ask.run, name))
             raise RequestRejected(reason)
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
@@ -137,7 +137,7 @@ class ResponseClient:
             )
             spent = (tokens, cost)
             bought = ResponseMetadata(self.ask.run, name, prompt, completion, cost, latency)
-            await self.store.put(key, body, bought, labels)
+            await self.store.persist(key, body, bought, labels)
         finally:
             self.counts.in_flight -= 1
             self._purse.end(name, *spent)

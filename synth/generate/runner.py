@@ -25,8 +25,8 @@ from synth.generate.responses import Reply, continuation, merged
 from synth.generate.routing import SampleSlot
 from synth.generate.spec import GenerationSpec, VoteResult
 from synth.generate.stats import GenerationStats
-from synth.store.keys import keyed
-from synth.store.responses import Store
+from synth.store.keys import request_key
+from synth.store.responses import ResponseStore
 from synth.teachers.base import RequestRejected
 
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
@@ -44,7 +44,7 @@ Emit = Callable[[Task, list[Record]], None]
 class _Run:
     """One generation under way. `run` does it all; the rest is its parts."""
 
-    def __init__(self, ask: GenerationSpec, store: Store, counts: GenerationStats) -> None:
+    def __init__(self, ask: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
         self.ask, self.store, self.counts = ask, store, counts
         self.buyer = ResponseClient(ask, store, counts)
         self._route = ask.plan()
@@ -237,11 +237,11 @@ class _Run:
         if self.ask.route != "cascade":
             names += self._route.substitutes(slot.teacher)
         if len(names) > 1:
-            own = keyed(
+            own = request_key(
                 self._request(task, messages, slot.sample), self.ask.teachers[names[0]].identity
             ).key
-            if (stand_in := self.store.stand_in(own)) in names:
-                names = [str(stand_in)]
+            if (fallback_teacher := self.store.fallback_teacher(own)) in names:
+                names = [str(fallback_teacher)]
         for name in names:
             try:
                 record = await self._answer(task, messages, name, slot.sample)
@@ -252,7 +252,7 @@ class _Run:
                     continue
                 return None
             if name != slot.teacher:
-                await self.buyer.put(self.store.put_stand_in(own, name))
+                await self.buyer.put(self.store.persist_fallback_teacher(own, name))
             return record
         self.buyer.end_if_none_left()
         return None
@@ -388,7 +388,7 @@ def _total(values: Sequence[Any]) -> Any:
 
 
 async def generate(
-    ask: GenerationSpec, store: Store, tasks: Iterable[Task], emit: Emit, counts: GenerationStats
+    ask: GenerationSpec, store: ResponseStore, tasks: Iterable[Task], emit: Emit, counts: GenerationStats
 ) -> None:
     """Answers every task; see `_Run.run`. Closes the teachers at the end."""
     try:

@@ -14,7 +14,7 @@ from synth.generate.client import ResponseClient, RunStopping
 from synth.generate.concurrency import TeacherClosed
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from synth.teachers.base import RequestRejected
 
 
@@ -83,7 +83,7 @@ class SyncClient:
             return self._loop
 
     async def _begin(self) -> None:
-        self._store = Store(self._path)
+        self._store = ResponseStore(self._path)
         for teacher in self._ask.teachers.values():
             if attach := getattr(teacher, "attach", None):
                 attach(self._store, self._ask.run)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from synth.generate.spec import GenerationSpec
     from synth.generate.stats import GenerationStats
     from synth.generate.sync_client import SyncClient
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
     from synth.teachers.base import Teacher, TeacherConfig
 
 
@@ -64,7 +64,7 @@ def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
     Raises:
         UserError: A cap in dollars, and a teacher whose price is not known.
     """
-    from synth.teachers._pricing import price_of
+    from synth.teachers import price_of
 
     prices = {}
     for name, options in teacher_options(run, names).items():
@@ -133,11 +133,11 @@ def filter_client(run: Run, names: Sequence[str]) -> SyncClient:
     return SyncClient(run.store_path, spec)
 
 
-def open_store(run: Run) -> Store:
+def open_store(run: Run) -> ResponseStore:
     """Opens the run's response store."""
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
-    return Store(run.store_path)
+    return ResponseStore(run.store_path)
 
 
 def ask_all(
@@ -147,7 +147,7 @@ def ask_all(
     emit: Callable[[Task, list[Record]], None],
     stats: GenerationStats,
     title: str,
-    store: Store | None = None,
+    store: ResponseStore | None = None,
 ) -> None:
     """Asks every question over the run's response store, with progress.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from synth.core.logprobs import TopLogprobs
     from synth.generate.spec import GenerationSpec, VoteResult
     from synth.generate.stats import GenerationStats
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
 
 def generate_inputs(section: Generate, context: StageContext) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def generate_traces(
     from synth.core.logprobs import LabelWriter
     from synth.generate.question_stats import QuestionWriter
     from synth.generate.stats import GenerationStats
-    from synth.teachers._pricing import default_lines
+    from synth.teachers import default_lines
 
     run, folder, say = context.run, context.folder, context.say
     for line in default_lines(teacher_options(run)):
@@ -117,7 +117,7 @@ def _say_teachers(stats: GenerationStats, say: Say) -> None:
             say(f"  teacher {name} answered as {len(models)} models: {', '.join(models[:5])}")
 
 
-def _logprobs(record: Record, store: Store) -> TopLogprobs:
+def _logprobs(record: Record, store: ResponseStore) -> TopLogprobs:
     """Returns the logprobs of an answer, joined where it came in several responses."""
     from synth.core.logprobs import joined, unpack
 

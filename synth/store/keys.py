@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Keys of requests: the SHA-256 of all that changes the answer (`responses` has the table)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RequestKey(NamedTuple):
     body: bytes
 
 
-def keyed(request: Request, identity: dict[str, Any]) -> RequestKey:
-    """The key of a request: see the table at the head of this module."""
+def request_key(request: Request, identity: dict[str, Any]) -> RequestKey:
+    """Return the key of a request to a teacher of some identity."""
     body = canonical_json(
         {
             "messages": request.messages,
@@ -26,8 +26,3 @@ def keyed(request: Request, identity: dict[str, Any]) -> RequestKey:
         }
     ).encode("utf-8", "surrogatepass")
     return RequestKey(hashlib.sha256(body).hexdigest(), body)
-
-
-def request_key(request: Request, identity: dict[str, Any]) -> str:
-    """The key alone."""
-    return keyed(request, identity).key

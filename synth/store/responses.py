@@ -1,7 +1,7 @@
 """The response store: every response that was paid for, exactly once, in one SQLite file.
 
 What is in a key is all that changes the answer; what is not in it may change freely
-(`tests/synth/test_store.py` has a test for each line):
+(`tests/synth/store/test_responses.py` has a test for each line):
 
     in    messages                                    what is asked, worked examples included
     in    sampling parameters as sent                 temperature, max_tokens, seed, logprobs, ...
@@ -23,19 +23,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
 from synth.store.keys import RequestKey
+from synth.store.usage import Usage, bought, damaged_store
 
 VERSION = 2
 SCHEMA = f"""
@@ -76,7 +76,7 @@ _COLUMNS = (
 _INSERT = f"INSERT OR IGNORE INTO responses ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 # A file of this size lies beside the store and is given up when the disk is full, so that what was
 # already on its way (and will be paid for) still finds room.
-BALLAST_BYTES = 16 * 1024 * 1024
+RESERVE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -116,14 +116,6 @@ class Batch:
     requests: list[RequestKey]
 
 
-class Usage(NamedTuple):
-    """What a run's responses came to: their number, tokens and dollars."""
-
-    responses: int
-    tokens: int
-    usd: float
-
-
 @dataclass(slots=True)
 class _Write:
     sql: str
@@ -136,7 +128,7 @@ class StoreFull(Exception):
     """The disk is full. What is in the store stays; nothing new goes in."""
 
 
-class Store:
+class ResponseStore:
     """Opens the store, or makes it. Use as a context manager; reads and writes from one event loop.
 
     Raises:
@@ -146,24 +138,24 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ballast = path.with_name(path.name + ".reserve")
+        self._disk_reserve = path.with_name(path.name + ".reserve")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
             self._check_version()
             self._reader.executescript(SCHEMA)
-            self._lay_ballast()
+            self._fill_disk_reserve()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # locked, unreadable, no such folder
                 raise UserError(f"response store {path}: cannot be opened ({error})") from error
-            raise self._damaged(error) from error
+            raise damaged_store(self.path, error) from error
         except OSError as error:
             raise UserError(f"response store {path}: cannot be opened ({error})") from error
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> ResponseStore:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,14 +169,14 @@ class Store:
         try:
             return Stored(parse_json(decompress(row[0])), row[1])
         except ValueError as error:
-            raise self._damaged(error) from error
+            raise damaged_store(self.path, error) from error
 
     def labels(self, key: str) -> bytes | None:
         """The soft labels that came with the response under a key, as they were put."""
         row = self._one("SELECT labels FROM responses WHERE key = ?", key)
         return row[0] if row else None
 
-    async def put(
+    async def persist(
         self,
         request: RequestKey,
         response: bytes,
@@ -203,21 +195,23 @@ class Store:
         )
         await self._submit(_INSERT, row)
 
-    async def put_failure(self, key: str, reason: str, run: str = "", teacher: str = "") -> None:
+    async def persist_failure(
+        self, key: str, reason: str, run: str = "", teacher: str = ""
+    ) -> None:
         """Notes that a request failed for good, so that no request goes without an account."""
         values = (key, run, teacher, reason, time.time())
         await self._submit("INSERT INTO failures VALUES (?, ?, ?, ?, ?)", values)
 
-    async def put_stand_in(self, key: str, teacher: str) -> None:
+    async def persist_fallback_teacher(self, key: str, teacher: str) -> None:
         """Notes which teacher answered in place of the one whose request has this key."""
         await self._submit("INSERT OR REPLACE INTO stand_ins VALUES (?, ?)", (key, teacher))
 
-    def stand_in(self, key: str) -> str | None:
-        """The teacher that `put_stand_in` noted, so that a rerun asks the same one."""
+    def fallback_teacher(self, key: str) -> str | None:
+        """The teacher that `persist_fallback_teacher` noted, so that a rerun asks the same one."""
         row = self._one("SELECT teacher FROM stand_ins WHERE key = ?", key)
         return row[0] if row else None
 
-    async def put_batch(self, batch: Batch, endpoint: str) -> None:
+    async def persist_batch(self, batch: Batch, endpoint: str) -> None:
         """Notes a batch at a provider, or what is newly known of it."""
         lines = b"\n".join(request.body for request in batch.requests)
         packed = await asyncio.to_thread(compress, lines)
@@ -239,7 +233,7 @@ class Store:
             try:
                 bodies = decompress(packed).split(b"\n")
             except ValueError as error:
-                raise self._damaged(error) from error
+                raise damaged_store(self.path, error) from error
             requests = [RequestKey(hashlib.sha256(body).hexdigest(), body) for body in bodies]
             found.append(Batch(file, id, created, self.unanswered(requests)))
         return found
@@ -255,28 +249,12 @@ class Store:
 
     def spent(self, run: str) -> dict[str, Usage]:
         """What the responses that a run bought came to, by teacher."""
-        rows = self._reader.execute(
-            "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0) + "
-            "coalesce(completion_tokens, 0)), sum(coalesce(cost_usd, 0.0)) "
-            "FROM responses WHERE run = ? GROUP BY teacher",
-            (run,),
-        )
-        return {teacher: Usage(*figures) for teacher, *figures in rows}
-
-    def requests(self) -> Iterator[tuple[str, float, str, dict[str, Any]]]:
-        """Key, time, run and canonical request of every response, the newest first."""
-        rows = self._reader.execute("SELECT key, created, run, request FROM responses ORDER BY -id")
-        for key, created, run, request in rows:
-            yield (
-                key,
-                created,
-                run,
-                json.loads(decompress(request).decode("utf-8", "surrogatepass")),
+        return {
+            teacher: Usage(
+                total.responses, total.prompt_tokens + total.completion_tokens, total.usd
             )
-
-    def failures(self) -> Iterator[tuple[str, str]]:
-        """Key and reason of every request that failed for good, in the order of time."""
-        yield from self._reader.execute("SELECT key, reason FROM failures ORDER BY rowid")
+            for teacher, total in bought(self.path, run).items()
+        }
 
     def close(self) -> None:
         """Waits for what is still to be written and closes the file."""
@@ -288,13 +266,7 @@ class Store:
         try:
             return self._reader.execute(sql, (key,)).fetchone()
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> UserError:
-        return UserError(
-            f"response store {self.path}: damaged, or no response store ({error}); "
-            f"`distill recover {self.path}` keeps every response in it that is sound"
-        )
+            raise damaged_store(self.path, error) from error
 
     def _check_version(self) -> None:
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
@@ -311,12 +283,12 @@ class Store:
         connection.execute("PRAGMA synchronous = FULL")  # what was paid for outlives a power cut
         return connection
 
-    def _lay_ballast(self) -> None:
-        if not self._ballast.exists() or self._ballast.stat().st_size < BALLAST_BYTES:
+    def _fill_disk_reserve(self) -> None:
+        if not self._disk_reserve.exists() or self._disk_reserve.stat().st_size < RESERVE_BYTES:
             try:
-                self._ballast.write_bytes(b"\0" * BALLAST_BYTES)
+                self._disk_reserve.write_bytes(b"\0" * RESERVE_BYTES)
             except OSError:
-                self._ballast.unlink(missing_ok=True)
+                self._disk_reserve.unlink(missing_ok=True)
                 raise
 
     async def _submit(self, sql: str, values: Sequence[Any]) -> None:
@@ -353,8 +325,8 @@ class Store:
                         connection.execute(sql, values)
                 return None
             except sqlite3.Error as error:
-                if attempt == 1 and self._ballast.exists():
-                    self._ballast.unlink()
+                if attempt == 1 and self._disk_reserve.exists():
+                    self._disk_reserve.unlink()
                     continue
                 return StoreFull(f"{self.path}: {error}")
         return None

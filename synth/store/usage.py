@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from synth.core.compression import decompress
 from synth.core.errors import UserError
@@ -42,7 +43,7 @@ class StoredResponse:
 
 
 def entries(path: Path) -> Iterator[StoredResponse]:
-    """Every response of a store, the newest first; none where there is no such file.
+    """Yield every response of a store, the newest first; none where there is no such file.
 
     Raises:
         UserError: The store is damaged.
@@ -57,7 +58,7 @@ def entries(path: Path) -> Iterator[StoredResponse]:
         try:
             request = json.loads(decompress(packed).decode("utf-8", "surrogatepass"))
         except ValueError as error:
-            raise _damaged(path, error) from error
+            raise damaged_store(path, error) from error
         yield StoredResponse(
             key=key,
             run=run,
@@ -72,6 +73,14 @@ def entries(path: Path) -> Iterator[StoredResponse]:
         )
 
 
+class Usage(NamedTuple):
+    """What some responses came to: their number, tokens and dollars."""
+
+    responses: int
+    tokens: int
+    usd: float
+
+
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
     """What some responses came to together; `unpriced` are those without a cost."""
@@ -84,8 +93,8 @@ class UsageTotals:
     size: int = 0
 
 
-def bought(path: Path, run: str, since: float) -> dict[str, UsageTotals]:
-    """What a run has bought from a Unix time on, by teacher."""
+def bought(path: Path, run: str, since: float = -math.inf) -> dict[str, UsageTotals]:
+    """Return what a run has bought from a Unix time on, by teacher."""
     sql = (
         "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0)), "
         "sum(coalesce(completion_tokens, 0)), sum(coalesce(cost_usd, 0.0)), "
@@ -96,9 +105,9 @@ def bought(path: Path, run: str, since: float) -> dict[str, UsageTotals]:
     return {teacher: UsageTotals(*figures) for teacher, *figures in _read(path, sql, (run, since))}
 
 
-def failed(path: Path) -> set[str]:
-    """The keys of the requests that failed for good."""
-    return {key for (key,) in _read(path, "SELECT DISTINCT key FROM failures", ())}
+def failures(path: Path) -> dict[str, str]:
+    """Return the reason, by key, of every request that failed for good."""
+    return dict(_read(path, "SELECT key, reason FROM failures ORDER BY rowid", ()))
 
 
 def _read(path: Path, sql: str, values: tuple[Any, ...]) -> Iterator[Any]:
@@ -108,10 +117,11 @@ def _read(path: Path, sql: str, values: tuple[Any, ...]) -> Iterator[Any]:
         try:
             yield from connection.execute(sql, values)
         except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
+            raise damaged_store(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def damaged_store(path: Path, error: Exception) -> UserError:
+    """Return the error that says how to take a damaged store up again."""
     return UserError(
         f"response store {path}: damaged, or no response store ({error}); "
         f"`distill recover {path}` keeps every response in it that is sound"

@@ -25,7 +25,7 @@ from synth.core.credentials import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
 from synth.core.usage import usage_of
-from synth.store.keys import RequestKey, keyed
+from synth.store.keys import RequestKey, request_key
 from synth.store.responses import Batch, ResponseMetadata, StoreFull
 from synth.teachers import openai
 from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchApi, Unknown
@@ -35,7 +35,7 @@ from synth.teachers.base import RequestRejected, RetryableError
 from synth.teachers.openai import check as check
 
 if TYPE_CHECKING:
-    from synth.store.responses import Store
+    from synth.store.responses import ResponseStore
 
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits
@@ -110,7 +110,7 @@ class OpenAIBatchTeacher(BatchApi):
         super().__init__(config, key, name, config.give_up_h)
         self._batch = config
         self._endpoint = canonical_json(self.identity)
-        self._store: Store | None = None
+        self._store: ResponseStore | None = None
         self._run = ""
         self._waiting: dict[str, asyncio.Future[_Outcome]] = {}
         self._gathered: list[tuple[RequestKey, bytes]] = []
@@ -123,7 +123,7 @@ class OpenAIBatchTeacher(BatchApi):
         self._online = asyncio.Semaphore(_ONLINE_AT_ONCE)
         self._only_online = False
 
-    def attach(self, store: Store, run: str) -> None:
+    def attach(self, store: ResponseStore, run: str) -> None:
         """Takes up the batches that earlier runs left at the provider."""
         self._store, self._run = store, run
         loop = asyncio.get_running_loop()
@@ -139,7 +139,7 @@ class OpenAIBatchTeacher(BatchApi):
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
         """The request's answer, out of a batch."""
-        key = keyed(request, self.identity)
+        key = request_key(request, self.identity)
         if self._only_online or (self._batch.online and key.key in self._left_over):
             async with self._online:
                 return await super().complete(request)
@@ -235,7 +235,7 @@ class OpenAIBatchTeacher(BatchApi):
 
     async def _submit(self, requests: list[RequestKey], lines: bytes) -> None:
         batch = Batch(await self.upload(lines), None, time.time(), requests)
-        await self._opened.put_batch(batch, self._endpoint)
+        await self._opened.persist_batch(batch, self._endpoint)
         await self._make(batch)
         await self._follow(batch)
 
@@ -246,7 +246,7 @@ class OpenAIBatchTeacher(BatchApi):
 
     async def _name_it(self, batch: Batch, id: str) -> None:
         batch.id = id
-        await self._opened.put_batch(batch, self._endpoint)
+        await self._opened.persist_batch(batch, self._endpoint)
 
     async def _resume(self, batch: Batch) -> None:
         """Goes on with a batch that an earlier run noted."""
@@ -396,7 +396,7 @@ class OpenAIBatchTeacher(BatchApi):
                     continue
                 took = time.time() - batch.created
                 bought = ResponseMetadata(self._run, self._name, *usage_of(raw, price), took)
-                await self._opened.put(request, body, bought, labels)
+                await self._opened.persist(request, body, bought, labels)
                 kept += 1
         if kept:
             self._say(f"{kept:,} answers of earlier batches were not asked for, and are stored")
@@ -411,7 +411,7 @@ class OpenAIBatchTeacher(BatchApi):
                 await store.end_batch(batch.file)
 
     @property
-    def _opened(self) -> Store:
+    def _opened(self) -> ResponseStore:
         assert self._store is not None, "attach comes before the first request"
         return self._store
 

@@ -7,7 +7,7 @@ from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
 from synth.generate.runner import GenerationSpec, generate
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 
 
 def tasks(number, **more):
@@ -65,7 +65,7 @@ def ask_with(*teachers, samples=None, check=right, **more):
 def run(ask, questions, path, counts=None):
     """Generates and gives the records of each question, in the order in which they came."""
     got, counts = [], counts or GenerationStats()
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         emit = lambda task, records: got.append((task, records))  # noqa: E731
         asyncio.run(generate(ask, store, questions, emit, counts))
     return got, counts

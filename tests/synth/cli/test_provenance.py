@@ -14,8 +14,8 @@ from synth.core.errors import UserError
 from synth.core.record import Request
 from synth.core.run_folder import Folder
 from synth.stages.pipeline import do_stage
-from synth.store.keys import keyed
-from synth.store.responses import Store
+from synth.store.keys import request_key
+from synth.store.responses import ResponseStore
 from synth.store.usage import StoredResponse, entries
 
 QUESTION = "A dozen eggs cost 3 dollars. What do 5 dozen cost, in dollars?"
@@ -160,7 +160,7 @@ def test_without_its_store_it_says_so(generate, tmp_path):
     with pytest.raises(UserError, match=r"no response store at .*; give the config"):
         explain(folder, tmp_path / "none.sqlite", said.split()[1])
     other = tmp_path / "other.sqlite"
-    Store(other).close()
+    ResponseStore(other).close()
     assert "its response is not in this store" in explain(folder, other, said.split()[1])
 
 
@@ -254,12 +254,12 @@ def test_twenty_thousand_requests_take_seconds(tmp_path):
     path, number = tmp_path / "s.sqlite", 20_000
 
     async def fill():
-        with Store(path) as store:
+        with ResponseStore(path) as store:
             body = json.dumps({"choices": []}).encode()
             for start in range(0, number, 1000):
                 await asyncio.gather(
                     *(
-                        store.put(keyed(request(i), {"kind": "t"}), body)
+                        store.persist(request_key(request(i), {"kind": "t"}), body)
                         for i in range(start, start + 1000)
                     )
                 )

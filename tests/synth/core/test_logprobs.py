@@ -20,7 +20,7 @@ from synth.core.logprobs import (
     take_labels,
     unpack,
 )
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
 
 
@@ -147,7 +147,7 @@ def test_they_are_stored_once_beside_the_response_and_a_rerun_has_them(tmp_path)
     assert teacher.requests[0].sampling["logprobs"] is True
     assert teacher.requests[0].sampling["top_logprobs"] == 2
     key = got[0][1][0].generation.key
-    with Store(tmp_path / "s") as store:
+    with ResponseStore(tmp_path / "s") as store:
         assert unpack(store.labels(key)).token_ids.tolist() == [5]
         assert "logprobs" not in store.get(key).raw["choices"][0]
 

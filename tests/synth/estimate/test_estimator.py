@@ -14,7 +14,7 @@ from synth.estimate.estimator import make_estimate
 from synth.estimate.ranges import Range, exactly, interval, mean_of, ratio_of, sums_of_more
 from synth.report.terminal import estimate_summary, stage_summary
 from synth.stages.pipeline import do_stage
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from synth.store.usage import bought, entries
 
 QUESTIONS = 120
@@ -71,7 +71,7 @@ def test_without_a_pilot_nothing_is_asked_and_bounds_are_given(load):
     )
     assert figures["seconds"].high is None
     assert any("by their characters" in note for note in result["notes"])
-    with Store(run.store_path) as store:
+    with ResponseStore(run.store_path) as store:
         assert store.count() == 0
     generate(run)
     spent = bought(run.store_path, "e", 0)["t"]
@@ -210,7 +210,7 @@ def test_two_questions_with_one_prompt_are_bought_once(load):
     twice["filters"] = []
     run = load(twice)
     generate(run)
-    with Store(run.store_path) as store:
+    with ResponseStore(run.store_path) as store:
         assert store.count() == QUESTIONS
     assert estimate(run)["questions"] == {"total": 240, "open": 0, "sampled": 240}
 

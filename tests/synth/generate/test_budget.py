@@ -12,7 +12,8 @@ from synth.config.generate import Budget
 from synth.core.errors import Unfinished
 from synth.core.usage import Price
 from synth.generate.budget import BudgetTracker
-from synth.store.responses import Store, Usage
+from synth.store.responses import ResponseStore
+from synth.store.usage import Usage
 from synth.teachers.base import Cap
 from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
 
@@ -30,7 +31,7 @@ def test_a_cap_on_tokens_stops_within_a_window_of_it_and_goes_on_when_raised(tmp
     for cap in (5_000, 5_000, 12_000):
         with pytest.raises(Unfinished, match=r"budget\.tokens: the cap of .* is reached"):
             run(ask_with(teacher, budget=Budget(tokens=cap), **more), questions, path)
-        with Store(path) as store:
+        with ResponseStore(path) as store:
             spent = store.spent("r")["teacher0"]
         assert cap - WINDOW * 170 <= spent.tokens <= cap + WINDOW * 170
     assert len(set(teacher.asked)) == len(teacher.asked)
@@ -51,7 +52,7 @@ def test_a_cap_in_dollars(tmp_path):
     teacher = Scripted(lengths)
     with pytest.raises(Unfinished, match=r"budget\.usd: the cap of \$2000"):
         run(ask_with(teacher, prices=prices, budget=Budget(usd=2000), run="r", concurrency=WINDOW), tasks(100), tmp_path / "s.sqlite")  # fmt: skip
-    with Store(tmp_path / "s.sqlite") as store:
+    with ResponseStore(tmp_path / "s.sqlite") as store:
         assert 2000 - WINDOW * 170 < store.spent("r")["teacher0"].usd < 2000 + WINDOW * 170
 
 

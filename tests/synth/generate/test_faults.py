@@ -16,7 +16,8 @@ from synth.generate import concurrency as lane
 from synth.generate.runner import generate
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store
+from synth.store import usage
+from synth.store.responses import ResponseStore
 from synth.teachers import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "bench"))
@@ -45,12 +46,12 @@ def ask_all(server, path, retries=2, number=3, timeout_s=30.0, **options):
                 wanted, store, questions, lambda t, r: got.__setitem__(t.question, r), counts
             )
 
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         try:
             asyncio.run(bounded(store))
         finally:
-            failures = dict(store.failures())
-            keys = [key for key, *_ in store.requests()]
+            failures = usage.failures(path)
+            keys = [entry.key for entry in usage.entries(path)]
             assert len(keys) == len(set(keys)) == counts.bought + counts.reused
     return got, counts, failures
 

@@ -11,7 +11,7 @@ from synth.core.errors import Unfinished, UserError
 from synth.core.usage import Price
 from synth.generate import client as engine
 from synth.generate import concurrency as lane
-from synth.generate.runner import VoteResult
+from synth.generate.spec import VoteResult
 from synth.teachers.base import Cap, RequestRejected, RetryableError, TeacherConfig
 from tests.helpers.scripted_teacher import Scripted, ask_with, right, run, tasks
 
@@ -91,7 +91,7 @@ def test_when_the_last_teacher_dies_the_run_ends_with_all_that_came(path):
     ]
     with pytest.raises(Unfinished, match="quota"):
         run(ask_with(*teachers, samples=Samples(max=2), concurrency=1), tasks(100), path)
-    with engine.Store(path) as store:
+    with engine.ResponseStore(path) as store:
         assert store.count() == 3 + 7
 
 

@@ -24,7 +24,7 @@ from synth.generate import concurrency as lane
 from synth.generate import runner as engine
 from synth.generate.runner import generate
 from synth.generate.stats import GenerationStats
-from synth.store.responses import Store, StoreFull
+from synth.store.responses import ResponseStore, StoreFull
 from synth.teachers import fake
 from synth.teachers.base import RequestRejected, RetryableError
 from tests.helpers.scripted_teacher import Scripted, ask_with, run, tasks
@@ -114,7 +114,7 @@ def test_until_verified_never_buys_more_than_it_must(most, wanted, bits):
 
     async def count():
         teacher = Scripted(lambda r, n: "\\boxed{0}" if good[r.sample] else "no")
-        with Store(Path(os.devnull).with_name("shm") / f"t{os.getpid()}.sqlite") as store:
+        with ResponseStore(Path(os.devnull).with_name("shm") / f"t{os.getpid()}.sqlite") as store:
             try:
                 await generate(
                     ask_with(teacher, samples=Samples(max=most, until_verified=wanted)),
@@ -214,7 +214,7 @@ def test_several_teachers_take_turns(path):
 
 
 def test_a_full_disk_stops_with_all_that_came_kept(path, monkeypatch):
-    real = Store.put
+    real = ResponseStore.persist
     puts = []
 
     async def put(self, *arguments):
@@ -223,11 +223,11 @@ def test_a_full_disk_stops_with_all_that_came_kept(path, monkeypatch):
             raise StoreFull("no space left")
         await real(self, *arguments)
 
-    monkeypatch.setattr(Store, "put", put)
+    monkeypatch.setattr(ResponseStore, "persist", put)
     with pytest.raises(Unfinished, match="make room and run again"):
         run(ask_with(Scripted(lambda r, n: "x"), concurrency=2), tasks(30), path)
     monkeypatch.undo()
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.count() == 5
 
 
@@ -239,7 +239,7 @@ def test_malformed_responses_are_tried_again_and_never_stored(path):
 
     _, counts = run(ask_with(Broken(lambda r, n: "x"), retries=1), tasks(2), path)
     assert counts.failed == {"malformed response": 2}
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.count() == 0
 
 
@@ -284,7 +284,7 @@ def test_ctrl_c_keeps_what_is_in_flight_and_a_rerun_goes_on(api, tmp_path, write
     assert process.returncode == 130
     assert "a rerun goes on" in error
     assert "Traceback" not in error
-    with Store(tmp_path / "runs" / "responses.sqlite") as store:
+    with ResponseStore(tmp_path / "runs" / "responses.sqlite") as store:
         assert store.count() == len(api.served) == len(api.received)
     asked = len(api.received)
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0

@@ -17,7 +17,7 @@ from synth.generate import client as buying
 from synth.generate.spec import GenerationSpec
 from synth.generate.sync_client import SyncClient
 from synth.stages.pipeline import do_stage
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from synth.teachers.base import RequestRejected, RetryableError
 
 
@@ -80,7 +80,7 @@ def test_the_answer_comes_without_its_reasoning_and_is_paid_for_once(asker, tmp_
     ask.close()
     again, other = asker(lambda text, n: "never")
     assert again("big", say("a"), {"max_tokens": 5}, 0) == "a!" and other.asked == []
-    with Store(tmp_path / "s.sqlite") as store:
+    with ResponseStore(tmp_path / "s.sqlite") as store:
         assert store.count() == 2
 
 

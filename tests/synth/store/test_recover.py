@@ -20,9 +20,9 @@ from synth.core.compression import compress, decompress
 from synth.core.errors import UserError
 from synth.core.record import Request
 from synth.store._sqlite_pages import Pages
-from synth.store.keys import keyed
+from synth.store.keys import request_key
 from synth.store.recover import recover, sound_response
-from synth.store.responses import Batch, ResponseMetadata, Store
+from synth.store.responses import Batch, ResponseMetadata, ResponseStore
 
 ROWS, PAGE = 300, 4096
 
@@ -30,7 +30,9 @@ ROWS, PAGE = 300, 4096
 def request(i):
     # Short ones, and some whose row takes several pages.
     noise = random.Random(i).randbytes(9000).hex() if i % 10 == 0 else f"question {i} " * (i % 40)
-    return keyed(Request([{"role": "user", "content": noise or "q"}], {"n": i}), {"kind": "t"})
+    return request_key(
+        Request([{"role": "user", "content": noise or "q"}], {"n": i}), {"kind": "t"}
+    )
 
 
 def response(i):
@@ -40,16 +42,16 @@ def response(i):
 
 
 async def fill(path, rows=range(ROWS)):
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         for i in rows:
             labels = compress(random.Random(i).randbytes(3000)) if i % 20 == 0 else None
             bought = ResponseMetadata("run", "teacher", i, 2 * i, i / 7, i / 3)
-            await store.put(request(i), json.dumps(response(i)).encode(), bought, labels)
-        await store.put_failure(request(999).key, "status 400: no", "run", "teacher")
-        await store.put_stand_in(request(5).key, "other")
+            await store.persist(request(i), json.dumps(response(i)).encode(), bought, labels)
+        await store.persist_failure(request(999).key, "status 400: no", "run", "teacher")
+        await store.persist_fallback_teacher(request(5).key, "other")
         for id in (None, "batch-1"):
             batch = Batch(f"file-{id}", id, 1.5, [request(7), request(8)])
-            await store.put_batch(batch, '{"kind":"openai_batch"}')
+            await store.persist_batch(batch, '{"kind":"openai_batch"}')
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +158,11 @@ def test_without_header_and_schema_the_rest_is_saved(whole, tmp_path, lost):
     damaged[: len(lost)] = random.Random(1).randbytes(len(lost))
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=r"damaged.*`distill recover .*s\.sqlite`"):
-        Store(path)
+        ResponseStore(path)
     intact = set(range(len(lost) // PAGE + 1, 10**6))
     needed = {key for key, pages in pages_of(whole).items() if pages <= intact}
     assert quiet(path).saved >= len(needed) > 250
-    with Store(path) as store:  # it is a store again, and takes more
+    with ResponseStore(path) as store:  # it is a store again, and takes more
         assert store.count() == len(contents(path))
 
 
@@ -216,14 +218,14 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("t", {file!r})
 t = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(t)
-from synth.store.responses import ResponseMetadata, Store
+from synth.store.responses import ResponseMetadata, ResponseStore
 import json, pathlib
 
 async def go():
-    with Store(pathlib.Path({path!r})) as store:
+    with ResponseStore(pathlib.Path({path!r})) as store:
         for i in range({rows}):
             bought = ResponseMetadata("run", "teacher", i, 2 * i, i / 7, i / 3)
-            await store.put(t.request(i), json.dumps(t.response(i)).encode(), bought)
+            await store.persist(t.request(i), json.dumps(t.response(i)).encode(), bought)
         print("ready", flush=True)
         time.sleep(60)
 
@@ -271,18 +273,21 @@ def test_what_only_the_log_holds_is_saved_too(killed, harm):
     else:  # the first page lies in the log too: such a file heals when it is opened
         assert log.read_bytes() == kept
     assert saved(killed) <= {request(i).key for i in range(40)}
-    with Store(killed) as store:
+    with ResponseStore(killed) as store:
         assert store.count() == done.saved
 
 
 def test_ten_thousand_rows_take_seconds(tmp_path):
     path = tmp_path / "s.sqlite"
-    with Store(path) as store:
+    with ResponseStore(path) as store:
 
         async def put():
             body = json.dumps(response(1)).encode()
             await asyncio.gather(
-                *(store.put(keyed(Request([], {"n": i}), {}), body) for i in range(10_000))
+                *(
+                    store.persist(request_key(Request([], {"n": i}), {}), body)
+                    for i in range(10_000)
+                )
             )
 
         asyncio.run(put())

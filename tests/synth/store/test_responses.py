@@ -20,8 +20,8 @@ from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
 from synth.stages.pipeline import do_stage
 from synth.store import responses as store
-from synth.store.keys import keyed, request_key
-from synth.store.responses import ResponseMetadata, Store
+from synth.store.keys import request_key
+from synth.store.responses import ResponseMetadata, ResponseStore
 from tests.helpers.scripted_teacher import Scripted, ask_with, run, tasks
 
 QUESTIONS = 6
@@ -204,11 +204,11 @@ def test_hostile_text_is_kept_as_it_came_and_the_first_answer_stays(path):
     request = Request([{"role": "user", "content": "\udfff\x00"}])
 
     async def put():
-        with Store(path) as opened:
-            await opened.put(keyed(request, {}), json.dumps(raw).encode())
-            assert opened.get(request_key(request, {})).raw == raw
-            await opened.put(keyed(request, {}), b'{"choices": []}')
-            assert opened.get(request_key(request, {})).raw == raw
+        with ResponseStore(path) as opened:
+            await opened.persist(request_key(request, {}), json.dumps(raw).encode())
+            assert opened.get(request_key(request, {}).key).raw == raw
+            await opened.persist(request_key(request, {}), b'{"choices": []}')
+            assert opened.get(request_key(request, {}).key).raw == raw
             assert opened.count() == 1
 
     asyncio.run(put())
@@ -216,12 +216,12 @@ def test_hostile_text_is_kept_as_it_came_and_the_first_answer_stays(path):
 
 def test_what_a_run_spent_is_told_by_teacher(path):
     async def put():
-        with Store(path) as opened:
+        with ResponseStore(path) as opened:
             for i, (run, teacher, cost) in enumerate(
                 [("r", "a", 0.5), ("r", "a", None), ("r", "b", 2.0), ("other", "a", 9.0)]
             ):
                 bought = ResponseMetadata(run, teacher, 10, 20 + i, cost, 1.0)
-                await opened.put(keyed(Request([], {"n": i}), {}), b"{}", bought)
+                await opened.persist(request_key(Request([], {"n": i}), {}), b"{}", bought)
             assert opened.spent("r") == {"a": (2, 61, 0.5), "b": (1, 32, 2.0)}
             assert opened.spent("nobody") == {}
 
@@ -235,31 +235,31 @@ def test_what_is_no_store_is_said_so_with_the_command_that_helps(tmp_path):
     path = tmp_path / "not-a-store"
     path.write_text("hello, this is a text file and no data base at all" * 100)
     with pytest.raises(UserError, match=r"damaged, or no response store.*`distill recover "):
-        Store(path)
+        ResponseStore(path)
 
 
 def test_a_store_of_another_version_is_refused(path):
-    Store(path).close()
+    ResponseStore(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.commit()
     with pytest.raises(UserError, match="of version 99"):
-        Store(path)
+        ResponseStore(path)
 
 
 def test_a_flipped_bit_in_a_response_is_noticed_when_it_is_read(path):
-    key = keyed(Request([], {"n": 1}), {})
+    key = request_key(Request([], {"n": 1}), {})
 
     async def put():
-        with Store(path) as opened:
-            await opened.put(key, json.dumps({"text": "x" * 50, "n": 1}).encode())
+        with ResponseStore(path) as opened:
+            await opened.persist(key, json.dumps({"text": "x" * 50, "n": 1}).encode())
 
     asyncio.run(put())
     with contextlib.closing(sqlite3.connect(path)) as connection:
         (blob,) = connection.execute("SELECT response FROM responses").fetchone()
     damaged = path.read_bytes().replace(blob, blob[:-6] + bytes([blob[-6] ^ 1]) + blob[-5:])
     path.write_bytes(damaged)
-    with Store(path) as opened, pytest.raises(UserError, match="`distill recover "):
+    with ResponseStore(path) as opened, pytest.raises(UserError, match="`distill recover "):
         opened.get(key.key)
 
 

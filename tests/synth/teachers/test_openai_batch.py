@@ -9,7 +9,7 @@ from synth.config.generate import Budget, Samples, Sampling
 from synth.core.errors import Unfinished, UserError
 from synth.core.logprobs import unpack
 from synth.generate.concurrency import ConcurrencyController, Limits
-from synth.store.responses import Store
+from synth.store.responses import ResponseStore
 from synth.teachers import openai, openai_batch
 from synth.teachers.base import RetryableError
 from tests.helpers.batch_server import (
@@ -96,7 +96,7 @@ def test_what_a_batch_left_over_goes_into_the_next_one(server, path):
     assert counts.bought == 10 and server.asked == []
     first, *others = [len(batch["requests"]) for batch in server.batches.values()]
     assert first == 10 and sum(others) == 5
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.batches(teacher_of(server)._endpoint) == []
 
 
@@ -115,7 +115,7 @@ def test_lines_with_an_error(server, path, line, counts, asked):
     assert got.bought == (3 if asked else 2) and len(server.asked) == asked
     for name, wanted in counts.items():
         assert dict(getattr(got, name)) == wanted
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.batches(teacher_of(server)._endpoint) == []
 
 
@@ -125,7 +125,7 @@ def test_a_line_that_says_the_money_is_gone_stops_the_run(server, path):
     )
     with pytest.raises(Unfinished, match="quota is used up"):
         run(ask_with(teacher_of(server)), tasks(3), path)
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.count() == 2
 
 
@@ -143,7 +143,7 @@ def test_lines_that_are_none(server, path):
     server._finish = finish
     _, counts = run(ask_with(teacher_of(server)), tasks(4), path)
     assert counts.bought == 4 and len(server.asked) == 2
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.count() == 4
 
 
@@ -264,7 +264,7 @@ def test_a_cap_ends_the_run_and_sends_nothing_more(server, path):
     with pytest.raises(Unfinished, match="cap of 100 tokens"):
         run(ask, tasks(12), path)
     assert [len(lines) for lines in server.uploads] == [4]
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.count() == 4
 
 
@@ -306,7 +306,7 @@ def test_soft_labels_come_out_of_a_batch(server, path, token_ids):
     assert body["top_logprobs"] == 2
     assert ("return_tokens_as_token_ids" in body) == (token_ids == "vllm")
     more = 0 if token_ids == "vllm" else 10
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         for key in server.made():
             labels = unpack(store.labels(key))
             assert labels.token_ids.tolist() == [3 + more, 4 + more]

@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 
 from synth.core.record import Request
-from synth.store.keys import keyed
-from synth.store.responses import Batch, Store
+from synth.store.keys import request_key
+from synth.store.responses import Batch, ResponseStore
 from synth.teachers import openai_batch
 from tests.helpers.batch_server import (
     BatchServer,
@@ -196,7 +196,7 @@ def test_answers_that_nobody_asks_for_any_more_are_stored(
     assert manifest(tmp_path)["counts"]["bought"] == 2
     assert len(server.batches) == 1
     assert sorted(stored(tmp_path)[0]) == sorted(server.made()) and stored(tmp_path)[1] == 0
-    with Store(tmp_path / "runs/responses.sqlite") as store:
+    with ResponseStore(tmp_path / "runs/responses.sqlite") as store:
         spent = store.spent("b")["t"]
     assert (spent.responses, spent.tokens) == (6, 180)
     assert spent.usd == pytest.approx(6 * 50 / 1e6)
@@ -211,7 +211,7 @@ def test_a_batch_that_goes_on_stays_noted_where_nobody_asks_for_it(server, path)
     teacher = teacher_of(server)
 
     async def leave():
-        with Store(path) as store:
+        with ResponseStore(path) as store:
             teacher.attach(store, "")
             asked = asyncio.create_task(
                 teacher.complete(Request([{"role": "user", "content": "x"}]))
@@ -225,18 +225,18 @@ def test_a_batch_that_goes_on_stays_noted_where_nobody_asks_for_it(server, path)
 
     asyncio.run(leave())
     run(ask_with(teacher_of(server)), [], path)
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert len(store.batches(teacher._endpoint)) == 1 and store.count() == 0
     server.hold = False
     run(ask_with(teacher_of(server)), [], path)
-    with Store(path) as store:
+    with ResponseStore(path) as store:
         assert store.batches(teacher._endpoint) == [] and store.count() == 1
 
 
 def test_a_key_in_an_old_and_a_new_batch_is_waited_for_in_the_new_one(server, path):
     """What an expired batch left over is in a second one when the run is killed."""
     teacher, request = teacher_of(server), Request([{"role": "user", "content": "question 1"}])
-    key = keyed(request, teacher.identity)
+    key = request_key(request, teacher.identity)
     line = {"custom_id": key.key, "body": {"messages": request.messages}}
     for n, status in ((1, "expired"), (2, "validating")):
         server.batches[f"batch_{n}"] = {
@@ -245,13 +245,13 @@ def test_a_key_in_an_old_and_a_new_batch_is_waited_for_in_the_new_one(server, pa
         }  # fmt: skip
 
     async def collected():
-        with Store(path) as store:
+        with ResponseStore(path) as store:
             for n in (1, 2):
                 noted = Batch(f"file-{n}", f"batch_{n}", time.time() + n, [key])
-                await store.put_batch(noted, teacher._endpoint)
+                await store.persist_batch(noted, teacher._endpoint)
             teacher.attach(store, "")
             answer = await asyncio.wait_for(teacher.complete(request), 20)
-            await store.put(key, json.dumps(answer).encode())
+            await store.persist(key, json.dumps(answer).encode())
             await teacher.close()
             assert store.batches(teacher._endpoint) == []
             return answer
@@ -280,16 +280,16 @@ def test_a_batch_of_another_project_is_not_bought_again(
 
 def test_what_is_noted_of_a_batch_is_its_requests_without_answers(path):
     requests = [
-        keyed(Request([{"role": "user", "content": text}], {"seed": n}), {"kind": "x"})
+        request_key(Request([{"role": "user", "content": text}], {"seed": n}), {"kind": "x"})
         for n, text in enumerate(["plain", "two\nlines", "lone \ud800 surrogate"])
     ]
 
     async def noted():
-        with Store(path) as store:
-            await store.put_batch(Batch("f", None, 5.0, requests), "e")
+        with ResponseStore(path) as store:
+            await store.persist_batch(Batch("f", None, 5.0, requests), "e")
             assert store.batches("e") == [Batch("f", None, 5.0, requests)]
-            await store.put_batch(Batch("f", "b", 5.0, requests), "e")
-            await store.put(requests[1], b"{}")
+            await store.persist_batch(Batch("f", "b", 5.0, requests), "e")
+            await store.persist(requests[1], b"{}")
             assert store.batches("e") == [Batch("f", "b", 5.0, [requests[0], requests[2]])]
             assert store.batches("another") == []
             await store.end_batch("f")
@@ -297,4 +297,4 @@ def test_what_is_noted_of_a_batch_is_its_requests_without_answers(path):
 
     asyncio.run(noted())
     assert openai_batch._asked(requests[2]).messages[0]["content"] == "lone \ud800 surrogate"
-    assert keyed(openai_batch._asked(requests[1]), {"kind": "x"}) == requests[1]
+    assert request_key(openai_batch._asked(requests[1]), {"kind": "x"}) == requests[1]
