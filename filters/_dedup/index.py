@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synth.core.errors import UserError
+from synth.core.files import atomic_write
 from synth.core.record import canonical_json
 
 _BATCH_ROWS = 1000
@@ -60,21 +61,18 @@ def write_entries(
         metadata={_METADATA_KEY: metadata},
     )
     path = _path(folder, run)
-    partial = path.with_suffix(".partial")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                rest = iter(entries)
-                while batch := list(islice(rest, _BATCH_ROWS)):
-                    rows = [
-                        {"id": _utf8(e.id), "question": _utf8(e.question), "data": e.data}
-                        for e in batch
-                    ]
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with (
+            atomic_write(path) as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            rest = iter(entries)
+            while batch := list(islice(rest, _BATCH_ROWS)):
+                rows = [
+                    {"id": _utf8(e.id), "question": _utf8(e.question), "data": e.data}
+                    for e in batch
+                ]
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         _sync_folder(folder)
     except OSError as error:
         raise UserError(f"index {folder}: cannot be written ({error})") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.data.encoding import IGNORED, Encoded, check_dataset
-from synth.core.files import read_json, write_json
+from synth.core.files import atomic_write, read_json, write_json
 from synth.core.record import Message, Record, Task
 
 _ROWS_PER_BATCH = 1_000
@@ -93,9 +93,7 @@ def write_examples(
 
     total = hashlib.sha256()
     held: list[dict[str, Any]] = []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with atomic_write(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
         for example in check_dataset(tokenizer, noted(), render_prompt, max_length):
             held.append(_row(current[0], example))
             tokens = {key: held[-1][key] for key in ("input_ids", "labels")}
@@ -105,7 +103,6 @@ def write_examples(
                 held = []
         if held:
             writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
-    partial.replace(path)
     write_json(path.with_suffix(".json"), {"content": total.hexdigest()})
 
 

@@ -14,7 +14,6 @@ Reading memory-maps the index (56 bytes a record) and reads blocks from their fi
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sft.labels.codec import Codebook, SoftLabels, decode, encode
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
-from synth.core.files import read_json, write_json
+from synth.core.files import atomic_write, read_json, write_json
 from synth.core.logprobs import hash_tokens
 
 if TYPE_CHECKING:
@@ -110,13 +109,8 @@ def write_shard(
         first, offset = last, offset + len(block)
     table = np.array(rows, _row_type()).tobytes()
     head = _HEAD.pack(_MAGIC, len(rows), zlib.crc32(table), len(packed), zlib.crc32(packed))
-    path = shard_path(folder, number)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with atomic_write(shard_path(folder, number)) as file:
         file.writelines([head, table, packed, *blocks])
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def finish(folder: Path, shards: int) -> None:
@@ -132,12 +126,8 @@ def finish(folder: Path, shards: int) -> None:
     if len(np.unique(rows["key"])) < len(rows):
         raise UserError(f"{folder}: two records have the same id")
     for name, array in (("keys", np.ascontiguousarray(rows["key"])), ("rows", rows)):
-        partial = folder / f"{name}.partial"
-        with partial.open("wb") as file:
+        with atomic_write(folder / f"{name}.npy") as file:
             np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / f"{name}.npy")
     manifest = {
         **read_json(folder / PLAN),
         "records": len(rows),

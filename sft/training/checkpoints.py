@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.core.files import read_json, write_json
+from synth.core.files import atomic_write, read_json, write_json
 
 MARKER = "whole.json"
 
@@ -96,10 +96,8 @@ class StepLog:
     def cut_after(self, step: int) -> None:
         """Drops the lines of later steps, which a resumed run does again."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(self.path)
+        with atomic_write(self.path, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in kept)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds the line of one step."""

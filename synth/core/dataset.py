@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from synth.core.errors import UserError
 from synth.core.files import write_json
-from synth.core.record import Record, canonical_json, digest, from_row, to_row
+from synth.core.record import Record, canonical_json, digest, field_types, from_row, to_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,61 +30,25 @@ ROWS_PER_GROUP, BYTES_PER_GROUP, ROWS_READ = 1_000, 8 * 1024 * 1024, 64
 
 
 def record_schema() -> pa.Schema:
-    """The Arrow schema of a record, fixed so that all shards of all runs fit together."""
+    """Return the Arrow schema of a record; it comes from the fields and types of the dataclasses.
+
+    It is fixed, so that all shards of all runs fit together. Free-form mappings are JSON text.
+    """
     import pyarrow as pa
 
-    task = pa.struct(
-        {
-            "id": pa.string(),
-            "question": pa.string(),
-            "answer": pa.string(),
-            "source": pa.string(),
-            "metadata": pa.string(),
-        }
-    )
-    generation = pa.struct(
-        {
-            "teacher": pa.string(),
-            "model": pa.string(),
-            "template": pa.string(),
-            "template_hash": pa.string(),
-            "sampling": pa.string(),
-            "sample": pa.int64(),
-            "finish_reason": pa.string(),
-            "prompt_tokens": pa.int64(),
-            "completion_tokens": pa.int64(),
-            "cost_usd": pa.float64(),
-            "latency_s": pa.float64(),
-            "key": pa.string(),
-            "earlier_keys": pa.list_(pa.string()),
-            "student_tokens": pa.int64(),
-            "parent": pa.string(),
-        }
-    )
-    verdict = pa.struct(
-        {
-            "filter": pa.string(),
-            "keep": pa.bool_(),
-            "reason": pa.string(),
-            "score": pa.float64(),
-            "threshold": pa.float64(),
-            "evidence": pa.string(),
-            "version": pa.int64(),
-            "drops": pa.bool_(),
-        }
-    )
-    message = pa.struct({"role": pa.string(), "content": pa.string()})
-    return pa.schema(
-        {
-            "id": pa.string(),
-            "task": task,
-            "messages": pa.list_(message),
-            "reasoning": pa.string(),
-            "answer": pa.string(),
-            "generation": generation,
-            "verdicts": pa.list_(verdict),
-        }
-    )
+    scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+    def struct(cls: type) -> dict[str, Any]:
+        return {name: arrow_type(kind) for name, (kind, _) in field_types(cls).items()}
+
+    def arrow_type(kind: Any) -> pa.DataType:
+        if get_origin(kind) is list:
+            return pa.list_(arrow_type(get_args(kind)[0]))
+        if get_origin(kind) is dict:
+            return pa.string()
+        return scalars[kind] if kind in scalars else pa.struct(struct(kind))
+
+    return pa.schema(struct(Record))
 
 
 class SplitWriter:

@@ -1,32 +1,47 @@
-"""Placeholder."""
+"""Files that are written whole or not at all, and JSON in them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 from synth.core.errors import UserError
 
-if TYPE_CHECKING:
-    pass
 
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of `path` when the block ends well, and is on the disk then.
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is at every moment either the old one or the new one."""
+    Args:
+        path: The file; folders above it are made.
+        mode: `wb`, or `w` for UTF-8 text.
+
+    Example:
+        >>> with atomic_write(folder / "page.html", "w") as file:
+        ...     file.write(page)
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+    with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is at every moment either the old one or the new one."""
+    with atomic_write(path, "w") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
 def read_json(path: Path) -> Any:
-    """The JSON of a file, or None where there is no such file.
+    """Return the JSON of a file, or None where there is no such file.
 
     Raises:
         UserError: The file is not JSON.

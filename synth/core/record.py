@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from types import NoneType, UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
 
 class Message(TypedDict):
@@ -144,6 +146,18 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of a value. Lone surrogates are hashed, not refused."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Return the type of each stored field of a record's part, and whether it may be None."""
+    types = {}
+    for name, hint in get_type_hints(cls).items():
+        if (cls, name) != (Verdict, "seconds"):  # differs from run to run: not stored
+            options = [kind for kind in get_args(hint) if kind is not NoneType]
+            optional = get_origin(hint) is UnionType
+            types[name] = (options[0] if optional else hint, optional)
+    return types
 
 
 def to_row(record: Record) -> dict[str, Any]:

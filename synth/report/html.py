@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from synth import __version__
 from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run, questions_of, stages_of, traces_of
 from synth.core.dataset import read_split
+from synth.core.files import atomic_write
 from synth.core.progress import duration
 from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
@@ -52,13 +52,8 @@ def write_report(run: Run) -> Path:
     """
     page = _template().render(_contents(run, Folder(run.folder)))
     path = run.folder / REPORT
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path, "w") as file:
         file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
     return path
 
 

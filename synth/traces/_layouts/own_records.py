@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
-from synth.core.record import Record, from_row
+from synth.core.record import Record, field_types, from_row
 from synth.core.rows import kind_of
 from synth.traces._layouts.json_values import Unreadable, json_value
 
 _INT64 = range(-(2**63), 2**63)
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "dict[str, Any]": (dict,),
-}
 
 
 def own_records(row: dict[str, Any]) -> Iterator[Record | str]:
@@ -40,14 +31,19 @@ def own_records(row: dict[str, Any]) -> Iterator[Record | str]:
 
 
 def _check_fields(part: Any) -> None:
-    """Raises TypeError where a field is of another type than the record's own."""
-    for name, spec in getattr(part, "__dataclass_fields__", {}).items():
-        value, kinds = getattr(part, name), _KINDS.get(spec.type)
-        if kinds is not None and (type(value) not in kinds):
-            raise TypeError(f"{name} is {kind_of(value)}")
+    """Raise TypeError where a field is of another type than the record's own."""
+    types: dict[str, tuple[Any, bool]] = field_types(part.__class__) if part is not None else {}
+    for name, (kind, optional) in types.items():
+        value = getattr(part, name)
+        if value is None and optional:
+            continue
+        if kind in (str, int, float) or get_origin(kind) is dict:
+            expected = (int, float) if kind is float else (get_origin(kind) or kind,)
+            if type(value) not in expected:
+                raise TypeError(f"{name} is {kind_of(value)}")
         if type(value) is int and value not in _INT64:
             raise TypeError(f"{name} is too large")
-        if name == "earlier_keys" and not (
+        if kind == list[str] and not (
             type(value) is list and all(isinstance(v, str) for v in value)
         ):
-            raise TypeError("earlier_keys are not texts")
+            raise TypeError(f"{name} are not texts")
