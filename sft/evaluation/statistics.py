@@ -27,7 +27,6 @@ from typing import NamedTuple
 RESAMPLES = 9999  # of a permutation test or a bootstrap: a p-value of 0.05 is off by 0.002
 _DRAWS = 4000  # of subsets in a majority@k that is too large to count
 _EXACT_WORK = 100_000  # steps that one exact majority@k may take
-_Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -47,16 +46,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     >>> round(low, 4), round(high, 4)
     (0.2553, 0.3662)
     """
+    from scipy.stats import binomtest
+
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
-    p = successes / n
-    centre = p + _Z**2 / (2 * n)
-    spread = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    scale = 1 + _Z**2 / n
-    # At the ends the limit is exactly 0 or 1; rounding errors must not say otherwise.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == n else (centre + spread) / scale
-    return low, high
+    limits = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(limits.low), float(limits.high)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -398,27 +393,13 @@ def _t_interval(values: Sequence[float], reach: float) -> tuple[float, float]:
     be otherwise, unseen in n (Wilson's upper limit of 0 in n), times how far off one could be
     (`reach`), is what is left of doubt.
     """
+    from scipy.special import stdtrit
+
     n, mean = len(values), statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
     # Values alike but for rounding count as alike.
-    half = _t_quantile(n - 1) * error if error > 1e-12 else wilson(0, n)[1] * reach
+    half = float(stdtrit(n - 1, 0.975)) * error if error > 1e-12 else wilson(0, n)[1] * reach
     return mean - half, mean + half
-
-
-def _t_quantile(freedom: int) -> float:
-    """The 97.5% point of Student's t: closed forms for 1 and 2, else Abramowitz & Stegun 26.7.5."""
-    if freedom == 1:
-        return math.tan(math.pi * 0.475)
-    if freedom == 2:
-        return 2 * 0.475 * math.sqrt(2 / (4 * 0.975 * 0.025))
-    z, f = _Z, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * f)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * f**4)
-    )
 
 
 def _binary(values: Sequence[float]) -> bool:
