@@ -21,9 +21,11 @@ from common import GGUF, table
 from synth.config.generate import Samples, Sampling, Truncation
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.generate.runner import GenerationSpec, generate
+from synth.generate.runner import generate
+from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
+from synth.teachers.base import Teacher
 
 # What is asked of SmolLM2: the first are easier for it than the second.
 SUMS = {
@@ -94,7 +96,7 @@ def traces(path):
     return rows
 
 
-class Replay:
+class Replay(Teacher):
     """Answers with what was recorded."""
 
     def __init__(self, rows):
@@ -109,9 +111,6 @@ class Replay:
             "choices": [{"message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 0, "completion_tokens": tokens},
         }
-
-    async def close(self):
-        pass
 
 
 def replayed(rows, samples):

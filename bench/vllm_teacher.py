@@ -70,6 +70,7 @@ def ours(kind):
     from synth.generate.spec import GenerationSpec
     from synth.generate.stats import GenerationStats
     from synth.store.responses import ResponseStore
+    from synth.teachers.base import Teacher
 
     run = run_config()
     prompt, tasks = load_prompt(run.generate.prompt.template), questions(run)
@@ -79,10 +80,11 @@ def ours(kind):
     folder = tempfile.TemporaryDirectory()
     store = ResponseStore(Path(folder.name) / "responses.sqlite").__enter__()
 
-    class Kept:
+    class Kept(Teacher):
         """The teacher without its end: `generate` closes what it is given."""
 
-        identity, opens_wide, complete = teacher.identity, teacher.opens_wide, teacher.complete
+        identity, skip_probe = teacher.identity, teacher.skip_probe
+        complete = staticmethod(teacher.complete)
 
         async def close(self):
             pass

@@ -53,7 +53,7 @@ def show(run: Run, number: int, ask: bool) -> None:
 
 def _tasks(run: Run, number: int) -> list[Task]:
     """The first questions. Reads every source, as the split needs all of them."""
-    from synth.tasks._load import load_tasks
+    from synth.tasks import load_tasks
 
     assert run.tasks is not None
     return load_tasks(run.tasks, run.seed).train[:number]
@@ -89,8 +89,7 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
         ask.samples = Samples(max=1)
         ask.vote = None
         for teacher in ask.teachers.values():
-            if at_once := getattr(teacher, "at_once", None):
-                at_once()  # three answers are not worth a day's wait for a batch
+            teacher.disable_batching()  # three answers are not worth a day's wait for a batch
         take: Callable[[Task, list[Record]], None] = lambda _, got: records.extend(got)  # noqa: E731
         asyncio.run(generate(ask, store, tasks, take, GenerationStats(questions_total=len(tasks))))
     return records

@@ -1,4 +1,4 @@
-"""How much hope there is in a question: the chance that its next answer passes.
+"""Adaptive sampling: a model of the chance that a question's next answer passes.
 
 The pass rates of a source's questions are taken to be spread by beta distributions with one
 strength n, their means m told by what is seen of a question (its length, its numbers and signs,
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 _SIGNS = "+-*/^=({\\%"
 _LONGEST_WORD = 40  # of a metadata value that is taken for a category
-_SEEN = 4  # questions that have a trait, and that lack it, before it is taken for one
-# Normal priors: of the weights of standardised traits, of the mean's logit, of log n.
+_SEEN = 4  # questions that have a feature, and that lack it, before it is taken for one
+# Normal priors: of the weights of standardised features, of the mean's logit, of log n.
 _WEIGHT_SD, _LOGIT_SD = 1.0, 3.0
 _LOG_STRENGTH, _LOG_STRENGTH_SD = 1.0, 1.5
 
 
-def traits(task: Task) -> dict[str, float]:
-    """What is seen of a question before it is asked: figures, and 1 for each category it is in.
+def question_features(task: Task) -> dict[str, float]:
+    """Return what is seen of a question before it is asked: figures, and 1 for each category.
 
-    >>> traits(Task("a", "12 - 5", "7", metadata={"level": "Level 3"}))["level=Level 3"]
+    >>> question_features(Task("a", "12 - 5", "7", metadata={"level": "Level 3"}))["level=Level 3"]
     1.0
     """
     text = task.question
@@ -50,72 +50,72 @@ def traits(task: Task) -> dict[str, float]:
         "longest number": max(map(len, numbers), default=0),
         **{f"sign {sign}": text.count(sign) for sign in _SIGNS},
     }
-    found = {name: math.log1p(value) for name, value in figures.items()}
+    features = {name: math.log1p(value) for name, value in figures.items()}
     for name, value in task.metadata.items():
         if isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_WORD):
-            found[f"{name}={value}"] = 1.0
+            features[f"{name}={value}"] = 1.0
         elif isinstance(value, int | float) and abs(value) < 1e300:  # neither infinite nor NaN
-            found[f"{name}:"] = math.asinh(value)
-    return found
+            features[f"{name}:"] = math.asinh(value)
+    return features
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The spread of pass rates over questions that have some traits.
+    """A beta prior of pass rates, its mean a logistic regression on a question's features.
 
     Attributes:
-        traits: Names of those that count; of each its mean and deviation.
-        weights: Of the standardised traits, behind the constant.
+        features: Names of those that count; of each its mean and deviation, shape (features,).
+        weights: The constant, then those of the standardised features, shape (1 + features,).
         strength: n, in answers: how much the mean weighs beside what a question's answers show.
     """
 
-    traits: Sequence[str]
+    features: Sequence[str]
     means: NDArray[np.float64]
     deviations: NDArray[np.float64]
     weights: NDArray[np.float64]
     strength: float
 
     def mean(self, seen: Mapping[str, float]) -> float:
-        """Chance that the first answer passes."""
+        """Return the chance that the first answer passes."""
         import numpy as np
 
-        row = np.array([seen.get(name, 0.0) for name in self.traits])
+        row = np.array([seen.get(name, 0.0) for name in self.features])
         logit = float(self.weights[0] + (row - self.means) / self.deviations @ self.weights[1:])
         return 1 / (1 + math.exp(-min(max(logit, -14.0), 14.0)))
 
-    def hope(self, seen: Mapping[str, float], passed: int, failed: int) -> float:
-        """Chance that the next answer passes."""
+    def predictive_pass_rate(self, seen: Mapping[str, float], passed: int, failed: int) -> float:
+        """Return the chance that the next answer passes (the beta-binomial's predictive mean)."""
         return (self.mean(seen) * self.strength + passed) / (self.strength + passed + failed)
 
 
 def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int, int]]) -> Prior:
-    """The likeliest prior after some questions, with weak priors of its own on what it fits.
+    """Return the maximum a posteriori prior after some questions, under weak normal priors.
 
     That sampling stopped at some pass does not matter to the likelihood.
 
     Args:
-        seen: Traits of each question.
+        seen: Features of each question.
         outcomes: Passes and failures of each.
     """
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import expit, gammaln
 
-    counts = Counter(name for one in seen for name in one)
+    counts = Counter(name for features in seen for name in features)
     names = sorted(
         name
         for name in counts
-        if len({one.get(name, 0.0) for one in seen}) > 1
+        if len({features.get(name, 0.0) for features in seen}) > 1
         and (counts[name] == len(seen) or _SEEN <= counts[name] <= len(seen) - _SEEN)
     )
-    rows = np.array([[one.get(name, 0.0) for name in names] for one in seen])
+    rows = np.array([[features.get(name, 0.0) for name in names] for features in seen])
     rows = rows.reshape(len(seen), len(names))
     means, deviations = rows.mean(axis=0), rows.std(axis=0)
     design = np.hstack([np.ones((len(seen), 1)), (rows - means) / deviations])
     passed, failed = np.array(outcomes, dtype=float).T
 
-    def loss(found: NDArray[np.float64]) -> float:
-        weights, n = found[:-1], np.exp(found[-1])
+    def loss(point: NDArray[np.float64]) -> float:
+        weights, n = point[:-1], np.exp(point[-1])
         mean = np.clip(expit(design @ weights), 1e-6, 1 - 1e-6)
         a, b = mean * n, (1 - mean) * n
         likelihood = (
@@ -125,7 +125,7 @@ def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int,
         priors = (
             np.sum((weights[1:] / _WEIGHT_SD) ** 2)
             + (weights[0] / _LOGIT_SD) ** 2
-            + ((found[-1] - _LOG_STRENGTH) / _LOG_STRENGTH_SD) ** 2
+            + ((point[-1] - _LOG_STRENGTH) / _LOG_STRENGTH_SD) ** 2
         )
         return float(priors / 2 - likelihood.sum())
 
@@ -136,20 +136,20 @@ def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int,
 
 
 class PassRateModel:
-    """Learns, source by source and teacher by teacher, how much hope is left in a question."""
+    """Learns a prior for each source and teacher, and says which questions to give up."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self._begun: Counter[str] = Counter()
-        # By source, then by question: its traits, and passes and failures by teacher.
+        # By source, then by question: its features, and passes and failures by teacher.
         self._learned: dict[
             str, dict[str, tuple[dict[str, float], Mapping[str, tuple[int, int]]]]
         ] = {}
         self._priors: dict[tuple[str, str], Prior] = {}
-        self._known: dict[str, asyncio.Event] = {}
+        self._fitted: dict[str, asyncio.Event] = {}
 
     def begin(self, source: str) -> bool:
-        """Whether the next question of a source, in the order of the data, is one to learn from.
+        """Return whether the next question of a source, in the data's order, is one to learn from.
 
         Which ones these are depends on the order alone, so that a rerun learns the same.
         """
@@ -159,9 +159,9 @@ class PassRateModel:
         return self._begun[source] <= self._samples.learn
 
     def learn(self, task: Task, outcomes: Mapping[str, tuple[int, int]]) -> None:
-        """Takes in a question to learn from: passes and failures by teacher."""
+        """Take in a question to learn from: passes and failures by teacher."""
         learned = self._learned.setdefault(task.source, {})
-        learned[task.id] = traits(task), outcomes
+        learned[task.id] = question_features(task), outcomes
         if len(learned) < self._samples.learn:
             return
         # In an order of their own, so that the order in which they came changes no digit.
@@ -173,8 +173,8 @@ class PassRateModel:
             )
         self._event(task.source).set()
 
-    async def known(self, source: str) -> None:
-        """Waits until a source's prior is known.
+    async def wait_until_fitted(self, source: str) -> None:
+        """Wait until a source's prior is fitted.
 
         Who has had a first wave waits here before a second: what is given up then depends on the
         first questions alone and not on who was how fast, and a rerun buys nothing more.
@@ -182,23 +182,26 @@ class PassRateModel:
         if self._samples.give_up is not None:
             await self._event(source).wait()
 
-    def ended(self) -> None:
-        """There are no more questions: a source with too few to learn from is asked to the end."""
+    def end(self) -> None:
+        """Let sources with too few questions to learn from be asked to the end: no more follow."""
         for source, begun in self._begun.items():
             if begun < self._samples.learn:
                 self._event(source).set()
 
     def release(self) -> None:
-        """Lets everyone go who waits for a prior: the run stops."""
+        """Let everyone go who waits for a prior: the run stops."""
         for source in self._begun:
             self._event(source).set()
 
     def _event(self, source: str) -> asyncio.Event:
-        return self._known.setdefault(source, asyncio.Event())
+        return self._fitted.setdefault(source, asyncio.Event())
 
-    def lost(self, task: Task, teacher: str, passed: int, failed: int) -> bool:
-        """Whether a question is to be given up with this teacher."""
+    def should_stop(self, task: Task, teacher: str, passed: int, failed: int) -> bool:
+        """Return whether a question is to be given up with this teacher."""
         prior = self._priors.get((task.source, teacher))
         if prior is None or self._samples.give_up is None:
             return False
-        return prior.hope(traits(task), passed, failed) < self._samples.give_up
+        return (
+            prior.predictive_pass_rate(question_features(task), passed, failed)
+            < self._samples.give_up
+        )

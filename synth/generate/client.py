@@ -1,24 +1,24 @@
-"""One answer from one teacher: from the store, or bought and on the disk before it counts."""
+"""Client of the teachers: a response comes from the store, or is bought and stored first."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.reasoning import parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
 from synth.generate.budget import BudgetTracker
-from synth.generate.concurrency import TeacherClosed
+from synth.generate.concurrency import Health, TeacherClosed
 from synth.generate.responses import Reply
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.keys import RequestKey, request_key
 from synth.store.responses import ResponseMetadata, ResponseStore, StoreFull
-from synth.teachers._response import parse_answer
-from synth.teachers.base import RequestRejected, RetryableError
+from synth.teachers import RequestRejected, RetryableError, parse_answer
 
 LONGEST_WAIT_S = 60.0
 
@@ -27,106 +27,178 @@ class RunStopping(Exception):
     """The run is stopping: this question is left for the next time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The request is sent again, after so many seconds if the endpoint named them."""
+
+    reason: str
+    after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The request failed for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTeacher:
+    """The teacher answers nothing more; where that is fatal, the run ends as well."""
+
+    error: DistillError
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    """The run ends."""
+
+    error: DistillError
+
+
+def classify(
+    error: BaseException, health: Health, may_retry: bool
+) -> Again | Reject | CloseTeacher | StopRun:
+    """Return what follows from the error of one attempt.
+
+    Args:
+        error: What the attempt raised.
+        health: The teacher's. Before its first answer a `UserError` is a mistake in the config;
+            later the key was withdrawn, or the money is gone, and another teacher may go on.
+        may_retry: Whether the request has attempts left.
+
+    Raises:
+        BaseException: The error itself, where it is none that a teacher or the store raises.
+    """
+    match error:
+        case RetryableError():
+            return Again(error.reason, error.after) if may_retry else Reject(error.reason)
+        case RequestRejected():
+            return Reject(str(error))
+        case DistillError():
+            return CloseTeacher(error, isinstance(error, UserError) and health == "untested")
+        case StoreFull():
+            return StopRun(_full_disk(error))
+    raise error
+
+
 class ResponseClient:
-    """The teachers' lanes, the purse and the store of one generation.
+    """The concurrency controllers, the budget and the store of one generation.
 
     Attributes:
-        lanes: The way to each teacher.
+        controllers: The concurrency controller of each teacher.
         stop: Why the run stops, once it does.
         on_halt: Called when the run stops.
     """
 
-    def __init__(self, ask: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
-        self.ask, self.store, self.counts = ask, store, counts
+    def __init__(self, spec: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
+        self.spec, self.store, self.counts = spec, store, counts
         self.stop: DistillError | None = None
         self.on_halt: list[Callable[[], None]] = []
-        self.lanes = {name: ask.lane(name) for name in ask.teachers}
-        caps = {name: own.budget for name, own in ask.options.items() if own.budget}
-        spent = store.spent(ask.run) if ask.budget or caps else {}
-        self._purse = BudgetTracker(ask.budget, caps, spent)
+        self.controllers = {name: spec.controller(name) for name in spec.teachers}
+        caps = {name: options.budget for name, options in spec.options.items() if options.budget}
+        spent = store.spent(spec.run) if spec.budget or caps else {}
+        self._budget = BudgetTracker(spec.budget, caps, spent)
 
-    async def reply(self, name: str, request: Request) -> Reply:
-        """A response, bought only if it is not in the store."""
-        key = request_key(request, self.ask.teachers[name].identity)
+    def key(self, name: str, request: Request) -> RequestKey:
+        """Return the key under which the store holds a teacher's response to a request."""
+        return request_key(request, self.spec.teachers[name].identity)
+
+    async def fetch(self, name: str, request: Request, key: RequestKey | None = None) -> Reply:
+        """Return a response, bought only if it is not in the store.
+
+        Args:
+            name: The teacher's name.
+            request: What it is asked.
+            key: The request's key, where it is made already.
+
+        Raises:
+            TeacherClosed: The teacher answers nothing more.
+            RequestRejected: It never answers this; that is in the store's account of failures.
+            RunStopping: The run ends.
+        """
+        key = key or self.key(name, request)
         if (stored := self.store.get(key.key)) is not None:
             self.counts.reused += 1
             return Reply(key.key, stored.raw, stored.latency)
-        return await self._buy(name, request, key)
+        return await self._request_with_retries(name, request, key)
 
-    async def _buy(self, name: str, request: Request, key: RequestKey) -> Reply:
-        """A new answer, on the disk when this returns.
-
-        Raises:
-            Closed: The teacher answers nothing more.
-            Refused: It will never answer this; that is in the store's account of failures.
-        """
-        lane, attempt, due = self.lanes[name], 0, 0.0
+    async def _request_with_retries(self, name: str, request: Request, key: RequestKey) -> Reply:
+        """Buy a response; it is on the disk when this returns."""
+        controller, attempts, due = self.controllers[name], 0, 0.0
         while True:
-            try:
-                await lane.enter(due)
-            except TeacherClosed:
-                if self.stop:
-                    raise RunStopping from None
-                raise
-            if over := self._purse.refusal(name):
-                self._close(name, *over)
-            if self.stop or lane.closed:
-                lane.left()
-                if self.stop:
-                    raise RunStopping
-                raise TeacherClosed(lane.closed)  # type: ignore[arg-type]
-            was_ill, answers, sent = lane.health == "ill", lane.answers, time.monotonic()
+            await self._acquire(name, due)
+            health, answers, sent = controller.health, controller.answers, time.monotonic()
             try:
                 return await self._send(name, request, key)
             except RetryableError as failure:
-                lane.failed(failure, sent, key.key)
-                if lane.closed and name not in self.counts.out:
-                    self._close(name, lane.closed, not self._others(name))
+                self._on_error(name, failure, sent, key)
                 # Trouble with the endpoint is not held against the request: it counts only where
-                # others were answered meanwhile. Without any answer the lane's patience ends it.
-                attempt += (
+                # others were answered meanwhile. Without any answer the patience ends it.
+                attempts += (
                     failure.trouble == "malformed"
-                    or (failure.trouble == "outage" and not was_ill)
-                    or lane.answers > answers
+                    or (failure.trouble == "outage" and health != "unhealthy")
+                    or controller.answers > answers
                 )
-                reason = failure.reason
-                if attempt <= self.ask.retries:
+                step = classify(failure, controller.health, attempts <= self.spec.retries)
+            except BaseException as error:
+                controller.release()
+                step = classify(error, controller.health, may_retry=False)
+            match step:
+                case Again(reason, after):
                     self.counts.retried[_kind(reason)] += 1
-                    after = failure.after if failure.after is not None else _backoff(attempt)
-                    due = time.monotonic() + after
-                    continue
-            except RequestRejected as failure:
-                lane.left()
-                reason = str(failure)
-            except DistillError as error:
-                lane.left()
-                if self.stop:
-                    raise RunStopping from error
-                # Before the first answer this is a mistake in the config; later the key was
-                # withdrawn, or the money is gone, and another teacher may go on.
-                fatal = isinstance(error, UserError) and lane.health == "untried"
-                self._close(name, error, fatal or not self._others(name))
-                continue
-            except StoreFull as error:
-                lane.left()
-                self.halt(_full_disk(error))
-                raise RunStopping from error
-            except BaseException:
-                lane.left()
-                raise
-            self.counts.failed[_kind(reason)] += 1
-            await self.put(self.store.persist_failure(key.key, reason, self.ask.run, name))
-            raise RequestRejected(reason)
+                    due = time.monotonic() + (_backoff(attempts) if after is None else after)
+                case CloseTeacher(cause, fatal):
+                    if self.stop:
+                        raise RunStopping from cause
+                    self._close(name, cause, fatal or not self._others(name))
+                case StopRun(cause):
+                    self.halt(cause)
+                    raise RunStopping from cause
+                case Reject(reason):
+                    self.counts.failed[_kind(reason)] += 1
+                    failed = self.store.persist_failure(key.key, reason, self.spec.run, name)
+                    await self.persist(failed)
+                    raise RequestRejected(reason)
+
+    async def _acquire(self, name: str, due: float) -> None:
+        """Wait for a turn with a teacher, not before `due` (monotonic seconds).
+
+        Raises:
+            TeacherClosed: The teacher is given up.
+            RunStopping: The run ends.
+        """
+        controller = self.controllers[name]
+        try:
+            await controller.acquire(due)
+        except TeacherClosed:
+            if self.stop:
+                raise RunStopping from None
+            raise
+        if exceeded := self._budget.exceeded_cap(name):
+            self._close(name, *exceeded)
+        if self.stop or controller.closed:
+            controller.release()
+            if self.stop:
+                raise RunStopping
+            raise TeacherClosed(controller.closed)  # type: ignore[arg-type]
+
+    def _on_error(self, name: str, failure: RetryableError, sent: float, key: RequestKey) -> None:
+        controller = self.controllers[name]
+        controller.on_error(failure, sent, key.key)
+        if controller.closed and name not in self.counts.out:
+            self._close(name, controller.closed, not self._others(name))
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
-        """One attempt. Its place in the lane is free again when the answer is on the disk."""
-        lane, price = self.lanes[name], self.ask.prices.get(name)
+        """Make one attempt. Its turn ends when the response is on the disk."""
+        controller, price = self.controllers[name], self.spec.prices.get(name)
         self.counts.in_flight += 1
-        self._purse.begin(name)
+        self._budget.begin(name)
         spent: tuple[int, float | None] | tuple[()] = ()
         sent = time.monotonic()
         try:
-            answer = await self.ask.teachers[name].complete(request)
+            answer = await self.spec.teachers[name].complete(request)
             latency = time.monotonic() - sent
             raw, body, labels = parse_answer(answer, request)
             prompt, completion, cost = usage_of(raw, price)
@@ -136,23 +208,23 @@ class ResponseClient:
                 else len(body) // 4  # a cap has to hold where an endpoint counts nothing
             )
             spent = (tokens, cost)
-            bought = ResponseMetadata(self.ask.run, name, prompt, completion, cost, latency)
-            await self.store.persist(key, body, bought, labels)
+            metadata = ResponseMetadata(self.spec.run, name, prompt, completion, cost, latency)
+            await self.store.persist(key, body, metadata, labels)
         finally:
             self.counts.in_flight -= 1
-            self._purse.end(name, *spent)
-        untried = lane.health == "untried"
-        lane.answered(sent, tokens)
+            self._budget.end(name, *spent)
+        first = controller.health == "untested"
+        controller.on_success(sent, tokens)
         reply = Reply(key.key, raw, latency)
-        self._count_bought(name, reply, bought)
-        if untried:
-            self._probe(name, reply)
+        self._count(name, reply, metadata)
+        if first:
+            self._check_reasoning(name, reply)
         return reply
 
-    def _probe(self, name: str, reply: Reply) -> None:
-        """The first answer of a teacher that is to reason must hold reasoning."""
-        own = self.ask.options.get(name)
-        if own is not None and own.reasoning and parse_completion(reply.raw)[0] is None:
+    def _check_reasoning(self, name: str, reply: Reply) -> None:
+        """Halt where the first answer of a teacher that is to reason holds no reasoning."""
+        options = self.spec.options.get(name)
+        if options is not None and options.reasoning and parse_completion(reply.raw)[0] is None:
             self.halt(
                 UserError(
                     f"teacher {name}: declared with reasoning: true, but its first answer (model "
@@ -161,28 +233,29 @@ class ResponseClient:
                 )
             )
 
-    def _count_bought(self, name: str, reply: Reply, bought: ResponseMetadata) -> None:
-        counts, alarm = self.counts, self.ask.truncation
+    def _count(self, name: str, reply: Reply, metadata: ResponseMetadata) -> None:
+        """Count a response that was bought; halt where too many of the first are cut off."""
+        counts, alarm = self.counts, self.spec.truncation
         counts.bought += 1
         counts.by_teacher[name] += 1
         counts.models[f"{name}: {reply.raw.get('model', '')!s}"] += 1
-        counts.prompt_tokens += bought.prompt_tokens or 0
-        counts.completion_tokens += bought.completion_tokens or 0
-        counts.cost_usd += bought.cost_usd or 0.0
-        counts.unpriced += bought.cost_usd is None
+        counts.prompt_tokens += metadata.prompt_tokens or 0
+        counts.completion_tokens += metadata.completion_tokens or 0
+        counts.cost_usd += metadata.cost_usd or 0.0
+        counts.unpriced += metadata.cost_usd is None
         counts.cut += reply.cut
         share = counts.cut / counts.bought
         if alarm.alarm and counts.bought == alarm.alarm_after and share >= alarm.alarm:
             self.halt(
                 Unfinished(
                     f"{counts.cut} of the first {counts.bought} answers were cut off at max_tokens "
-                    f"{self.ask.sampling.max_tokens}: raise generate.sampling.max_tokens, or set "
+                    f"{self.spec.sampling.max_tokens}: raise generate.sampling.max_tokens, or set "
                     "generate.truncation.alarm: null to go on; what was bought is stored"
                 )
             )
 
-    async def put(self, writing: Awaitable[None]) -> None:
-        """Waits for a note to the store; a full disk stops the run."""
+    async def persist(self, writing: Awaitable[None]) -> None:
+        """Wait for a note to the store; a full disk stops the run."""
         try:
             await writing
         except StoreFull as error:
@@ -190,35 +263,34 @@ class ResponseClient:
             raise RunStopping from error
 
     def _others(self, name: str) -> bool:
-        return any(lane.closed is None for other, lane in self.lanes.items() if other != name)
+        return any(c.closed is None for other, c in self.controllers.items() if other != name)
 
     def _close(self, name: str, error: DistillError, fatal: bool) -> None:
-        """Gives one teacher up; where that is fatal, the whole run."""
+        """Give one teacher up; where that is fatal, the whole run."""
         if not str(error).startswith("budget."):  # that is the run's own end
             self.counts.out.setdefault(name, str(error))
-        self.lanes[name].close(error)
+        self.controllers[name].close(error)
         if fatal:
-            place = "" if str(error).startswith(("budget.", "teachers.")) else f"teacher {name}: "
-            self.halt(type(error)(f"{place}{error}"))
+            prefix = "" if str(error).startswith(("budget.", "teachers.")) else f"teacher {name}: "
+            self.halt(type(error)(f"{prefix}{error}"))
 
     def end_if_none_left(self) -> None:
-        """Ends the run where every teacher is given up."""
-        if not all(lane.closed for lane in self.lanes.values()):
+        """End the run where every teacher is given up."""
+        if not all(controller.closed for controller in self.controllers.values()):
             return
-        name, lane = list(self.lanes.items())[-1]
-        assert lane.closed is not None
-        self.halt(type(lane.closed)(f"no teacher is left; {name}: {lane.closed}"))
+        name, controller = list(self.controllers.items())[-1]
+        assert controller.closed is not None
+        self.halt(type(controller.closed)(f"no teacher is left; {name}: {controller.closed}"))
         raise RunStopping
 
     def halt(self, reason: DistillError) -> None:
-        """Sends nothing more; what is in flight still comes, where it comes within minutes."""
+        """Send nothing more; what is in flight still comes, where it comes within minutes."""
         self.stop = self.stop or reason
-        for tell in self.on_halt:
-            tell()
-        for name, lane in self.lanes.items():
-            lane.close(self.stop)
-            if let_go := getattr(self.ask.teachers[name], "let_go", None):
-                let_go()
+        for callback in self.on_halt:
+            callback()
+        for name, controller in self.controllers.items():
+            controller.close(self.stop)
+            self.spec.teachers[name].cancel_pending()
 
 
 def _kind(reason: str) -> str:
@@ -230,5 +302,5 @@ def _full_disk(error: StoreFull) -> Unfinished:
 
 
 def _backoff(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, and spread so as not to march in step."""
+    """Return seconds before the next attempt: doubling, and spread over half to one and a half."""
     return min(LONGEST_WAIT_S, 0.5 * 2.0 ** max(0, attempt - 1)) * random.uniform(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""What became of each question: one row each, for difficulty labels and for the curious."""
+"""Statistics of each question: how often it was asked and solved, one Parquet row each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class QuestionWriter:
         self._writer: Any = None
 
     def write(self, task: Task, records: list[Record]) -> None:
-        """Adds a question with the records that came of it, verdicts on them."""
+        """Add a question with its records and their verdicts."""
         asked: dict[str, list[int]] = {}
         reasons: dict[str, int] = {}
         tokens = 0
@@ -58,7 +58,7 @@ class QuestionWriter:
             self._flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Write what is left and close the file."""
         self._flush()
         self._writer.close()
 

@@ -1,4 +1,4 @@
-"""From what a teacher returned to what is stored, and from stored pieces to one trace."""
+"""Replies: stored responses, and how pieces of an answer become one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Reply:
 
     @property
     def cut(self) -> bool:
-        """Whether it was cut off at the limit on its tokens."""
+        """Whether the response was cut off at the limit on its tokens."""
         return is_cut(parse_completion(self.raw)[2])
 
 
 def continuation(request: Request, messages: list[Message], replies: Sequence[Reply]) -> Request:
-    """The request to write on from where an answer was cut off.
+    """Return the request that continues an answer which was cut off.
 
     The parameters are vLLM's; teachers of other endpoints translate them.
     """
-    so_far = Message(role="assistant", content="".join(whole_text(reply.raw) for reply in replies))
+    prefix = Message(role="assistant", content="".join(whole_text(reply.raw) for reply in replies))
     sampling = request.sampling | {"continue_final_message": True, "add_generation_prompt": False}
-    return replace(request, messages=[*messages, so_far], sampling=sampling)
+    return replace(request, messages=[*messages, prefix], sampling=sampling)
 
 
 def merged(replies: Sequence[Reply]) -> tuple[str | None, str, str]:
-    """Reasoning, answer and finish reason of an answer that came in one piece or in several."""
+    """Return reasoning, answer and finish reason of an answer in one piece or in several."""
     if len(replies) == 1:
         return parse_completion(replies[0].raw)
     text = "".join(whole_text(reply.raw) for reply in replies)

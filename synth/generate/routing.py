@@ -1,4 +1,4 @@
-"""Which samples of a question are wanted, from which teacher: a pure function."""
+"""Router: which samples of a question are wanted, from which teacher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class SampleSlot:
-    """A sample that is wanted: from whom, and which of its samples of this question."""
+    """A sample that is wanted: the teacher, and the number of its sample of this question."""
 
     teacher: str
     sample: int
@@ -31,20 +31,20 @@ class Router:
     weights: Mapping[str, float] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
 
-    def order(self, question: str, most: int) -> Iterator[SampleSlot]:
-        """All samples that a question may get, in their order: at most `most` a tier.
+    def order(self, question: str, max_samples: int) -> Iterator[SampleSlot]:
+        """Yield all samples that a question may get, in their order: at most `max_samples` a tier.
 
         Args:
-            question: The question's text: with `weights` it decides, with the sample's number and
-                nothing else, who answers, so that a rerun asks the same.
-            most: The cap on samples; of each teacher under `cascade`, else of all together.
+            question: The question's text. With `weights` it decides who answers, together with
+                the sample's number and nothing else, so that a rerun asks the same.
+            max_samples: The cap on samples; of each teacher under `cascade`, else of all together.
         """
         if self.kind == "cascade":
             for name in self.teachers:
-                for sample in range(min(most, self.caps.get(name, most))):
+                for sample in range(min(max_samples, self.caps.get(name, max_samples))):
                     yield SampleSlot(name, sample)
             return
-        for sample in range(most):
+        for sample in range(max_samples):
             if self.kind == "turns":
                 name = self.teachers[sample % len(self.teachers)]
             elif self.kind == "weights":
@@ -54,11 +54,11 @@ class Router:
             yield SampleSlot(name, sample)
 
     def substitutes(self, name: str) -> list[str]:
-        """Who stands in for a teacher that does not answer, in order."""
-        place = list(self.teachers).index(name)
+        """Return who answers in place of a teacher that does not, in order."""
+        index = list(self.teachers).index(name)
         if self.kind == "cascade":  # the cheaper ones had their turn
-            return list(self.teachers[place + 1 :])
-        return [*self.teachers[place + 1 :], *self.teachers[:place]]
+            return list(self.teachers[index + 1 :])
+        return [*self.teachers[index + 1 :], *self.teachers[:index]]
 
     def _drawn(self, question: str, sample: int) -> str:
         text = f"{sample}:{question}".encode("utf-8", "surrogatepass")

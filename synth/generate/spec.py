@@ -1,4 +1,4 @@
-"""What a generation is asked to do: everything that stays the same over its questions."""
+"""Specification of a generation: everything that stays the same over its questions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from synth.core.record import Record, Verdict
 from synth.core.usage import Price
 from synth.generate.concurrency import ConcurrencyController, Limits
 from synth.generate.routing import Router
-from synth.teachers.base import Teacher, TeacherConfig
+from synth.teachers import Teacher, TeacherConfig, as_teacher
 
 Check = Callable[[Record], list[Verdict]]
 
 
 class VoteResult(NamedTuple):
-    """The final answer that most answers give: how many of them, of how many."""
+    """Result of a vote: the final answer that most answers give, and how many of how many do."""
 
     answer: str
     votes: int
@@ -34,7 +34,7 @@ class GenerationSpec:
         prices: Price of each teacher's tokens, or None.
         check: The trace filters, run as answers arrive; None where there are none.
         options: The teachers' own options (limits, budget, weight, ...), where they have any.
-        route: turns, weights, fallback or cascade; see `synth.generate.routing.Route`.
+        route: turns, weights, fallback or cascade; see `synth.generate.routing.Router`.
         vote: Gives the final answer on which some answers agree; asked where a question has no
             reference answer. `agree` votes make it the reference.
         count_tokens: Length of a text in the student's tokens, or None.
@@ -62,21 +62,23 @@ class GenerationSpec:
     run: str = ""
     check_threads: int = 8
 
-    def lane(self, name: str) -> ConcurrencyController:
-        """The way to one of the teachers."""
-        teacher, own = self.teachers[name], self.options.get(name) or TeacherConfig()
-        limits = Limits(own.concurrency or self.concurrency, own.rpm, own.tpm, self.patience_s)
-        wide = getattr(teacher, "opens_wide", False)
-        return ConcurrencyController(
-            name, limits, lambda: getattr(teacher, "advertised", None), wide
-        )
+    def __post_init__(self) -> None:
+        """Wrap teachers of a user's own class that does not derive from `Teacher`."""
+        self.teachers = {name: as_teacher(teacher) for name, teacher in self.teachers.items()}
 
-    def plan(self) -> Router:
-        """How samples are dealt to the teachers."""
-        own = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
+    def controller(self, name: str) -> ConcurrencyController:
+        """Return the concurrency controller of one of the teachers."""
+        teacher, options = self.teachers[name], self.options.get(name) or TeacherConfig()
+        ceiling = options.concurrency or self.concurrency
+        limits = Limits(ceiling, options.rpm, options.tpm, self.patience_s)
+        return ConcurrencyController(name, limits, lambda: teacher.advertised, teacher.skip_probe)
+
+    def router(self) -> Router:
+        """Return how samples are dealt to the teachers."""
+        by_name = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
         return Router(
             self.route,
             list(self.teachers),
-            {name: options.weight for name, options in own.items()},
-            {name: options.samples for name, options in own.items() if options.samples},
+            {name: options.weight for name, options in by_name.items()},
+            {name: options.samples for name, options in by_name.items() if options.samples},
         )

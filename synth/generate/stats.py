@@ -1,4 +1,4 @@
-"""What a generation came to so far, and what it may still spend."""
+"""Statistics of a generation, for its progress and its manifest."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 @dataclass
 class GenerationStats:
-    """What happened so far; progress is shown from it and the manifest keeps it.
+    """What a generation came to so far; progress is shown from it, and the manifest keeps it.
 
     Attributes:
         questions: Questions finished, of `questions_total`.
         solved: Of these, the ones with at least one record that passed.
-        gave_up: Of these, the ones that were given up for want of hope.
+        gave_up: Of these, the ones that were given up for their low pass rate.
         voted: Of these, the ones whose reference answer came by agreement.
         bought: Responses paid for in this call; `reused` came from the store.
         kept: Records that passed the trace filters; `rejected` counts the others by reason.
@@ -53,7 +53,7 @@ class GenerationStats:
     started: float = field(default_factory=time.monotonic)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, with the seconds since the start."""
+        """Return JSON values, with the seconds since the start."""
         values = {
             k: dict(v) if isinstance(v, Counter) else v
             for k, v in vars(self).items()
@@ -65,7 +65,7 @@ class GenerationStats:
         }
 
     def lengths(self) -> dict[str, int] | None:
-        """Median, 95th percentile and maximum of the lengths in the student's tokens."""
+        """Return median, 95th percentile and maximum of the lengths in the student's tokens."""
         if not self.student_tokens:
             return None
         ordered = sorted(self.student_tokens)

@@ -1,4 +1,4 @@
-"""A teacher asked from any thread, one answer at a time: what a filter that judges is handed."""
+"""Synchronous client of the teachers, for filters that ask a model from any thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synth.generate.concurrency import TeacherClosed
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
-from synth.teachers.base import RequestRejected
+from synth.teachers import RequestRejected
 
 
 class SyncClient:
@@ -44,7 +44,7 @@ class SyncClient:
     def __call__(
         self, teacher: str, messages: list[Message], sampling: dict[str, Any], sample: int
     ) -> str:
-        """The answer's text, without reasoning; waits for it.
+        """Return the answer's text, without reasoning.
 
         Raises:
             UserError: There is no such teacher, or it cannot be asked (wrong key, address, model).
@@ -58,7 +58,7 @@ class SyncClient:
         return asyncio.run_coroutine_threadsafe(work, self._started()).result()
 
     def close(self) -> None:
-        """Waits for what is under way and gives everything back; a later question starts anew."""
+        """Wait for what is under way and give everything back; a later question starts anew."""
         with self._starting:
             loop, thread, self._loop = self._loop, self._thread, None
             if loop is None or thread is None:
@@ -85,9 +85,8 @@ class SyncClient:
     async def _begin(self) -> None:
         self._store = ResponseStore(self._path)
         for teacher in self._ask.teachers.values():
-            if attach := getattr(teacher, "attach", None):
-                attach(self._store, self._ask.run)
-        self._buyer = ResponseClient(self._ask, self._store, self.counts)
+            teacher.open(self._store, self._ask.run)
+        self._client = ResponseClient(self._ask, self._store, self.counts)
 
     async def _end(self) -> None:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
@@ -104,12 +103,12 @@ class SyncClient:
 
     async def _reply(self, teacher: str, request: Request) -> str:
         try:
-            reply = await self._buyer.reply(teacher, request)
+            reply = await self._client.fetch(teacher, request)
         except RequestRejected as error:
             raise RuntimeError(str(error)) from error
         except TeacherClosed as error:
             raise error.error from error
         except RunStopping as error:
-            assert self._buyer.stop is not None
-            raise self._buyer.stop from error
+            assert self._client.stop is not None
+            raise self._client.stop from error
         return parse_completion(reply.raw)[1]

@@ -344,7 +344,7 @@ def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequ
 
 def _vllm(labels: _LabelSet, wanted: Wanted, options: dict[str, Any], longest: int) -> Engine:
     from sft.labels.vllm import load
-    from synth.teachers._vllm.options import weights
+    from synth.teachers import vllm_weights
 
     model = labels.model
     if model.quantization is not None or model.device != "auto":
@@ -354,7 +354,7 @@ def _vllm(labels: _LabelSet, wanted: Wanted, options: dict[str, Any], longest: i
             "CUDA_VISIBLE_DEVICES names"
         )
     defaults = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-    return load(weights(model.model), wanted, longest, {**defaults, **options})
+    return load(vllm_weights(model.model), wanted, longest, {**defaults, **options})
 
 
 def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
@@ -380,10 +380,10 @@ def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
 
 def _decisive_options(section: Label) -> dict[str, Any]:
     """Options of vLLM on which labels depend."""
-    from synth.teachers._vllm.options import _NO_PART_OF_AN_ANSWER
+    from synth.teachers import VLLM_NON_IDENTITY_ARGUMENTS
 
     options = section.engine_options
-    return {k: v for k, v in options.items() if k not in _NO_PART_OF_AN_ANSWER}
+    return {k: v for k, v in options.items() if k not in VLLM_NON_IDENTITY_ARGUMENTS}
 
 
 def _tokenizer_identity(model: str) -> str:

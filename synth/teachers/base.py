@@ -1,4 +1,4 @@
-"""What every teacher is: something that answers one request with a raw chat completion.
+"""Base class of the teachers: an endpoint that answers a request with a raw chat completion.
 
 The raw response has OpenAI's chat-completion form whatever the teacher, so that one store holds
 them all and one parser reads them all (`synth.core.reasoning.parse_completion`).
@@ -6,15 +6,24 @@ them all and one parser reads them all (`synth.core.reasoning.parse_completion`)
 
 from __future__ import annotations
 
+import abc
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from synth.core.plugins import PluginConfig
 from synth.core.record import Request
 from synth.core.usage import Price
+
+if TYPE_CHECKING:
+    from synth.store.responses import ResponseStore
+
+# Attempts to reach an endpoint that has not answered yet: more would only delay the message.
+FIRST_ATTEMPTS = 3
+# Longest pause between two attempts, in seconds, where the endpoint names none.
+LONGEST_PAUSE_S = 60.0
 
 
 class Cap(PluginConfig):
@@ -109,45 +118,105 @@ class Advertised:
         return max(0.0, max(ends) - now)
 
 
-class Teacher(Protocol):
-    """An endpoint. A `DistillError` raised from `complete` says that it will answer nothing more.
+class Teacher(abc.ABC):
+    """Base class of all teachers: one endpoint that answers requests.
 
-    `UserError`: a wrong key, model or address; `Unfinished`: quota or balance used up.
+    A `DistillError` raised from `complete` says that the endpoint will answer nothing more.
+    `UserError`: a wrong key, model or address. `Unfinished`: quota or balance used up.
 
     Attributes:
         identity: All that makes this endpoint answer as it does (kind, address, model, ...), as
             JSON values; part of every key in the response store. Holds no secret.
+        skip_probe: True where as many requests as may be in flight are wanted at once, without a
+            first one that proves key and address: the teacher proves them by itself.
+        advertised: The endpoint's rate limits, renewed with each response; None if not known.
 
-    A teacher may also have:
-        advertised: An `Advertised`, renewed with each response.
-        attach(store, run): Called once before the first request with the response store and the
-            name under which the run buys, for teachers that keep state in it (`openai_batch`).
-        opens_wide: True where as many requests as may be in flight are wanted at once: it proves
-            the key and the address by itself.
-        let_go(): The run stops: whatever waits for hours is to raise a `DistillError` now.
-        at_once(): Only a few requests will come and someone waits for them.
+    Example:
+        >>> class Echo(Teacher):
+        ...     identity = {"kind": "echo"}
+        ...
+        ...     async def complete(self, request):
+        ...         message = {"role": "assistant", "content": request.messages[-1]["content"]}
+        ...         return {"choices": [{"message": message, "finish_reason": "stop"}]}
     """
 
     identity: dict[str, Any]
+    skip_probe: bool = False
+    advertised: Advertised | None = None
 
+    @abc.abstractmethod
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
-        """Returns the raw chat completion of one request.
+        """Return the raw chat completion of one request.
 
         Returns:
             The completion as JSON values, or as the bytes in which it came (stored as they are).
             Where `request.sampling` asks for `top_logprobs`, a dict may hold the soft labels
-            under `labels` as a `synth.core.logprobs.Labels`; else they are read from
+            under `labels` as a `synth.core.logprobs.TopLogprobs`; else they are read from
             `choices[0].logprobs` in OpenAI's form.
+
+        Raises:
+            RetryableError: This attempt failed, and another may not.
+            RequestRejected: This request is never answered.
+            DistillError: No request is answered any more.
         """
-        ...
+
+    def open(self, store: ResponseStore, run: str) -> None:  # noqa: B027
+        """Prepare for the first request; called once, in the event loop.
+
+        Args:
+            store: The response store, for teachers that keep state in it (`openai_batch`).
+            run: Name under which the run buys.
+        """
+
+    def cancel_pending(self) -> None:  # noqa: B027
+        """Raise a `DistillError` in each call that waits for long: the run stops."""
+
+    def disable_batching(self) -> None:  # noqa: B027
+        """Answer at once from now on: only a few requests come, and someone waits for them."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Give back connections, threads and memory."""
+
+
+class _DuckTypedTeacher(Teacher):
+    """Adapter for a user's class that does not derive from `Teacher`, with the hooks' old names."""
+
+    OLD_HOOKS = ("attach", "let_go", "at_once", "opens_wide")
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+        self.identity = endpoint.identity
+        self.skip_probe = bool(getattr(endpoint, "opens_wide", False))
+
+    async def complete(self, request: Request) -> dict[str, Any] | bytes:
+        try:
+            completion: dict[str, Any] | bytes = await self._endpoint.complete(request)
+            return completion
+        finally:
+            self.advertised = getattr(self._endpoint, "advertised", None)
+
+    def open(self, store: ResponseStore, run: str) -> None:
+        self._call("attach", store, run)
+
+    def cancel_pending(self) -> None:
+        self._call("let_go")
+
+    def disable_batching(self) -> None:
+        self._call("at_once")
 
     async def close(self) -> None:
-        """Gives back connections, threads and memory."""
-        ...
+        await self._endpoint.close()
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        if method := getattr(self._endpoint, hook, None):
+            method(*arguments)
 
 
-# Attempts to reach an endpoint that has not answered yet: more would only delay the message.
-FIRST_ATTEMPTS = 3
+def as_teacher(endpoint: Any) -> Teacher:
+    """Return a teacher as it is, or wrapped where it has the form of earlier releases.
 
-
-LONGEST_PAUSE_S = 60.0
+    An object that does not derive from `Teacher`, or has a hook of an old name, is accepted for
+    one release.
+    """
+    old = any(hasattr(endpoint, hook) for hook in _DuckTypedTeacher.OLD_HOOKS)
+    return endpoint if isinstance(endpoint, Teacher) and not old else _DuckTypedTeacher(endpoint)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from synth.core.record import Request, canonical_json
-from synth.teachers.base import RequestRejected, RetryableError, TeacherConfig
+from synth.teachers.base import RequestRejected, RetryableError, Teacher, TeacherConfig
 
 
 class Config(TeacherConfig):
@@ -31,12 +31,14 @@ class Config(TeacherConfig):
     seed: int = 0
 
 
-def build(config: Config, name: str) -> _Fake:
+def build(config: Config, name: str) -> FakeTeacher:
     """The teacher."""
-    return _Fake(config)
+    return FakeTeacher(config)
 
 
-class _Fake:
+class FakeTeacher(Teacher):
+    """Answers from the reference, or fails, by the shares of its options."""
+
     def __init__(self, config: Config) -> None:
         self._config = config
         # Latency and passing failures change when an answer comes, not what it says.
@@ -83,9 +85,6 @@ class _Fake:
                 "completion_tokens": len(text.split()),
             },
         }
-
-    async def close(self) -> None:
-        """Nothing to give back."""
 
 
 def _draw(*parts: object) -> float:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from synth.core.credentials import env_key
-from synth.core.errors import Unfinished, UserError
 from synth.core.record import Request
-from synth.teachers._openai.rate_limits import _retry_after, advertised
-from synth.teachers._openai.token_ids import _ids_by_bytes
-from synth.teachers.base import Advertised, RequestRejected, RetryableError, TeacherConfig
+from synth.teachers._openai.rate_limits import advertised
+from synth.teachers._openai.status_errors import StatusErrors
+from synth.teachers._openai.token_ids import ids_by_bytes
+from synth.teachers.base import RetryableError, Teacher, TeacherConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -71,7 +70,7 @@ def build(config: Config, name: str) -> OpenAITeacher:
     return OpenAITeacher(config, env_key(config.api_key_env, f"teacher {name}"))
 
 
-class OpenAITeacher:
+class OpenAITeacher(Teacher):
     """One model behind an OpenAI-compatible API.
 
     Args:
@@ -81,12 +80,12 @@ class OpenAITeacher:
 
     def __init__(self, config: Config, key: str | None) -> None:
         self._config, self._key = config, key
+        self._errors = StatusErrors(config.base_url, config.model, key, config.api_key_env)
         self.identity: dict[str, Any] = {
             "kind": "openai",
             "base_url": config.base_url.rstrip("/"),
             "model": config.model,
         }
-        self.advertised: Advertised | None = None
         self._session: aiohttp.ClientSession | None = None
         self._url = ""
         self._id_of: Any = None
@@ -114,7 +113,7 @@ class OpenAITeacher:
         if any(name.lower().startswith("x-ratelimit-") for name in response.headers):
             self.advertised = advertised(response.headers)
         if response.status != 200:
-            raise self._status(response.status, response.headers, answer)
+            raise self._errors.error(response.status, response.headers, answer)
         return self._with_labels(answer) if self._tokenizer_wanted(request) else answer
 
     async def close(self) -> None:
@@ -172,7 +171,7 @@ class OpenAITeacher:
         from synth.core.logprobs import take_labels
 
         if self._id_of is None:
-            self._id_of = _ids_by_bytes(str(self._config.token_ids))
+            self._id_of = ids_by_bytes(str(self._config.token_ids))
         try:
             raw = parse_json(answer)
             raw["labels"] = take_labels(raw, self._id_of)
@@ -181,37 +180,6 @@ class OpenAITeacher:
                 f"malformed response: soft labels: {error}", trouble="malformed"
             ) from error
         return dict(raw)
-
-    def _status(self, status: int, headers: Mapping[str, str], answer: bytes) -> Exception:
-        """What a status means: wait and retry, give this request up, or give the teacher up."""
-        config = self._config
-        said, code = _said(answer)
-        if self._key:  # some servers echo the key in their message
-            said = said.replace(self._key, "***")
-        if status in (401, 403):
-            where = f"from {config.api_key_env}" if self._key else "none was given (api_key_env)"
-            return UserError(
-                f"{config.base_url} does not accept the key ({where}): {status} {said}"
-            )
-        if status == 404:
-            return UserError(
-                f"{config.base_url} knows no model {config.model!r}, or has no such address: "
-                f"404 {said}"
-            )
-        if 300 <= status < 400:
-            to = " ".join(headers.get("location", "").split())[:200]
-            return UserError(f"{config.base_url} is moved to {to!r} ({status}); set base_url")
-        if status == 402 or (status == 429 and _is_quota(f"{code} {said}")):
-            return Unfinished(
-                f"{config.base_url}: the balance or quota is used up: {status} {said}"
-            )
-        if status == 429:
-            return RetryableError(
-                f"status {status}: {said}", _retry_after(headers), trouble="rate limit"
-            )
-        if status in (408, 409, 425) or status >= 500:
-            return RetryableError(f"status {status}: {said}", _retry_after(headers))
-        return RequestRejected(f"status {status}: {said}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -228,25 +196,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
                 f"malformed response: more than {LARGEST_ANSWER >> 20} MiB", trouble="malformed"
             )
     return b"".join(parts)
-
-
-def _said(answer: bytes) -> tuple[str, str]:
-    """The message and the code of an error's body, or the beginning of whatever it is."""
-    try:
-        error = json.loads(answer)
-        error = error.get("error", error)
-        message = error if isinstance(error, str) else error.get("message", error)
-        code = "" if isinstance(error, str) else f"{error.get('code')} {error.get('type')}"
-    except (ValueError, AttributeError):
-        message, code = answer[:2000].decode("utf-8", "replace"), ""
-    return " ".join(str(message).split())[:300], code
-
-
-def _is_quota(text: str) -> bool:
-    """Whether a 429 says that the money is gone rather than that it is too fast."""
-    text = text.lower()
-    return (
-        "insufficient_quota" in text
-        or "current quota" in text
-        or ("insufficient" in text and "balance" in text)
-    )

@@ -28,7 +28,7 @@ from synth.core.usage import usage_of
 from synth.store.keys import RequestKey, request_key
 from synth.store.responses import Batch, ResponseMetadata, StoreFull
 from synth.teachers import openai
-from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchApi, Unknown
+from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchClient, UnknownResource
 from synth.teachers._pricing import price_of
 from synth.teachers._response import parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
@@ -92,7 +92,7 @@ class _Line:
 _Outcome = _Line | Exception | None
 
 
-class OpenAIBatchTeacher(BatchApi):
+class OpenAIBatchTeacher(openai.OpenAITeacher):
     """One model behind a provider's batch API.
 
     Its identity is the online teacher's: an answer is the same however it was bought, so changing
@@ -104,11 +104,12 @@ class OpenAIBatchTeacher(BatchApi):
         name: The teacher's name in the config.
     """
 
-    opens_wide = True  # one request would be a batch; the upload proves key and address
+    skip_probe = True  # one request would be a batch; the upload proves key and address
 
     def __init__(self, config: Config, key: str | None, name: str) -> None:
-        super().__init__(config, key, name, config.give_up_h)
-        self._batch = config
+        super().__init__(config, key)
+        self._options, self._name = config, name
+        self._client = BatchClient(self._errors, config.timeout_s, name, config.give_up_h)
         self._endpoint = canonical_json(self.identity)
         self._store: ResponseStore | None = None
         self._run = ""
@@ -123,7 +124,7 @@ class OpenAIBatchTeacher(BatchApi):
         self._online = asyncio.Semaphore(_ONLINE_AT_ONCE)
         self._only_online = False
 
-    def attach(self, store: ResponseStore, run: str) -> None:
+    def open(self, store: ResponseStore, run: str) -> None:
         """Takes up the batches that earlier runs left at the provider."""
         self._store, self._run = store, run
         loop = asyncio.get_running_loop()
@@ -133,14 +134,14 @@ class OpenAIBatchTeacher(BatchApi):
             self._waiting |= {request.key: loop.create_future() for request in batch.requests}
             self._start(self._resume(batch), batch.requests)
 
-    def at_once(self) -> None:
+    def disable_batching(self) -> None:
         """Asks online from now on: someone waits for a few answers."""
         self._only_online = True
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
         """The request's answer, out of a batch."""
         key = request_key(request, self.identity)
-        if self._only_online or (self._batch.online and key.key in self._left_over):
+        if self._only_online or (self._options.online and key.key in self._left_over):
             async with self._online:
                 return await super().complete(request)
         outcome: _Outcome = None
@@ -155,9 +156,9 @@ class OpenAIBatchTeacher(BatchApi):
             self._left_over.add(key.key)
             raise
 
-    def let_go(self) -> None:
+    def cancel_pending(self) -> None:
         """Leaves all batches to the next run: whoever waits for an answer is told so."""
-        self._closing.set()
+        self._client.closing.set()
         for work in self._work:
             work.cancel()
         self._forget_gathered()
@@ -169,13 +170,14 @@ class OpenAIBatchTeacher(BatchApi):
     async def close(self) -> None:
         """Collects what has ended, keeps the answers that nobody asked for, and closes."""
         if self._store is not None:
-            self._closing.set()
+            self._client.closing.set()
             self._forget_gathered()
             await asyncio.gather(*self._work, return_exceptions=True)
             self._tell_left()
             with contextlib.suppress(StoreFull):  # then their batches stay noted
                 await self._keep_unasked()
                 await self._end_settled()
+        await self._client.close()
         await super().close()
 
     def _gather(self, key: RequestKey, request: Request) -> asyncio.Future[_Outcome]:
@@ -187,7 +189,7 @@ class OpenAIBatchTeacher(BatchApi):
             "body": self._body(request),
         }
         line = json.dumps(entry).encode() + b"\n"
-        if self._gathered and self._bytes + len(line) > self._batch.max_bytes:
+        if self._gathered and self._bytes + len(line) > self._options.max_bytes:
             self._send_off()
         loop = asyncio.get_running_loop()
         waiting = self._waiting[key.key] = loop.create_future()
@@ -195,8 +197,8 @@ class OpenAIBatchTeacher(BatchApi):
         self._bytes += len(line)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_later(self._batch.gather_s, self._send_off)
-        if len(self._gathered) >= self._batch.max_requests:
+        self._timer = loop.call_later(self._options.gather_s, self._send_off)
+        if len(self._gathered) >= self._options.max_requests:
             self._send_off()
         return waiting
 
@@ -220,7 +222,7 @@ class OpenAIBatchTeacher(BatchApi):
                 await work
             except Exception as error:
                 told = error
-                if not self._closing.is_set():
+                if not self._client.closing.is_set():
                     self._resolve(requests, lambda _: told)
 
         task = asyncio.create_task(guarded())
@@ -234,15 +236,15 @@ class OpenAIBatchTeacher(BatchApi):
                 waiting.set_result(outcome(request.key))
 
     async def _submit(self, requests: list[RequestKey], lines: bytes) -> None:
-        batch = Batch(await self.upload(lines), None, time.time(), requests)
+        batch = Batch(await self._client.upload(lines), None, time.time(), requests)
         await self._opened.persist_batch(batch, self._endpoint)
         await self._make(batch)
         await self._follow(batch)
 
     async def _make(self, batch: Batch) -> None:
-        id = await self.make(batch.file, self._batch.completion_window, batch.created)
+        id = await self._client.create(batch.file, self._options.completion_window, batch.created)
         await self._name_it(batch, id)
-        self._say(f"batch {id}: {len(batch.requests):,} requests submitted")
+        self._client.say(f"batch {id}: {len(batch.requests):,} requests submitted")
 
     async def _name_it(self, batch: Batch, id: str) -> None:
         batch.id = id
@@ -255,27 +257,29 @@ class OpenAIBatchTeacher(BatchApi):
                 await self._follow(batch)
             else:
                 await self._drop(batch)
-        except Unknown as error:
-            if _age_h(batch) >= self._batch.give_up_h:
-                self._say(f"batch {batch.id} is not known any more: its requests are asked anew")
+        except UnknownResource as error:
+            if _age_h(batch) >= self._options.give_up_h:
+                self._client.say(
+                    f"batch {batch.id} is not known any more: its requests are asked anew"
+                )
                 await self._drop(batch)
                 return
             told = UserError(
                 f"batch {batch.id}, which an earlier run sent: {error}. Is the key of another "
                 "project? Its requests are paid for and are not sent again before they are "
-                f"{self._batch.give_up_h:g} hours old (give_up_h)"
+                f"{self._options.give_up_h:g} hours old (give_up_h)"
             )
-            self._say(str(told))  # the run may have no use for it, and end well
+            self._client.say(str(told))  # the run may have no use for it, and end well
             raise told from error
 
     async def _found(self, batch: Batch) -> bool:
         """Whether there is a batch: the run may have been killed before it was made."""
         if batch.id is not None:
             return True
-        found = await self.find(batch.file, batch.created)
+        found = await self._client.find(batch.file, batch.created)
         if found is None:  # it may have been on its way at that moment
-            await self._sleep(self._batch.poll_s)
-            found = await self.find(batch.file, batch.created)
+            await self._client.sleep(self._options.poll_s)
+            found = await self._client.find(batch.file, batch.created)
         if found is not None:
             await self._name_it(batch, found)
         return found is not None
@@ -298,7 +302,9 @@ class OpenAIBatchTeacher(BatchApi):
         status = ended["status"]
         answered = [r for r in batch.requests if r.key in lines and lines[r.key].good]
         self._collected.append((batch, answered))
-        self._say(f"batch {batch.id}: {status}, {len(answered)} of {len(batch.requests)} answered")
+        self._client.say(
+            f"batch {batch.id}: {status}, {len(answered)} of {len(batch.requests)} answered"
+        )
         self._resolve(batch.requests, lambda key: lines.get(key) or _left_over(status))
         await self._end_settled()
 
@@ -307,9 +313,9 @@ class OpenAIBatchTeacher(BatchApi):
         id, told, told_at, cancelled = str(batch.id), "", 0.0, False
         self._submitted[id] = batch
         while True:
-            said = await self.state(id)
+            said = await self._client.retrieve(id)
             status, counts = said.get("status"), said.get("request_counts") or {}
-            late = _age_h(batch) > self._batch.give_up_h
+            late = _age_h(batch) > self._options.give_up_h
             # Answers without a file of them are to come: what is missing would be bought again.
             whole = late or not counts.get("completed") or said.get("output_file_id")
             if status in _ENDED and (whole or status == "failed"):
@@ -321,12 +327,12 @@ class OpenAIBatchTeacher(BatchApi):
             )
             if line != told and time.monotonic() - told_at > _TELL_EVERY_S:
                 told, told_at = line, time.monotonic()
-                self._say(line)
+                self._client.say(line)
             if late and not cancelled:
                 cancelled = True
-                self._say(f"batch {id}: cancelled after {self._batch.give_up_h:g} hours")
-                await self.cancel(id)
-            await self._sleep(self._batch.poll_s)
+                self._client.say(f"batch {id}: cancelled after {self._options.give_up_h:g} hours")
+                await self._client.cancel(id)
+            await self._client.sleep(self._options.poll_s)
 
     async def _await_room(self, batch: Batch, failed: dict[str, Any], alone: int) -> None:
         """Returns when a batch that failed may be made again.
@@ -345,11 +351,11 @@ class OpenAIBatchTeacher(BatchApi):
         codes = " ".join(str(error.get("code")) for error in errors)
         said = "; ".join(" ".join(str(e.get("message")).split())[:300] for e in errors)
         if "token_limit" in codes and alone < _ALONE:
-            self._say(f"batch {batch.id}: waits for room ({said})")
-            await self._sleep(10 * self._batch.poll_s)
+            self._client.say(f"batch {batch.id}: waits for room ({said})")
+            await self._client.sleep(10 * self._options.poll_s)
             return
         await self._opened.end_batch(batch.file)
-        where = f"{self._batch.base_url}: batch {batch.id} failed"
+        where = f"{self._options.base_url}: batch {batch.id} failed"
         if "token_limit" in codes:
             raise Unfinished(f"{where}: {said}; lower max_requests, or wait for other batches")
         if "quota" in codes or "billing" in codes:
@@ -360,7 +366,7 @@ class OpenAIBatchTeacher(BatchApi):
         """The lines of a file of answers, by the key of their requests."""
         # Beside the store, for it may hold gigabytes; it has no name, so a kill leaves none of it.
         file = tempfile.TemporaryFile(dir=self._opened.path.parent)  # noqa: SIM115
-        await self.download(id, file)
+        await self._client.download(id, file)
         return await asyncio.to_thread(_lines_of, file)
 
     def _answer(self, outcome: _Line | Exception, request: Request) -> dict[str, Any] | bytes:
@@ -377,12 +383,12 @@ class OpenAIBatchTeacher(BatchApi):
         if not isinstance(status, int) or status == 200:
             said = error.get("message") or error.get("code") if isinstance(error, dict) else error
             raise _left_over(" ".join(str(said).split())[:300])
-        failure = self._status(status, {}, json.dumps(body).encode())
+        failure = self._errors.error(status, {}, json.dumps(body).encode())
         raise _left_over(failure.reason) if isinstance(failure, RetryableError) else failure
 
     async def _keep_unasked(self) -> None:
         """Stores the answers that came and that this run had no use for: they are paid for."""
-        kept, price = 0, price_of(self._batch)
+        kept, price = 0, price_of(self._options)
         for batch, answered in self._collected:
             for request in answered:
                 waiting = self._waiting.get(request.key)
@@ -399,7 +405,9 @@ class OpenAIBatchTeacher(BatchApi):
                 await self._opened.persist(request, body, bought, labels)
                 kept += 1
         if kept:
-            self._say(f"{kept:,} answers of earlier batches were not asked for, and are stored")
+            self._client.say(
+                f"{kept:,} answers of earlier batches were not asked for, and are stored"
+            )
 
     async def _end_settled(self) -> None:
         """Forgets the batches whose answers are all in the store."""
@@ -412,12 +420,12 @@ class OpenAIBatchTeacher(BatchApi):
 
     @property
     def _opened(self) -> ResponseStore:
-        assert self._store is not None, "attach comes before the first request"
+        assert self._store is not None, "open comes before the first request"
         return self._store
 
     def _tell_left(self) -> None:
         for id, batch in self._submitted.items():
-            self._say(
+            self._client.say(
                 f"batch {id} ({len(batch.requests):,} requests) goes on at the provider; "
                 "the next run collects it and asks none of it again"
             )

@@ -23,7 +23,7 @@ from synth.core.errors import UserError
 from synth.core.record import Request, digest
 from synth.teachers._transformers.batching import Loaded, Slots, Whole, choose_engine, settle
 from synth.teachers._transformers.sampling import Row, Sampling, read_sampling
-from synth.teachers.base import TeacherConfig
+from synth.teachers.base import Teacher, TeacherConfig
 
 
 class Config(TeacherConfig):
@@ -43,9 +43,9 @@ class Config(TeacherConfig):
     )
 
 
-def build(config: Config, name: str) -> _Embedded:
+def build(config: Config, name: str) -> TransformersTeacher:
     """The teacher; nothing heavy is loaded before its first request."""
-    return _Embedded(config, name)
+    return TransformersTeacher(config, name)
 
 
 def check(config: Config) -> list[str]:
@@ -60,7 +60,7 @@ def check(config: Config) -> list[str]:
     return []
 
 
-class _Embedded:
+class TransformersTeacher(Teacher):
     """The teacher as the event loop sees it; all the work is the worker thread's."""
 
     def __init__(self, config: Config, name: str) -> None:

@@ -41,7 +41,7 @@ from synth.teachers._vllm.options import (
 )
 from synth.teachers._vllm.process_guard import Guard
 from synth.teachers._vllm.serve import check_arguments
-from synth.teachers.base import RequestRejected, RetryableError
+from synth.teachers.base import RequestRejected, RetryableError, Teacher
 
 
 class Config(Options):
@@ -55,9 +55,9 @@ def check(config: Config) -> list[str]:
     return lacking(config)
 
 
-def build(config: Config, name: str) -> _InProcess:
+def build(config: Config, name: str) -> VllmTeacher:
     """The teacher; nothing heavy is loaded before its first request."""
-    return _InProcess(config, name)
+    return VllmTeacher(config, name)
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,9 +70,11 @@ class _Loaded:
     defaults: dict[str, Any]
 
 
-class _InProcess:
+class VllmTeacher(Teacher):
+    """The engine in this process, loaded by the first request."""
+
     # An engine that does not start says so by itself; there is no wrong address to find out.
-    opens_wide = True
+    skip_probe = True
 
     def __init__(self, config: Config, name: str) -> None:
         self._config, self._name = config, name

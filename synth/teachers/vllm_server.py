@@ -44,7 +44,7 @@ from synth.teachers._vllm.options import (
     weights,
 )
 from synth.teachers._vllm.process_guard import Guard, kill_all
-from synth.teachers.base import RetryableError
+from synth.teachers.base import RetryableError, Teacher
 
 _SAY_EVERY_S = 15.0
 
@@ -89,9 +89,9 @@ def check(config: Config) -> list[str]:
     return lacking(config)
 
 
-def build(config: Config, name: str) -> _Served:
+def build(config: Config, name: str) -> VllmServerTeacher:
     """The teacher; the server is started by its first request."""
-    return _Served(config, name)
+    return VllmServerTeacher(config, name)
 
 
 @dataclass(slots=True)
@@ -104,9 +104,11 @@ class _Running:
     known: set[str]
 
 
-class _Served:
+class VllmServerTeacher(Teacher):
+    """The client of a server that the first request starts."""
+
     # A server that does not start says so by itself; there is no wrong address to find out.
-    opens_wide = True
+    skip_probe = True
 
     def __init__(self, config: Config, name: str) -> None:
         self._config, self._name = config, name
@@ -295,7 +297,7 @@ class _Served:
     def _tail(self) -> str:
         return tail(self._log) if self._log else "(no log)"
 
-    def let_go(self) -> None:
+    def cancel_pending(self) -> None:
         """The run stops: nobody waits any longer for a server that is not ready."""
         self._stopped = True
 

@@ -5,9 +5,11 @@ import asyncio
 from synth.config.generate import Samples, Sampling
 from synth.core.prompts import load_prompt
 from synth.core.record import Task, Verdict
-from synth.generate.runner import GenerationSpec, generate
+from synth.generate.runner import generate
+from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
+from synth.teachers.base import Teacher
 
 
 def tasks(number, **more):
@@ -27,7 +29,7 @@ def completion(text, finish="stop", tokens=(10, 20), **message):
     }
 
 
-class Scripted:
+class Scripted(Teacher):
     """A teacher that does what its script says: gives text or a completion, or raises."""
 
     def __init__(self, script, identity="scripted", seconds=0.002):

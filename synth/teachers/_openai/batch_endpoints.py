@@ -1,21 +1,24 @@
-"""The files and batches endpoints of an OpenAI-compatible API, beside the one for chats."""
+"""Client of an OpenAI-compatible API's files and batches endpoints, over the openai SDK.
+
+A call is tried again for hours where it fails in passing: a batch outlives a night without network.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import io
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import IO, Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Awaitable, Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from synth.core.compression import parse_json
 from synth.core.errors import Interrupted, Unfinished, UserError
+from synth.teachers._openai.status_errors import StatusErrors
 from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, RequestRejected, RetryableError
-from synth.teachers.openai import Config, OpenAITeacher
+
+if TYPE_CHECKING:
+    import openai
 
 T = TypeVar("T")
 ENDPOINT = "/v1/chat/completions"
@@ -23,163 +26,203 @@ ENDPOINT = "/v1/chat/completions"
 _CLOCKS_DIFFER_S = 86400.0
 
 
-class Unknown(UserError):
+class UnknownResource(UserError):
     """The provider knows no such file, batch or address."""
 
 
-class BatchApi(OpenAITeacher):
+class BatchClient:
     """Files and batches at a provider.
 
     Args:
-        config: Where the API is.
-        key: Its key, or None.
-        name: The teacher's name, for what is said on the way.
+        errors: The API's address and key, and what its statuses mean.
+        timeout_s: Seconds without a byte after which an attempt has failed.
+        name: The teacher's name, for the messages on the way.
         patience_h: Hours after which an endpoint that does not answer is given up.
+
+    Attributes:
+        closing: Set when the run ends; every wait then raises `Interrupted`.
     """
 
-    def __init__(self, config: Config, key: str | None, name: str, patience_h: float) -> None:
-        super().__init__(config, key)
+    def __init__(
+        self, errors: StatusErrors, timeout_s: float, name: str, patience_h: float
+    ) -> None:
+        self.closing = asyncio.Event()
+        self._errors, self._timeout_s = errors, timeout_s
         self._name, self._patience_s = name, 3600 * patience_h
         self._reached = False
-        self._closing = asyncio.Event()
+        self._client: openai.AsyncOpenAI | None = None
 
     async def upload(self, lines: bytes) -> str:
-        """Uploads the requests of a batch; gives the provider's name for the file."""
-        import aiohttp
+        """Upload the requests of a batch; return the file's id."""
+        file = ("requests.jsonl", lines, "application/jsonl")
+        answer = await self._retry(
+            lambda sdk: self._object(sdk.files.with_raw_response.create(file=file, purpose="batch"))
+        )
+        return str(answer["id"])
 
-        async def sent() -> dict[str, Any]:
-            form = aiohttp.FormData({"purpose": "batch"})
-            form.add_field(
-                "file",
-                io.BytesIO(lines),
-                filename="requests.jsonl",
-                content_type="application/jsonl",
-            )
-            payload = form()
-            # The session's own content type would hide the boundary between the parts.
-            headers = {"Content-Type": payload.headers["Content-Type"]}
-            return await self._api("POST", "/files", data=payload, headers=headers)
-
-        return str((await self._insist(sent))["id"])
-
-    async def make(self, file: str, window: str, since: float) -> str:
-        """Makes a batch of an uploaded file, once; gives its name."""
+    async def create(self, file: str, window: str, since: float) -> str:
+        """Make a batch of an uploaded file, once; return its id."""
         tried = False
 
-        async def made() -> str:
+        async def attempt(sdk: openai.AsyncOpenAI) -> str:
             nonlocal tried
             # The answer to an attempt may have been lost after the batch was made.
-            if tried and (found := await self._made_of(file, since)):
-                return found
+            if tried and (id := await self._batch_of(sdk, file, since)):
+                return id
             tried = True
-            wanted = {
-                "input_file_id": file,
-                "endpoint": ENDPOINT,
-                "completion_window": window,
-            }
-            return str((await self._api("POST", "/batches", json=wanted))["id"])
+            options: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": window}
+            create = sdk.batches.with_raw_response.create(input_file_id=file, **options)
+            return str((await self._object(create))["id"])
 
-        return await self._insist(made)
+        return await self._retry(attempt)
 
     async def find(self, file: str, since: float) -> str | None:
-        """The batch that was made of a file not long before `since` (Unix time), or None."""
-        return await self._insist(lambda: self._made_of(file, since))
+        """Return the batch that was made of a file not long before `since` (Unix time), or None."""
+        return await self._retry(lambda sdk: self._batch_of(sdk, file, since))
 
-    async def state(self, id: str) -> dict[str, Any]:
-        """A batch as the provider describes it."""
-        return await self._insist(lambda: self._api("GET", f"/batches/{quote(id, safe='')}"))
+    async def retrieve(self, id: str) -> dict[str, Any]:
+        """Return a batch as the provider describes it."""
+        return await self._retry(
+            lambda sdk: self._object(sdk.batches.with_raw_response.retrieve(id))
+        )
 
     async def cancel(self, id: str) -> None:
-        """Asks for a batch to be cancelled; that it ended meanwhile does not matter."""
+        """Ask for a batch to be cancelled; that it ended meanwhile does not matter."""
         with contextlib.suppress(UserError, RetryableError):
-            await self._api("POST", f"/batches/{quote(id, safe='')}/cancel")
+            await self._object(self._sdk.batches.with_raw_response.cancel(id))
 
-    async def download(self, id: str, into: IO[bytes]) -> None:
-        """Writes a file of the provider's into an open one."""
-        path = f"/files/{quote(id, safe='')}/content"
-        await self._insist(lambda: self._api("GET", path, into=into))
+    async def download(self, id: str, file: IO[bytes]) -> None:
+        """Write a file of the provider's into an open one, a MiB at a time."""
+        await self._retry(lambda sdk: self._write(sdk, id, file))
 
-    async def _made_of(self, file: str, since: float) -> str | None:
-        after = ""
+    async def sleep(self, seconds: float) -> None:
+        """Wait. Raises Interrupted where the run ends meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.closing.wait(), seconds)
+            raise Interrupted("left to the next run")
+
+    def say(self, text: str) -> None:
+        """Write a line on standard error; what a provider sends stays on that line."""
+        sys.stderr.write(f"{self._name}: {' '.join(text.split())}\n")
+        sys.stderr.flush()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    @property
+    def _sdk(self) -> openai.AsyncOpenAI:
+        import openai
+
+        if self._client is None:
+            self._client = openai.AsyncOpenAI(
+                api_key=self._errors.key or "none",
+                base_url=self._errors.base_url,
+                timeout=openai.Timeout(self._timeout_s, connect=60),
+                max_retries=0,  # `_retry` does it, for longer and with a message
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+            )
+        return self._client
+
+    async def _batch_of(self, sdk: openai.AsyncOpenAI, file: str, since: float) -> str | None:
+        cursor: dict[str, Any] = {}
         while True:
-            page = await self._api("GET", f"/batches?limit=100{after}", needs="data")
-            listed = [one for one in page["data"] or () if isinstance(one, dict)]
-            for one in listed:
-                if one.get("input_file_id") == file and one.get("status") != "failed":
-                    return str(one.get("id"))
-            oldest = listed[-1].get("created_at") if listed else None
+            call: Any = sdk.batches.with_raw_response.list(limit=100, **cursor)
+            page = await self._object(call, required="data")
+            batches = [entry for entry in page["data"] or () if isinstance(entry, dict)]
+            for batch in batches:
+                if batch.get("input_file_id") == file and batch.get("status") != "failed":
+                    return str(batch.get("id"))
+            oldest = batches[-1].get("created_at") if batches else None
             if not page.get("has_more") or not isinstance(oldest, int | float):
                 return None
             if oldest < since - _CLOCKS_DIFFER_S:
                 return None
-            after = f"&after={quote(str(listed[-1].get('id')), safe='')}"
+            cursor = {"after": str(batches[-1].get("id"))}
 
-    async def _api(
-        self,
-        method: str,
-        path: str,
-        into: IO[bytes] | None = None,
-        needs: str = "id",
-        **sent: Any,
-    ) -> dict[str, Any]:
-        """One call; a download goes into a file.
+    async def _object(self, call: Awaitable[Any], required: str = "id") -> dict[str, Any]:
+        """Return the JSON object that answers a call.
 
         Raises:
-            Retry: Another attempt may succeed.
+            RetryableError: Another attempt may succeed.
             UserError, Unfinished: None will.
         """
-        import aiohttp
-
-        if self._session is None:
-            self._session = self._open()
-        url = self._url.removesuffix("/chat/completions") + path
-        timeout = aiohttp.ClientTimeout(sock_connect=60, sock_read=self._config.timeout_s)
+        with self._translated():
+            response = await call
         try:
-            async with self._session.request(
-                method, url, timeout=timeout, allow_redirects=into is not None, **sent
-            ) as response:
-                status, headers = response.status, response.headers
-                if status == 200 and into is not None:
-                    into.seek(0)
-                    into.truncate()
-                    async for chunk in response.content.iter_chunked(1 << 20):
-                        into.write(chunk)
-                    return {}
-                answer = await response.read()
-        except TimeoutError as error:
-            raise RetryableError(f"timeout: {method} {path}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            said = " ".join(str(error).replace("ssl:default ", "").split())[:200]
-            raise RetryableError(
-                f"cannot reach {self._config.base_url}: {said or type(error).__name__}",
-                unreachable=isinstance(error, aiohttp.ClientConnectorError),
-            ) from error
-        if status == 404:
-            raise Unknown(
-                f"{self._config.base_url} knows no {path.split('?')[0]} (404); kind: openai_batch "
-                "needs the files and batches endpoints, kind: openai does without"
-            )
-        if not 200 <= status < 300:
-            failure = self._status(status, headers, answer)
-            if isinstance(failure, RequestRejected):
-                raise UserError(f"{self._config.base_url}: {method} {path}: {failure}")
-            raise failure
-        try:
-            found = parse_json(answer)
+            values = parse_json(response.content)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or needs not in found:
-            raise RetryableError(f"malformed response: {method} {path}: no object with {needs!r}")
-        return found
+            values = None
+        if not isinstance(values, dict) or required not in values:
+            call_name = self._call_name(response.http_request)
+            raise RetryableError(f"malformed response: {call_name}: no object with {required!r}")
+        return values
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeats a call until it is answered: a batch outlives a night without network."""
+    async def _write(self, sdk: openai.AsyncOpenAI, id: str, file: IO[bytes]) -> None:
+        import openai
+
+        # A provider may redirect to where its files lie; all other calls end at a redirect.
+        async with openai.DefaultAsyncHttpxClient() as http:
+            files = sdk.with_options(http_client=http).files
+            async with contextlib.AsyncExitStack() as stack:
+                with self._translated():
+                    content = files.with_streaming_response.content(id)
+                    response = await stack.enter_async_context(content)
+                file.seek(0)
+                file.truncate()
+                chunks = response.iter_bytes(1 << 20)
+                while True:
+                    try:
+                        chunk = await anext(chunks, b"")
+                    except Exception as error:  # whatever the SDK's HTTP library raises
+                        raise self._unreachable(error) from error
+                    if not chunk:
+                        return
+                    file.write(chunk)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the SDK's errors into those of a teacher."""
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError as error:
+            response, call = error.response, self._call_name(error.request)
+            if response.status_code == 404:
+                raise UnknownResource(
+                    f"{self._errors.base_url} knows no {call.split()[1]} (404); kind: openai_batch "
+                    "needs the files and batches endpoints, kind: openai does without"
+                ) from error
+            failure = self._errors.error(response.status_code, response.headers, response.content)
+            if isinstance(failure, RequestRejected):
+                failure = UserError(f"{self._errors.base_url}: {call}: {failure}")
+            raise failure from error
+        except openai.APITimeoutError as error:
+            raise RetryableError(f"timeout: {self._call_name(error.request)}") from error
+        except openai.APIConnectionError as error:
+            raise self._unreachable(error.__cause__ or error) from error
+
+    def _call_name(self, request: Any) -> str:
+        """Return a call as messages name it, such as `POST /files`."""
+        prefix = str(self._sdk.base_url.path).rstrip("/")
+        return f"{request.method} {request.url.path.removeprefix(prefix)}"
+
+    def _unreachable(self, error: BaseException) -> RetryableError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return RetryableError(
+            f"cannot reach {self._errors.base_url}: {reason}",
+            unreachable=type(error).__name__ == "ConnectError",  # of httpx or httpx2
+        )
+
+    async def _retry(self, call: Callable[[openai.AsyncOpenAI], Awaitable[T]]) -> T:
+        """Repeat a call until it is answered."""
         attempt, since = 0, time.monotonic()
         while True:
             try:
-                answer = await call()
+                answer = await call(self._sdk)
                 self._reached = True
                 return answer
             except RetryableError as failure:
@@ -190,16 +233,5 @@ class BatchApi(OpenAITeacher):
                     raise Unfinished(f"no answer for hours: {failure.reason}") from failure
                 pause = failure.after or min(LONGEST_PAUSE_S, 0.25 * 2.0 ** min(attempt, 10))
                 if attempt > 1:
-                    self._say(f"{failure.reason}; tried again in {pause:.0f} s")
-                await self._sleep(pause)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Waits. Raises Interrupted where the run ends meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-            raise Interrupted("left to the next run")
-
-    def _say(self, text: str) -> None:
-        said = " ".join(text.split())  # what a provider sends stays on its line
-        sys.stderr.write(f"{self._name}: {said}\n")
-        sys.stderr.flush()
+                    self.say(f"{failure.reason}; tried again in {pause:.0f} s")
+                await self.sleep(pause)

@@ -6,18 +6,13 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from synth.teachers.base import Advertised
-
-if TYPE_CHECKING:
-    pass
-
 
 _LONGEST_PAUSE_S = 600.0
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds of a `retry-after-ms` or `Retry-After` header (seconds or a date), at most 600."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name, "")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
-def _ids_by_bytes(tokenizer: str) -> Any:
+def ids_by_bytes(tokenizer: str) -> Any:
     """Looks token ids up by the bytes that an API sends for each token."""
     from synth.core.models import load_tokenizer
 

@@ -25,7 +25,7 @@ from synth.teachers.base import TeacherConfig
 
 # Engine arguments that change when an answer comes, or whether there is room for it, but not what
 # it says. All others are part of the teacher's identity.
-_NO_PART_OF_AN_ANSWER = {
+NON_IDENTITY_ARGUMENTS = {
     "block_size",
     "disable_log_stats",
     "distributed_executor_backend",
@@ -94,7 +94,7 @@ class Options(TeacherConfig):
             "reasoning_parser": self.reasoning_parser,
             "chat_template": digest(self.chat_template) if self.chat_template else None,
         }
-        engine = {k: v for k, v in self.engine.items() if k not in _NO_PART_OF_AN_ANSWER}
+        engine = {k: v for k, v in self.engine.items() if k not in NON_IDENTITY_ARGUMENTS}
         if engine:
             found["engine"] = engine
         return {key: value for key, value in found.items() if value is not None}

@@ -72,7 +72,7 @@ def test_the_purse_never_lets_out_more_than_the_cap_and_what_is_in_flight(costs,
     purse = BudgetTracker(Budget(tokens=500), {"t": Cap(tokens=300)}, {})
     flying, spent = [], 0
     for cost in costs:
-        if purse.refusal("t") is None and len(flying) < window:
+        if purse.exceeded_cap("t") is None and len(flying) < window:
             purse.begin("t")
             flying.append(cost)
         elif flying:
@@ -85,7 +85,7 @@ def test_what_was_spent_before_counts():
     purse = BudgetTracker(
         Budget(tokens=1000), {}, {"a": Usage(3, 900, 0.0), "b": Usage(1, 200, 0.0)}
     )
-    refusal = purse.refusal("a")
+    refusal = purse.exceeded_cap("a")
     assert refusal is not None
     assert refusal[1]
 

@@ -28,11 +28,11 @@ async def served(way, number, seconds=0.001, tokens=0):
 
     async def one():
         nonlocal most
-        await way.enter()
+        await way.acquire()
         most = max(most, way.in_flight)
         sent = time.monotonic()
         await asyncio.sleep(seconds)
-        way.answered(sent, tokens)
+        way.on_success(sent, tokens)
 
     await asyncio.gather(*(one() for _ in range(number)))
     return most
@@ -41,15 +41,15 @@ async def served(way, number, seconds=0.001, tokens=0):
 def test_the_first_request_goes_alone_and_then_the_lane_opens():
     async def run():
         way = lane(ceiling=100)
-        await way.enter()
-        second = asyncio.create_task(way.enter())
+        await way.acquire()
+        second = asyncio.create_task(way.acquire())
         await asyncio.sleep(0.01)
         assert not second.done()
-        assert way.queued == 1
-        way.answered(time.monotonic(), 0)
+        assert len(way._queue) == 1
+        way.on_success(time.monotonic(), 0)
         await second
-        assert way.width == 50  # half of the ceiling
-        way.answered(time.monotonic(), 0)
+        assert way.limit == 50  # half of the ceiling
+        way.on_success(time.monotonic(), 0)
         assert await served(way, 500) == 100
 
     asyncio.run(run())
@@ -59,16 +59,16 @@ def test_the_width_halves_once_a_round_trip_and_grows_by_steps_after():
     async def run():
         way = lane(ceiling=64)
         await served(way, 300)
-        assert way.width == 64
+        assert way.limit == 64
         for _ in range(40):
-            await way.enter()
+            await way.acquire()
         sent = time.monotonic()
         for n in range(40):
-            way.failed(RetryableError("status 429: slow", trouble="rate limit"), sent, n)
-        assert way.width == 32
-        before = way.width
+            way.on_error(RetryableError("status 429: slow", trouble="rate limit"), sent, n)
+        assert way.limit == 32
+        before = way.limit
         await served(way, 33)
-        assert before < way.width <= before + 4
+        assert before < way.limit <= before + 4
 
     asyncio.run(run())
 
@@ -81,14 +81,14 @@ def test_whatever_happens_the_width_stays_in_bounds_and_nothing_is_lost(events):
         for number, event in enumerate(events):
             if way.closed:
                 break
-            way._not_before = 0.0
-            await way.enter()
+            way._paused_until = 0.0
+            await way.acquire()
             sent = time.monotonic()
             if event == "answer":
-                way.answered(sent, 1)
+                way.on_success(sent, 1)
             else:
-                way.failed(RetryableError("x", trouble=event), sent, number)
-            assert 1 <= way.width <= 8
+                way.on_error(RetryableError("x", trouble=event), sent, number)
+            assert 1 <= way.limit <= 8
             assert way.in_flight == 0
 
     asyncio.run(run())
@@ -98,12 +98,12 @@ def test_retry_after_holds_up_everyone():
     async def run():
         way = lane()
         await served(way, 3)
-        await way.enter()
-        way.failed(
+        await way.acquire()
+        way.on_error(
             RetryableError("status 429", after=0.2, trouble="rate limit"), time.monotonic(), 1
         )
         start = time.monotonic()
-        await way.enter()
+        await way.acquire()
         assert 0.15 < time.monotonic() - start < 1
 
     asyncio.run(run())
@@ -115,9 +115,9 @@ def test_a_retry_after_of_zero_that_is_not_enough_is_stretched():
         tries, start = 0, time.monotonic()
         with pytest.raises(TeacherClosed):
             while True:
-                await way.enter()
+                await way.acquire()
                 tries += 1
-                way.failed(
+                way.on_error(
                     RetryableError("429", after=0.0, trouble="rate limit"), time.monotonic(), 1
                 )
         assert 0.4 < time.monotonic() - start < 5
@@ -131,9 +131,9 @@ def test_one_request_that_fails_by_itself_does_not_hold_up_the_others():
         way = lane()
         await served(way, 10)
         for _ in range(20):
-            await way.enter()
-            way.failed(RetryableError("status 500"), time.monotonic(), "the same")
-        assert way.health == "well"
+            await way.acquire()
+            way.on_error(RetryableError("status 500"), time.monotonic(), "the same")
+        assert way.health == "healthy"
 
     asyncio.run(run())
 
@@ -142,13 +142,13 @@ def test_many_failing_without_an_answer_between_is_an_outage():
     async def run():
         way = lane()
         await served(way, 10)
-        for number in range(module.ILL_AFTER):
-            await way.enter()
-            way.failed(RetryableError("status 500"), time.monotonic(), number)
-        assert way.health == "ill"
-        assert way.width == 1
+        for number in range(module.UNHEALTHY_AFTER):
+            await way.acquire()
+            way.on_error(RetryableError("status 500"), time.monotonic(), number)
+        assert way.health == "unhealthy"
+        assert way.limit == 1
         await served(way, 1)
-        assert way.health == "well"
+        assert way.health == "healthy"
 
     asyncio.run(run())
 
@@ -158,14 +158,14 @@ def test_patience_ends_from_the_first_failure_and_not_from_the_last_answer():
         way = lane(patience_s=0.1)
         await served(way, 1)
         await asyncio.sleep(0.2)  # nothing was asked: that is no outage
-        await way.enter()
-        way.failed(RetryableError("status 502"), time.monotonic(), 1)
+        await way.acquire()
+        way.on_error(RetryableError("status 502"), time.monotonic(), 1)
         assert way.closed is None
         await asyncio.sleep(0.15)
-        await way.enter()
-        waiting = asyncio.create_task(way.enter(time.monotonic() + 60))
+        await way.acquire()
+        waiting = asyncio.create_task(way.acquire(time.monotonic() + 60))
         await asyncio.sleep(0)
-        way.failed(RetryableError("status 502"), time.monotonic(), 2)
+        way.on_error(RetryableError("status 502"), time.monotonic(), 2)
         assert isinstance(way.closed, Unfinished)
         with pytest.raises(TeacherClosed, match="no answer for"):
             await waiting
@@ -177,8 +177,8 @@ def test_nobody_there_from_the_start_is_a_wrong_address():
     async def run():
         way = lane()
         for _ in range(module.FIRST_ATTEMPTS):
-            await way.enter()
-            way.failed(RetryableError("cannot reach x", unreachable=True), time.monotonic(), 1)
+            await way.acquire()
+            way.on_error(RetryableError("cannot reach x", unreachable=True), time.monotonic(), 1)
         assert isinstance(way.closed, UserError)
 
     asyncio.run(run())
@@ -189,17 +189,17 @@ def test_what_is_tried_again_comes_before_what_came_after_its_time():
         way, order = lane(), []
 
         async def one(name, due=0.0):
-            await way.enter(due)
+            await way.acquire(due)
             order.append(name)
 
-        await way.enter()  # the lane is one wide: all others wait
+        await way.acquire()  # the lane is one wide: all others wait
         now = time.monotonic()
         later = asyncio.create_task(one("again", now + 0.02))
         first = asyncio.create_task(one("first"))
         await asyncio.sleep(0.05)
         last = asyncio.create_task(one("last"))
         await asyncio.sleep(0)
-        way.answered(now, 0)
+        way.on_success(now, 0)
         await asyncio.gather(later, first, last)
         assert order == ["first", "again", "last"]
 
@@ -231,7 +231,7 @@ def test_an_allowance_that_is_used_up_is_waited_for():
         said = Advertised(requests=0, requests_at=time.monotonic() + 0.2)
         way = ConcurrencyController("t", Limits(), lambda: said)
         start = time.monotonic()
-        await way.enter()
+        await way.acquire()
         assert 0.15 < time.monotonic() - start < 1
 
     asyncio.run(run())
@@ -240,12 +240,12 @@ def test_an_allowance_that_is_used_up_is_waited_for():
 def test_a_waiter_that_is_cancelled_leaves_its_place():
     async def run():
         way = lane()
-        await way.enter()
-        gone, stays = asyncio.create_task(way.enter()), asyncio.create_task(way.enter())
+        await way.acquire()
+        gone, stays = asyncio.create_task(way.acquire()), asyncio.create_task(way.acquire())
         await asyncio.sleep(0)
         gone.cancel()
-        way.left()
+        way.release()
         await stays
-        assert (way.in_flight, way.queued) == (1, 0)
+        assert (way.in_flight, len(way._queue)) == (1, 0)
 
     asyncio.run(run())

@@ -26,8 +26,8 @@ from synth.generate.runner import generate
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore, StoreFull
 from synth.teachers import fake
-from synth.teachers.base import RequestRejected, RetryableError
-from tests.helpers.scripted_teacher import Scripted, ask_with, run, tasks
+from synth.teachers.base import Advertised, RequestRejected, RetryableError, Teacher, as_teacher
+from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
 
 
 @pytest.fixture(autouse=True)
@@ -312,3 +312,40 @@ def test_the_fake_teacher_is_deterministic_and_makes_the_faults_asked_for(path, 
     assert 10 < counts.failed["made-up refusal"] < 60
     finish = [r.generation.finish_reason for _, records in first for r in records]
     assert 30 < finish.count("length") < 90
+
+
+def test_a_teacher_of_a_users_own_class_without_the_base_class(path):
+    """Accepted for one release, with the hooks' old names."""
+
+    class Old:
+        identity, opens_wide, advertised = {"kind": "old"}, True, None
+
+        def __init__(self):
+            self.calls = []
+
+        async def complete(self, request):
+            self.advertised = Advertised(requests=5)
+            return completion("x")
+
+        async def close(self):
+            self.calls.append("close")
+
+        def attach(self, store, run):
+            self.calls.append(("attach", run))
+
+        def let_go(self):
+            self.calls.append("let_go")
+
+        def at_once(self):
+            self.calls.append("at_once")
+
+    old = Old()
+    ask = ask_with(old, run="r")
+    teacher = ask.teachers["teacher0"]
+    teacher.disable_batching()
+    assert isinstance(teacher, Teacher) and ask.controller("teacher0").limit == ask.concurrency
+    _, counts = run(ask, tasks(3), path)
+    assert counts.bought == 3 and teacher.advertised == Advertised(requests=5)
+    teacher.cancel_pending()
+    assert old.calls == ["at_once", ("attach", "r"), "close", "let_go"]
+    assert as_teacher(teacher) is teacher

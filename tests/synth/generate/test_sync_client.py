@@ -18,10 +18,10 @@ from synth.generate.spec import GenerationSpec
 from synth.generate.sync_client import SyncClient
 from synth.stages.pipeline import do_stage
 from synth.store.responses import ResponseStore
-from synth.teachers.base import RequestRejected, RetryableError
+from synth.teachers.base import RequestRejected, RetryableError, Teacher
 
 
-class Scripted:
+class Scripted(Teacher):
     """A teacher that does what its script says to the text and the attempt."""
 
     def __init__(self, script):

