@@ -26,7 +26,7 @@ from synth.stages.generate import generation_spec
 from synth.store import usage as ledger
 from synth.store.keys import request_key
 from synth.store.responses import ResponseStore, Stored
-from synth.teachers.base import RequestRejected
+from synth.teachers.base import RequestRejected, Teacher
 
 COUNTED = ("calls", "prompt_tokens", "completion_tokens", "bytes", "latency")
 RENDERED = 500  # prompts whose length is taken
@@ -161,7 +161,7 @@ def shuffled(tasks: Sequence[Task], seed: int) -> list[Task]:
     return sorted(tasks, key=lambda task: hashlib.sha256(f"{seed}:{task.id}".encode()).digest())
 
 
-class _ReplayTeacher:
+class _ReplayTeacher(Teacher):
     """Stands in for a teacher: has what the store has, and notes which questions want more."""
 
     def __init__(self, identity: dict[str, Any], failed: set[str], wanting: set[str]) -> None:
@@ -174,9 +174,6 @@ class _ReplayTeacher:
             assert request.task is not None
             self._wanting.add(request.task.id)
         raise RequestRejected("not for sale")
-
-    async def close(self) -> None:
-        """Nothing to give back."""
 
 
 class _ReadOnlyStore(ResponseStore):
