@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from synth.config.run import Run
 from synth.core.record import Message, Task
 from synth.estimate.inventory import COUNTED, Question, StoreInventory
-from synth.estimate.ranges import LEAST_SAMPLE, Range, exactly, mean_of, ratio_of
+from synth.estimate.ranges import MIN_SAMPLE, Range, exactly, mean_of, ratio_of
 from synth.generate.routing import Router
 from synth.store import usage as ledger
 from synth.teachers.base import TeacherConfig
@@ -70,7 +70,7 @@ class CostBounds:
     def longest(self, name: str) -> float | None:
         """Most seconds that one question may take, as far as the teacher's answers say."""
         latencies = [entry.latency for entry in self._stock.history[name]]
-        if len(latencies) < LEAST_SAMPLE:
+        if len(latencies) < MIN_SAMPLE:
             return None
         return max(latencies) * self._generate.samples.max
 
@@ -97,14 +97,14 @@ class CostBounds:
         """The mean over the teacher's stored answers to such prompts, if there are enough."""
         values = [getattr(entry, what) for entry in self._stock.history[name]]
         values = [float(value) for value in values if value is not None]
-        return mean_of(values, self._seed) if len(values) >= LEAST_SAMPLE else None
+        return mean_of(values, self._seed) if len(values) >= MIN_SAMPLE else None
 
     def _prompt_tokens(self, name: str) -> Range:
         """Tokens of a prompt: by the teacher's own counts, by a tokenizer, or by characters."""
         rendered = [messages for _, messages in self._stock.rendered]
         length = self._mean_length([_letters(messages) for messages in rendered])
         told = [e for e in self._stock.history[name] if e.prompt_tokens is not None]
-        if len(told) >= LEAST_SAMPLE:
+        if len(told) >= MIN_SAMPLE:
             tokens = [float(entry.prompt_tokens or 0) for entry in told]
             letters = [float(max(1, _letters(entry.request["messages"]))) for entry in told]
             return length * ratio_of(tokens, letters, self._seed)

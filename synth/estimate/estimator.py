@@ -22,7 +22,7 @@ from synth.core.record import Task
 from synth.core.run_folder import Folder
 from synth.estimate.bounds import CostBounds
 from synth.estimate.inventory import COUNTED, KEPT, Question, StoreInventory, shuffled
-from synth.estimate.ranges import LEAST_SAMPLE, Range, interval, loosest, sums_of_more
+from synth.estimate.ranges import MIN_SAMPLE, Range, interval, loosest, sums_of_more
 from synth.generate.stats import GenerationStats
 from synth.stages import build_teachers as run_teachers
 from synth.stages.build_filters import FilterSet
@@ -30,7 +30,7 @@ from synth.stages.build_student import student_counter, token_counter
 from synth.stages.generate import generation_spec
 from synth.stages.pipeline import do_stage, refuse_if_lacking
 from synth.store import usage as ledger
-from synth.teachers._pricing import default_lines
+from synth.teachers import default_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ def make_estimate(
     result["budget"] = list(_budget(run, result))
     notes = uncounted
     if open_:
-        counted = reckoner.bounds.notes if len(sample) < LEAST_SAMPLE else []
+        counted = reckoner.bounds.notes if len(sample) < MIN_SAMPLE else []
         notes += [*stock.notes, *counted, *_notes(run, stock, len(sample))]
     result["notes"] = notes
     write_json(run.folder / FILE, result)
@@ -171,9 +171,9 @@ class _Estimator:
                 )
                 for part, columns in PARTS.items()
             }
-            if len(sample) < LEAST_SAMPLE:
+            if len(sample) < MIN_SAMPLE:
                 figures[name]["seconds"] = self._with_the_last(name, figures[name]["seconds"])
-        if not open_ or len(sample) < LEAST_SAMPLE:
+        if not open_ or len(sample) < MIN_SAMPLE:
             return figures
         draws, mean = sums_of_more(
             self._table(sample).reshape(len(sample), -1),
@@ -248,7 +248,7 @@ def _known(value: Any) -> float | None:
 
 
 def _notes(run: Run, stock: StoreInventory, sampled: int) -> Iterator[str]:
-    if sampled >= LEAST_SAMPLE:
+    if sampled >= MIN_SAMPLE:
         yield (
             f"95%: a prediction for the open questions from {sampled} drawn at random, by bootstrap"
         )

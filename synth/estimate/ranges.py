@@ -1,4 +1,4 @@
-"""Figures with intervals: what a few questions came to, carried over to the many.
+"""Ranges of figures that are not known yet, and prediction intervals from a sample of questions.
 
 Sources:
     Stine (1985), Bootstrap prediction intervals for regression, J. Am. Stat. Assoc. 80:1026-1031:
@@ -12,20 +12,16 @@ Sources:
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-from sft.evaluation.statistics import _t_quantile as t_quantile
-from sft.evaluation.statistics import wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 DRAWS = 4000
-LEAST_SAMPLE = 5  # below, an interval would be a guess
+MIN_SAMPLE = 5  # below, an interval would be a guess
 
 Basis = Literal["exact", "95%", "bounds"]
 _LOOSER: tuple[Basis, ...] = ("exact", "95%", "bounds")
@@ -33,7 +29,7 @@ _LOOSER: tuple[Basis, ...] = ("exact", "95%", "bounds")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A figure that is not known yet.
+    """A figure that is not known yet, with its limits.
 
     Attributes:
         low: Lower limit, or None where there is none; `high` likewise.
@@ -47,11 +43,11 @@ class Range:
     basis: Basis = "bounds"
 
     def __mul__(self, other: Range) -> Range:
-        """The product of two figures of zero or more: so many, each so much."""
+        """Return the product of two figures of zero or more: a count and the size of each."""
         return self._with(other, _product)
 
     def __add__(self, other: Range) -> Range:
-        """The sum of two figures, their limits added: too wide rather than too narrow."""
+        """Return the sum of two figures. Adding the limits makes it too wide, never too narrow."""
         return self._with(other, _sum)
 
     def _with(self, other: Range, join: Callable[..., float | None]) -> Range:
@@ -61,17 +57,17 @@ class Range:
         return Range(low, expected, high, basis)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return it as JSON values."""
         return asdict(self)
 
 
 def exactly(value: float) -> Range:
-    """A figure that is known."""
+    """Return a figure that is known."""
     return Range(value, value, value, "exact")
 
 
 def loosest(bases: Iterable[Basis]) -> Basis:
-    """The basis of what was made of figures with these."""
+    """Return the basis of a figure that was computed from figures with these bases."""
     return max(bases, key=_LOOSER.index)
 
 
@@ -85,18 +81,20 @@ def _sum(a: float | None, b: float | None) -> float | None:
 
 
 def tail(n: int) -> float:
-    """The percentile, from 0 to 1, at which a 95% interval from n questions begins.
+    """Return the percentile, from 0 to 1, at which a 95% interval from n questions begins.
 
     Hesterberg (2015): Phi(-sqrt(n / (n - 1)) t), with t the 97.5% point of Student's t.
     """
-    return statistics.NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(n - 1))
+    from scipy import stats  # half a second to import
+
+    return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)))
 
 
 def mean_of(values: Sequence[float], seed: int) -> Range:
-    """The mean of what the values were drawn from, with its interval by bootstrap.
+    """Return the mean of what the values were drawn from, with its interval by bootstrap.
 
     Raises:
-        ValueError: There are fewer than `LEAST_SAMPLE` values.
+        ValueError: There are fewer than `MIN_SAMPLE` values.
     """
     import numpy as np
 
@@ -104,11 +102,15 @@ def mean_of(values: Sequence[float], seed: int) -> Range:
 
 
 def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Range:
-    """The ratio of two sums over the same items, with its interval by bootstrap over the items."""
+    """Return the ratio of two sums over the same items, with an interval by bootstrap over items.
+
+    Raises:
+        ValueError: There are fewer than `MIN_SAMPLE` items.
+    """
     import numpy as np
 
     n = len(above)
-    if n < LEAST_SAMPLE:
+    if n < MIN_SAMPLE:
         raise ValueError(f"{n} values")
     pairs = np.column_stack([above, below]).astype(float)
     rng = np.random.default_rng(seed)
@@ -126,7 +128,7 @@ def sums_of_more(
     high: NDArray[np.float64],
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draws of what `more` further questions come to, and what is to be expected.
+    """Return draws of what `more` further questions come to, and the expected sums.
 
     Each draw takes the sampled questions anew with replacement, and then from these the further
     questions (Stine 1985), so that its spread is that of a prediction and not of a mean.
@@ -142,6 +144,7 @@ def sums_of_more(
         (DRAWS, c) and (c,).
     """
     import numpy as np
+    from scipy.stats import binomtest
 
     n = len(sample)
     rng = np.random.default_rng(seed)
@@ -151,17 +154,19 @@ def sums_of_more(
     expected = more * sample.mean(axis=0)
     # A column that is all alike has no spread to judge by: the share of questions that could be
     # otherwise, unseen in n, times how far off they could be, is what is left of doubt.
-    unseen = wilson(0, n)[1]
+    unseen = binomtest(0, n).proportion_ci(method="wilson").high
     for column in np.flatnonzero(np.ptp(sample, axis=0) == 0):
-        at = expected[column]
-        least = at - unseen * max(0.0, at - low[column])
-        most = at + unseen * max(0.0, high[column] - at)
-        draws[:, column] = rng.uniform(least, most, DRAWS)
+        mean = expected[column]
+        draws[:, column] = rng.uniform(
+            mean - unseen * max(0.0, mean - low[column]),
+            mean + unseen * max(0.0, high[column] - mean),
+            DRAWS,
+        )
     return draws, expected
 
 
 def interval(draws: NDArray[np.float64], expected: float, n: int) -> Range:
-    """The figure that draws of `sums_of_more`, or what was reckoned from them, come to."""
+    """Return the 95% range of draws of `sums_of_more`, or of what was computed from them."""
     import numpy as np
 
     low, high = np.quantile(draws, [tail(n), 1 - tail(n)])
