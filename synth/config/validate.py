@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +16,9 @@ from synth.core.errors import MissingPackage, Problem, UserError, nearest
 from synth.core.prompts import load_prompt
 
 
-def load_run(name: str, overrides: Sequence[str] = ()) -> tuple[Run, Source]:
+def load_run(
+    name: str | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[Run, Source]:
     """Reads and checks a config without touching what it names outside itself.
 
     Raises:

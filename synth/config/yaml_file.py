@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,16 +52,26 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
-def read_config(name: str, overrides: Sequence[str] = ()) -> Source:
+def read_config(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
     """Reads a config file, or one of the package's own by its bare name.
 
     Args:
-        name: A path, or a name such as `quickstart`.
+        name: A path, a name such as `quickstart`, or from Python the config itself.
         overrides: `dotted.key=value`, the value in YAML; list items by their number.
 
     Raises:
         UserError: No such file, not YAML, or an override that fits nowhere.
     """
+    if isinstance(name, str):
+        source = _read_file(name)
+    else:
+        source = Source("config", copy.deepcopy(dict(name)))
+    for override in overrides:
+        _override(source, override)
+    return source
+
+
+def _read_file(name: str) -> Source:
     path = Path(name)
     if not path.is_file() and name in config_names():
         path = shipped("configs") / f"{name}.yaml"
@@ -71,10 +82,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> Source:
         raise UserError(f"no config file {name!r}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: cannot be read ({error})") from error
-    source = parse_config(str(path) if path.name != name else name, text)
-    for override in overrides:
-        _override(source, override)
-    return source
+    return parse_config(str(path) if path.name != name else name, text)
 
 
 def parse_config(name: str, text: str) -> Source:

@@ -301,7 +301,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import sft.labels.labeler as label
-from synth.config.run import ChainStep, load_run
+from synth.config.validate import load_run
 from synth.stages.pipeline import do_stage
 slow = float(sys.argv[2])
 def write(*given, real=label.write_shard):
