@@ -15,12 +15,10 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from synth.core.compression import parse_json
 from synth.core.credentials import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
@@ -29,6 +27,7 @@ from synth.store.keys import RequestKey, request_key
 from synth.store.responses import Batch, ResponseMetadata, StoreFull
 from synth.teachers import openai
 from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchClient, UnknownResource
+from synth.teachers._openai.batch_results import ResultLine, index_lines
 from synth.teachers._pricing import price_of
 from synth.teachers._response import parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
@@ -74,22 +73,8 @@ def build(config: Config, name: str) -> OpenAIBatchTeacher:
     return OpenAIBatchTeacher(config, env_key(config.api_key_env, f"teacher {name}"), name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """Where a request's line is in a file that was downloaded, and whether it holds an answer."""
-
-    file: IO[bytes]
-    start: int
-    length: int
-    good: bool
-
-    def read(self) -> Any:
-        self.file.seek(self.start)
-        return parse_json(self.file.read(self.length))
-
-
 # What became of a request in a batch. None: it is in none after all, and is to be asked.
-_Outcome = _Line | Exception | None
+_Outcome = ResultLine | Exception | None
 
 
 class OpenAIBatchTeacher(openai.OpenAITeacher):
@@ -295,7 +280,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             alone = 0 if self._submitted else alone + 1
             await self._await_room(batch, ended, alone)
             await self._make(batch)
-        lines: dict[str, _Line] = {}
+        lines: dict[str, ResultLine] = {}
         for name in ("error_file_id", "output_file_id"):
             if ended.get(name):
                 lines |= await self._lines(str(ended[name]))
@@ -362,14 +347,14 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             raise Unfinished(f"{where}: the balance or quota is used up: {said}")
         raise UserError(f"{where}: {codes}: {said}")
 
-    async def _lines(self, id: str) -> dict[str, _Line]:
+    async def _lines(self, id: str) -> dict[str, ResultLine]:
         """The lines of a file of answers, by the key of their requests."""
         # Beside the store, for it may hold gigabytes; it has no name, so a kill leaves none of it.
         file = tempfile.TemporaryFile(dir=self._opened.path.parent)  # noqa: SIM115
         await self._client.download(id, file)
-        return await asyncio.to_thread(_lines_of, file)
+        return await asyncio.to_thread(index_lines, file)
 
-    def _answer(self, outcome: _Line | Exception, request: Request) -> dict[str, Any] | bytes:
+    def _answer(self, outcome: ResultLine | Exception, request: Request) -> dict[str, Any] | bytes:
         """What a line of the answers holds, or the exception that it stands for."""
         if isinstance(outcome, Exception):
             raise copy.copy(outcome)  # one may be for thousands, and each adds its traceback
@@ -393,7 +378,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             for request in answered:
                 waiting = self._waiting.get(request.key)
                 line = waiting.result() if waiting is not None and waiting.done() else None
-                if not isinstance(line, _Line):
+                if not isinstance(line, ResultLine):
                     continue
                 asked = _asked(request)
                 try:
@@ -439,21 +424,6 @@ def _age_h(batch: Batch) -> float:
 def _left_over(why: str) -> RetryableError:
     # For the lane no sign of trouble: all that a batch left over comes in one moment.
     return RetryableError(f"left over by a batch: {why}", trouble="malformed")
-
-
-def _lines_of(file: IO[bytes]) -> dict[str, _Line]:
-    found: dict[str, _Line] = {}
-    file.seek(0)
-    start = 0
-    for text in file:
-        with contextlib.suppress(ValueError, RecursionError):
-            line = parse_json(text)
-            if isinstance(line, dict) and isinstance(line.get("custom_id"), str):
-                response = line.get("response")
-                good = isinstance(response, dict) and response.get("status_code") == 200
-                found[line["custom_id"]] = _Line(file, start, len(text), good)
-        start += len(text)
-    return found
 
 
 def _asked(request: RequestKey) -> Request:
