@@ -6,7 +6,7 @@ from synth.config.yaml_file import config_names
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.prompts import load_prompt, prompt_names
-from synth.traces._layouts.known import LAYOUTS
+from synth.traces import LAYOUTS
 
 _KINDS = {
     "filters": "filter",

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Config: the YAML file, with a module for each section."""

@@ -1,17 +1,7 @@
-"""Placeholder."""
+"""Base of the sections of a config."""
 
-from __future__ import annotations
-
-from pydantic import BaseModel, ConfigDict
+from synth.core.plugins import PluginConfig
 
 
-class Part(BaseModel):
+class Section(PluginConfig):
     """A section of the config: an unknown key is an error, not silence."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class Section(BaseModel):
-    """Base of every section: an unknown key is an error, not silence."""
-
-    model_config = ConfigDict(extra="forbid")

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from synth.config.base import Part
+from synth.config.base import Section
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
-class TeacherModel(Part):
+class TeacherModel(Section):
     """A teacher whose logits or states the student learns from, loaded beside the student."""
 
     model: str = Field(
@@ -34,7 +34,7 @@ class TeacherModel(Part):
     )
 
 
-class SoftLabels(Part):
+class SoftLabels(Section):
     """alpha * cross-entropy + (1 - alpha) * T^2 * divergence(teacher, student)."""
 
     alpha: float = Field(
@@ -68,7 +68,7 @@ class SoftLabels(Part):
     )
 
 
-class HiddenStates(Part):
+class HiddenStates(Section):
     """What the student learns from its teacher's intermediate layers."""
 
     teacher: str | None = Field(
@@ -125,7 +125,7 @@ class HiddenStates(Part):
     )
 
 
-class OnPolicy(Part):
+class OnPolicy(Section):
     """The student answers, and learns at each of its tokens what its teacher would have said."""
 
     trainer: Literal["auto", "distillation", "gold"] = Field(
@@ -147,7 +147,7 @@ class OnPolicy(Part):
     max_new_tokens: int = Field(default=512, ge=1, description="Longest answer of the student.")
 
 
-class Label(Part):
+class Label(Section):
     """Soft labels stored before training, so that no teacher is in memory while it trains."""
 
     k: int = Field(default=64, ge=1, description="Likeliest tokens kept at each position.")

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Entries of a config that name a plug-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""JSON schema of the config, plug-ins included."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth.config.base import Part
+from synth.config.base import Section
 from synth.config.distillation import Dtype, HiddenStates, OnPolicy, SoftLabels, TeacherModel
 from synth.core.errors import MissingPackage, nearest
 
 
-class Rope(Part):
+class Rope(Section):
     """Rotary position embeddings other than those of the checkpoint, for longer traces."""
 
     theta: float | None = Field(
@@ -29,7 +29,7 @@ class Rope(Part):
     )
 
 
-class Student(Part):
+class Student(Section):
     """The model that is trained."""
 
     model: str = Field(
@@ -61,7 +61,7 @@ class Student(Part):
     )
 
 
-class Lora(Part):
+class Lora(Section):
     """Low-rank adapters in place of training all weights."""
 
     r: int = Field(default=32, ge=1, description="Rank of the adapters.")
@@ -80,7 +80,7 @@ class Lora(Part):
     )
 
 
-class Train(Part):
+class Train(Section):
     """How the student learns: from the kept traces, and from models that are its teachers."""
 
     method: Literal["sft", "soft_labels", "hidden_states", "on_policy"] = Field(

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Validation of a whole config: sections, plug-ins and prompts together."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from synth.core.errors import MissingPackage, Problem, UserError, nearest
 from synth.core.prompts import load_prompt
 
 
-def load_run(
-    name: str | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> tuple[Run, Source]:
+def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Run, Source]:
     """Reads and checks a config without touching what it names outside itself.
 
     Raises:

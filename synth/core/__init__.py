@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Foundation: what every other package may import; it imports nothing but itself."""

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Secrets from environment variables."""
 
 from __future__ import annotations
 

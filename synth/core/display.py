@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Text made safe to show: short lines without what would steer a terminal."""
 
 from __future__ import annotations
 

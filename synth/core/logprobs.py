@@ -159,7 +159,7 @@ def joined(parts: Sequence[TopLogprobs]) -> TopLogprobs:
 
 
 class LabelWriter:
-    """Writes side files: Parquet shards, a row an answer, columns as in `read_labels`.
+    """Writes side files: Parquet shards, a row an answer, columns as in `read_logprobs`.
 
     Log-probabilities of the top-k are written as float16: a relative error of at most 2^-11.
     """
@@ -235,7 +235,7 @@ def _schema() -> Any:
     )
 
 
-def read_labels(folder: Path) -> Iterator[tuple[str, TopLogprobs]]:
+def read_logprobs(folder: Path) -> Iterator[tuple[str, TopLogprobs]]:
     """Streams the side files of a folder: the record's id and its labels.
 
     Raises:

@@ -30,7 +30,7 @@ PACKAGES = {
 class PluginConfig(BaseModel):
     """Base of every plug-in's `Config`: an unknown key is an error, not silence."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 def names(kind: str) -> list[str]:

@@ -1,12 +1,8 @@
-"""Placeholder."""
+"""Processors and processes that this process may count on."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def workers() -> int:

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Rows of a source, before they are tasks or records."""
 
 from __future__ import annotations
 

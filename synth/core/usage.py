@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Token usage of a response, and its price."""
 
 from __future__ import annotations
 

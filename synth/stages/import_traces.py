@@ -15,7 +15,7 @@ from synth.core.errors import UserError
 from synth.core.progress import Clock, shown
 from synth.core.record import Record
 from synth.stages.context import StageContext
-from synth.traces._load import Tally, read_traces
+from synth.traces import Tally, read_traces
 
 DEFAULT_CONFIG = "filter-only"  # the shipped config that a bare data set is filtered with
 

@@ -31,7 +31,7 @@ def tasks_inputs(section: Tasks, context: StageContext) -> dict[str, Any]:
 
 def make_tasks(section: Tasks, context: StageContext, inputs: dict[str, Any]) -> dict[str, Any]:
     """Reads and splits the questions; those that no filter would keep are never asked."""
-    from synth.tasks._load import load_tasks
+    from synth.tasks import load_tasks
 
     say = context.say
     sets = load_tasks(section, context.seed)

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Reader of the pages of an SQLite file, sound or damaged."""
 
 from __future__ import annotations
 

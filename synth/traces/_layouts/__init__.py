@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Layouts: which columns hold what, and how rows become records."""

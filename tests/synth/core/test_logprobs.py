@@ -16,7 +16,7 @@ from synth.core.logprobs import (
     hash_tokens,
     joined,
     pack,
-    read_labels,
+    read_logprobs,
     take_labels,
     unpack,
 )
@@ -114,7 +114,7 @@ def test_side_files_read_back_to_half_precision_of_a_float64_reference(tmp_path,
         writer.write(id, labels)
     writer.close()
     assert len(list(tmp_path.iterdir())) == 3
-    read = dict(read_labels(tmp_path))
+    read = dict(read_logprobs(tmp_path))
     assert list(read) == list(written)
     for id, labels in written.items():
         assert np.array_equal(read[id].token_ids, labels.token_ids)
@@ -136,7 +136,7 @@ def test_tokens_that_are_not_those_of_the_hash_are_refused(tmp_path):
     wrong = pa.array([[1, 2, 3, 4, 5]], table.schema.field("token_ids").type)
     pq.write_table(table.set_column(place, table.schema.field(place), wrong), shard)
     with pytest.raises(UserError, match="not those it was made for"):
-        list(read_labels(tmp_path))
+        list(read_logprobs(tmp_path))
 
 
 def test_they_are_stored_once_beside_the_response_and_a_rerun_has_them(tmp_path):
@@ -173,7 +173,7 @@ def test_the_run_lays_them_beside_its_records(api, distill, write_config, tmp_pa
     assert api.received[0]["return_tokens_as_token_ids"] is True
     from synth.core.dataset import read_split
 
-    [(id, labels)] = read_labels(tmp_path / "runs/r/generate/labels")
+    [(id, labels)] = read_logprobs(tmp_path / "runs/r/generate/labels")
     [record] = read_split(tmp_path / "runs/r/generate", "train")
     assert id == record.id
     assert labels.top_ids.tolist() == [[5, 7]]
