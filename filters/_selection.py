@@ -9,7 +9,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from filters.engine.filter import config_class
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
@@ -87,6 +86,8 @@ def verifies(name: str) -> bool:
     head, _, tail = name.rpartition(".")
     plugin = head if head and tail.isdigit() else name
     try:
-        return config_class(plugin, plugins.load("filter", plugin)).verifies
+        module = plugins.load("filter", plugin)
     except UserError:
         return False
+    # The capital name is that of 0.1.0, which users' own modules may have for one release more.
+    return bool(getattr(module, "VERIFIES", module.Config.verifies))

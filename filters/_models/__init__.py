@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Models that filters run: sequence classifiers and sentence embeddings."""

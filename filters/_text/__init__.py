@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Text of traces: its prose, words, languages, mathematics and personal data."""

@@ -1,4 +1,4 @@
-"""Placeholder."""
+r"""Boxed final answers: what the last `\boxed{...}` of a text hold."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from synth.core.boxed import boxes
 
 # Boxes stand at the end: a text longer than a million characters is read from there.
 _READ = 1_000_000
-
-
+# What may stand between two boxes that are one answer, and what has to.
 _JOINT = re.compile(r"(?:[\s$,;.，、。；()\[\]\\]|\band\b|\bor\b|和|或|与)*")
-
-
 _AND = re.compile(r"[,;，、；和或与]|and|or")
 
 
 def final_boxes(answer: str) -> list[str]:
-    r"""What the last boxes of an answer hold: one, or several that are given together.
+    r"""Returns what the last boxes of an answer hold: one, or several that are given together.
 
     >>> final_boxes(r"First \boxed{1}. So $\boxed{2}$ and $\boxed{3}$.")
     ['2', '3']
     """
-    found = [box for box in boxes(answer) if box[2].strip()]
-    first = len(found) - 1
-    while first > 0 and _joined(answer[found[first - 1][1] : found[first][0]]):
+    filled = [box for box in boxes(answer) if box[2].strip()]
+    first = len(filled) - 1
+    while first > 0 and _joined(answer[filled[first - 1][1] : filled[first][0]]):
         first -= 1
-    together = found[max(0, first) :]
+    together = filled[max(0, first) :]
     # A box that is given twice over is one answer.
     contents = list(dict.fromkeys(_innermost(content) for _, _, content in together))
     return contents if len(contents) <= 5 else contents[-1:]
@@ -51,11 +48,11 @@ def _joined(between: str) -> bool:
 
 
 def core(reference: str) -> str:
-    r"""A reference without the worked solution, the box or the dollars around it.
+    r"""Returns a reference without the worked solution, the box or the dollars around it.
 
     >>> core("6 * 7 = 42 #### $42$")
     '$42$'
     """
     reference = visible(reference[-_READ:]).rpartition("####")[2].strip()
-    found = final_boxes(reference)
-    return ", ".join(found) if found else reference
+    contents = final_boxes(reference)
+    return ", ".join(contents) if contents else reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from filters._text.math import plain, rational, visible
@@ -11,7 +12,7 @@ from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import _READ, core, final_boxes
 from filters.base import Decision, cannot_tell
 from synth.core.display import shown
-from synth.core.record import Record
+from synth.core.record import Record, Task
 
 # Where no box is, the last expression counts, and it stands in the last words.
 _TAIL = 2000
@@ -86,6 +87,28 @@ class MathAnswer(WorkerVerifier):
         if status == "nothing found":
             return Decision(False, "no answer found")
         return cannot_tell(status, evidence)
+
+
+def equivalent(reference: str, answer: str) -> bool:
+    r"""Returns whether two final answers are equal as `math_answer` has it.
+
+    Its worker starts when texts alone do not decide.
+
+    >>> equivalent("1/2", r"\frac{1}{2}")
+    True
+    """
+    record = Record("", Task("", "", reference), [], None, f"\\boxed{{{answer}}}")
+    return _comparison()(record).keep is True
+
+
+@functools.cache
+def _comparison() -> MathAnswer:
+    """The comparison of `equivalent`.
+
+    Never closed: a vote comes every few seconds, and a worker takes longer to start than to
+    compare; an idle one ends with this process.
+    """
+    return MathAnswer(timeout_s=5, require_box=False, workers=1)
 
 
 def _by_text(answer: str, reference: str) -> Decision | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from filters.answers.boxed import final_boxes
-from filters.answers.equivalence import MathAnswer
-from synth.core.record import Record, Task
+from filters.answers.equivalence import equivalent
 
 # Comparing all answers may take so long; what is not compared by then stands for itself.
 LIMIT_S = 30.0
@@ -32,7 +30,7 @@ class Vote(NamedTuple):
 
 
 def agree(answers: Sequence[str], same: Same | None = None) -> Vote | None:
-    r"""The final answer that more of the answers give than any other; None where there is none.
+    r"""Returns the final answer that more answers give than any other; None where there is none.
 
     Args:
         answers: Whole answers, as teachers gave them.
@@ -50,7 +48,7 @@ def agree(answers: Sequence[str], same: Same | None = None) -> Vote | None:
 
 
 def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, int]]:
-    r"""The final answers and how many give each, most votes first.
+    r"""Returns the final answers and how many give each, most votes first.
 
     Counted is what the last `\boxed{...}` holds. Answers that are equal as `math_answer` has it
     (1/2, 0.5 and \frac12) are one, in their commonest form. The order of the answers does not
@@ -65,7 +63,7 @@ def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, i
 def tally_weighted(
     finals: Sequence[tuple[str, float]], same: Same | None = None
 ) -> list[tuple[list[str], float]]:
-    """Final answers in groups of equal ones, and the weight of each group, heaviest first.
+    """Returns final answers in groups of equal ones, and the weight of each group, heaviest first.
 
     Args:
         finals: Final answers and the weight of each.
@@ -78,7 +76,7 @@ def tally_weighted(
     end = time.monotonic() + LIMIT_S
     for form in sorted(forms, key=lambda form: (-forms[form], len(form), form)):
         for group in groups:
-            if time.monotonic() < end and (same or _equal)(group[0], form):
+            if time.monotonic() < end and (same or equivalent)(group[0], form):
                 group.append(form)
                 break
         else:
@@ -88,7 +86,7 @@ def tally_weighted(
 
 
 def final_answer(text: str) -> str | None:
-    r"""What an answer finally says: its last boxes, joined by a comma; None where it has no box.
+    r"""Returns an answer's last boxes, joined by a comma; None where it has no box.
 
     >>> final_answer(r"Either \boxed{2} or \boxed{3}.")
     '2, 3'
@@ -97,24 +95,10 @@ def final_answer(text: str) -> str | None:
 
 
 def bare_reference(text: str) -> str:
-    r"""A reference answer without the worked solution or the box around it.
+    r"""Returns a reference answer without the worked solution or the box around it.
 
     >>> bare_reference("6 * 7 = 42 #### 42")
     '42'
     """
     last = text.rpartition("####")[2].strip()
     return final_answer(last) or last
-
-
-def _equal(one: str, other: str) -> bool:
-    return _math()(Record("", Task("", "", one), [], None, f"\\boxed{{{other}}}")).keep is True
-
-
-@functools.cache
-def _math() -> MathAnswer:
-    """The comparison of `math_answer`. Its worker starts when texts alone do not decide.
-
-    Never closed: a vote comes every few seconds, and a worker takes longer to start than to
-    compare; an idle one ends with this process.
-    """
-    return MathAnswer(timeout_s=5, require_box=False, workers=1)
