@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from filters.engine.executor import Executor
     from filters.engine.filter import Filter
     from filters.engine.outcome_store import OutcomeStore
-    from synth.stages.context import Say
 
 WAITING_RECORDS = 64  # records that wait for a teacher at a time
 
@@ -141,7 +140,9 @@ class FilterSet:
                 dependencies[loaded.name] = needs
         return dependencies
 
-    def executor(self, folder: Folder, outcomes: OutcomeStore, say: Say) -> Executor:
+    def executor(
+        self, folder: Folder, outcomes: OutcomeStore, say: Callable[[str], None]
+    ) -> Executor:
         """Returns the filters over the run's traces.
 
         Raises:
