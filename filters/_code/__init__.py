@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Code verification: code blocks, test formats, jobs for the sandbox, comparison."""

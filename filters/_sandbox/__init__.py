@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Sandbox for untrusted code: bubblewrap, seccomp, resource limits and memory watch."""

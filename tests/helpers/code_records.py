@@ -22,4 +22,4 @@ def judge(metadata, answer, **options):
     """The decision on an answer, given what the data set says of its question."""
     record = make_record(answer)
     record.task.metadata = metadata
-    return make_check("code_tests", **{"timeout": 1, "total_timeout": 8, **options})(record)
+    return make_check("code_tests", **{"timeout": 1, "total_timeout": 100, **options})(record)

@@ -138,9 +138,9 @@ def test_fences(text, expected):
     "text", ["```" * 300_000, "`" * 10**6, "\n```\n" * 200_000, " " * 10**6, "~~~ \t" * 200_000]
 )
 def test_fences_are_found_in_linear_time(text):  # fmt: skip
-    start = time.monotonic()
+    start = time.process_time()
     blocks(text)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 VALUES = st.recursive(

@@ -36,7 +36,7 @@ def as_nobody():
         copied.chmod(0o755)
         python = copy_of_python(copied / "python")
         for path in (
-            *ROOT.glob("filters/_sandbox/*.py"), *ROOT.glob("filters/__init__.py"),
+            *ROOT.glob("filters/_sandbox/*.*"), *ROOT.glob("filters/__init__.py"),
             *ROOT.glob("synth/__init__.py"), *ROOT.glob("synth/core/*.py"),
         ):  # fmt: skip
             target = copied / path.relative_to(ROOT)
@@ -52,7 +52,7 @@ def as_nobody():
             extra_groups=[],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)

@@ -43,7 +43,7 @@ def python(source, stdin=b"", files=None, **limits):
     ],
 )
 def test_how_a_run_ends(source, ended, code):
-    result = python(source, wall=1.5)
+    result = python(source, wall=1.5 if ended == "time" else 60)
     assert (result.ended, result.code) == (ended, code)
     assert result.tier == "+".join(sandbox.require())
 
@@ -58,24 +58,26 @@ def test_input_files_and_output_go_through():
 
 @needs_sandbox
 def test_output_is_cut_while_it_streams():
-    result = python("while True: print('x' * 99999)", output=5000, wall=5)
+    result = python("while True: print('x' * 99999)", output=5000, wall=120)
     assert result.ended == "output"
     assert len(result.stdout) == 5000
-    assert result.wall < 3
+    assert result.wall < 60
 
 
 @needs_sandbox
 def test_both_streams_share_the_limit():
-    result = python("import os\nwhile True: os.write(1, b'x'); os.write(2, b'y')", output=5000)
+    result = python(
+        "import os\nwhile True: os.write(1, b'x'); os.write(2, b'y')", output=5000, wall=60
+    )
     assert result.ended == "output"
     assert len(result.stdout) + len(result.stderr) <= 5000
 
 
 @needs_sandbox
 def test_the_processor_time_of_a_process_is_limited():
-    result = python("while True: pass", cpu=1, wall=30)
+    result = python("while True: pass", cpu=1, wall=600)
     assert result.ended == "time"
-    assert result.wall < 20
+    assert result.wall < 300
 
 
 @needs_sandbox
@@ -84,9 +86,9 @@ def test_memory_of_all_processes_together_is_limited():
 import os, time
 for n in range(8):
     if not os.fork():
-        held = bytearray(b"x" * (40 << 20)); time.sleep(60)
-time.sleep(60)"""
-    assert python(source, memory=128 << 20, wall=20).ended == "memory"
+        held = bytearray(b"x" * (40 << 20)); time.sleep(120)
+time.sleep(120)"""
+    assert python(source, memory=128 << 20, wall=100).ended == "memory"
 
 
 @needs_sandbox
@@ -97,7 +99,7 @@ held = bytearray(b"x" * (60 << 20))
 for n in range(8):
     if not os.fork(): time.sleep(0.5); os._exit(0)
 time.sleep(0.6)"""
-    assert python(source, memory=128 << 20, wall=20).ended == "ok"
+    assert python(source, memory=128 << 20, wall=100).ended == "ok"
 
 
 @needs_sandbox
@@ -111,7 +113,7 @@ print("all")
 time.sleep(1)"""
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(python(source, processes=32)))
+        threading.Thread(target=lambda: results.append(python(source, processes=32, wall=60)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -171,7 +173,7 @@ def test_a_killed_caller_takes_its_sandbox_with_it(tmp_path):
     try:
         # Three of them: bubblewrap, its first process, and the program. Before that there is a
         # moment in which a kill leaves bubblewrap waiting for itself, with no program in it.
-        wait_for(lambda: len(marked(mark) - {caller.pid}) >= 3 and running(mark))
+        wait_for(lambda: len(marked(mark) - {caller.pid}) >= 3 and running(mark), caller)
     finally:
         caller.kill()
         caller.wait()
@@ -202,12 +204,14 @@ def running(mark):
     return False
 
 
-def wait_for(condition):
-    for _ in range(400):
+def wait_for(condition, process=None):
+    """Waits for an event; not if a process that has to live until then has ended."""
+    for _ in range(4000):
         if condition():
             return
+        assert process is None or process.poll() is None, "it ended by itself"
         time.sleep(0.05)
-    raise AssertionError("waited for 20 s")
+    raise AssertionError("waited for 200 s")
 
 
 @needs_sandbox
@@ -283,7 +287,7 @@ def test_numbers_of_system_calls_are_those_of_the_kernel():
         pytest.skip("no headers for this kind of machine")
     words = [line.split() for line in headers[0].read_text().splitlines()]
     known = {w[1].removeprefix("__NR_"): int(w[2]) for w in words if len(w) == 3 and w[2].isdigit()}
-    for name, (number, _) in seccomp._DENIED.items():
+    for name, (number, _) in seccomp.DENIED.items():
         if name in known:
             assert known[name] == number, name
 
