@@ -1,4 +1,4 @@
-"""Trace decontamination: drops traces with an evaluation question in reasoning or answer."""
+"""Drops traces in which an evaluation question stands, in the reasoning or in the answer."""
 
 from __future__ import annotations
 

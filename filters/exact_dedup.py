@@ -1,4 +1,4 @@
-"""Exact deduplication: drops records of the same text, case, width and white space aside."""
+"""Drops records that say the same as one that stays, case, width and white space aside."""
 
 from __future__ import annotations
 

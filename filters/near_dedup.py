@@ -1,4 +1,4 @@
-"""Near-duplicate removal by exact Jaccard similarity over runs of words (MinHash candidates)."""
+"""Drops records that are nearly the same as one that stays (exact Jaccard over runs of words)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Question decontamination: drops questions that overlap an evaluation question."""
+"""Drops questions that overlap an evaluation question, before anything is bought for them."""
 
 from __future__ import annotations
 

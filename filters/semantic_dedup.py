@@ -1,4 +1,4 @@
-"""Semantic deduplication: drops records near to one that stays by cosine of embeddings."""
+"""Drops records that mean nearly the same as one that stays (cosine of embeddings)."""
 
 from __future__ import annotations
 

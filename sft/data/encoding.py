@@ -88,7 +88,7 @@ def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -
             if isinstance(part, _Marker):
                 ids = [part.id]
             else:  # what the student writes is learned as it is
-                ids = _plain_ids(tokenizer, part if has_loss else _stripped(before, part, after))
+                ids = plain_ids(tokenizer, part if has_loss else _stripped(before, part, after))
             encoded.input_ids += ids
             encoded.labels += ids if has_loss else [IGNORED] * len(ids)
             before = part
@@ -329,7 +329,7 @@ def _stripped(before: _Marker | str | None, text: str, after: _Marker | str | No
     return text
 
 
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Tokens of a text in which no marker is seen, only its characters."""
     # The tokenizer looks away from the special ones; the others are cut behind their first letter.
     cuts = [found.start() + 1 for found in _markers(tokenizer).plain.finditer(text)]
@@ -341,7 +341,7 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
 def _unwritable(tokenizer: Any, text: str) -> str | None:
     """The first character that does not come back from the tokenizer (it drops or replaces it)."""
     for character in dict.fromkeys(_normal(tokenizer, text)):
-        if _decode(tokenizer, _plain_ids(tokenizer, character)) != character:
+        if _decode(tokenizer, plain_ids(tokenizer, character)) != character:
             return character
     return None
 
