@@ -69,12 +69,13 @@ def test_any_text_has_its_figures(text):
     assert values["paragraph_words"] <= len(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["```\n", "`", "~", "a ", " ", "\n", "字", "```a\n"])
 def test_time_is_linear(record, piece):
     text = piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     CHECK(record("", text))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_of_real_traces_those_with_code_are_dropped(make, record, rows):

@@ -151,6 +151,6 @@ def test_no_text_breaks_it(answer, reference, choices):
      "\\text{" * 150_000, "A" * 1_000_000],
 )  # fmt: skip
 def test_hostile_texts_take_no_time(verdict, text):
-    start = time.perf_counter()
+    start = time.process_time()
     verdict(text, text[:100_000], {"choices": [text, "y"]})
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -76,9 +76,9 @@ def test_any_trace(answer, reasoning, place):
 def test_a_trace_of_a_megabyte(text):
     tasks = [Task(f"e{i}", f"{APPLES} {i} {CHATTER[i : i + 50]}") for i in range(200)]
     check = module.build(module.Config(), Context(eval_tasks=tasks))
-    start = time.perf_counter()
+    start = time.process_time()
     check(Record("r", Task("t", "q"), [], text, ""))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_real_traces(rows):

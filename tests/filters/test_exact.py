@@ -87,6 +87,6 @@ def test_normalising_twice_is_normalising_once(text, level):
     "text", ["1," * 500_000, "9" * 1_000_000, "-+." * 300_000, "\ud800" * 99, "," * 999_999]
 )
 def test_hostile_texts_take_no_time(make, record, text):
-    start = time.perf_counter()
+    start = time.process_time()
     assert make("exact", level="number")(record(text, reference=text)).keep in (True, False)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4

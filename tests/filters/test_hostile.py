@@ -77,6 +77,7 @@ RECORDS = [
 NAMES = [name for name in plugins.names("filter") if name not in MODELS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_hostile_records_get_a_verdict_in_time(name):
     (one,) = load_filters([FilterSpec(name, OPTIONS.get(name, {}))])

@@ -151,6 +151,7 @@ def test_any_text_has_figures(question, text):
     assert all(values[part] is None or 0 <= values[part] <= 1 for part in ("reasoning", "answer"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [
@@ -174,15 +175,15 @@ def test_time_is_bounded(make, piece):
     trace = Record(
         "r", Task("t", QUESTION), [], piece * (300_000 // len(piece)), "所以" + "b" * 300_000
     )
-    start = time.perf_counter()
+    start = time.process_time()
     decision = check(trace)
     assert decision.keep is False
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_long_question_costs_no_more_than_its_length(make):
     question = QUESTION + " word" * 200_000
-    start = time.perf_counter()
+    start = time.process_time()
     decision = make("language")(Record("r", Task("t", question), [], "a 字b " * 60_000, ""))
     assert decision.keep is False
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

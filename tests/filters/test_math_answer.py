@@ -107,6 +107,7 @@ def test_long_answers_are_shown_short(check, record):
     assert len(found.reason) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -136,6 +137,7 @@ def test_hostile_input_has_a_verdict(make, record, answer):
     assert time.perf_counter() - start < 8
 
 
+@pytest.mark.slow
 def test_a_time_out_is_not_wrong(make, record):
     check = make("math_answer", Context(workers=1), timeout=1)
     for answer, reference in (
@@ -279,6 +281,7 @@ def test_a_script_without_a_main_guard(tmp_path):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_it_works_in_processes_of_any_kind(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(DAEMON)
@@ -294,6 +297,7 @@ def test_a_fork_starts_workers_of_its_own(tmp_path):
     assert process.communicate(timeout=60)[0].split() == ["started", "True", "True"]
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_parent(tmp_path):
     process = run_script(tmp_path, "busy")
     assert [process.stdout.readline().strip() for _ in range(3)] == ["started", "True", "busy"]

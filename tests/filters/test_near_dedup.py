@@ -188,6 +188,7 @@ def words_of(record):
     return words(record.answer)
 
 
+@pytest.mark.slow
 def test_many_alike_take_no_square_of_time(make, record):
     same = [record("I cannot help with that.", id=f"{n}") for n in range(20_000)]
     template = "Question number {} of the series asks for the sum of {} and {} in plain words"

@@ -312,9 +312,9 @@ HOSTILE = {
 def test_hostile_texts_take_linear_time(name):
     tasks = [Task(f"e{i}", f"{APPLES} Say {i}.") for i in range(50)]
     check = module.build(module.Config(), Context(eval_tasks=tasks))
-    start = time.perf_counter()
+    start = time.process_time()
     figures = check(Record("r", Task("t", HOSTILE[name]), [], None, ""))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert figures.values["overlap"] is not None
 
 

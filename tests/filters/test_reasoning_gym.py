@@ -162,6 +162,7 @@ def test_a_formula_calls_no_name_but_known_functions(text):
     assert not any(sign in formula for sign in ("__", "'", '"', "[", "eval", "exec"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     ["9**9**9**9", "(" * 50_000, "[" * 50_000, "\x00\ud800", "9" * 90_000, "<answer>" * 20_000],
@@ -176,6 +177,7 @@ def test_an_empty_answer_is_none(judge):
     assert judge(task, "").reason == judge(task, "5", read="box").reason == "no answer found"
 
 
+@pytest.mark.slow
 def test_every_generator_is_right_wrong_or_cannot_tell(judge):
     from reasoning_gym.factory import DATASETS
 

@@ -94,6 +94,7 @@ def test_any_text_has_figures(question, text):
     assert values["refusals"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["I ", "i cannot ", "i cannot really ", "sorry, but i can't ", "as an ai ", "i can't provide a ",
@@ -101,13 +102,13 @@ def test_any_text_has_figures(question, text):
 )  # fmt: skip
 def test_time_is_linear(piece):
     text = piece * (400_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     CHECK(Record("r", Task("t", "q"), [], text, text))
-    assert time.perf_counter() - start < 6
+    assert time.process_time() - start < 6
 
 
 def test_a_long_question_costs_no_more_than_its_length():
-    start = time.perf_counter()
+    start = time.process_time()
     trace = Record("r", Task("t", "word " * 200_000), [], "", "I can't help you. " * 20_000)
     assert CHECK(trace).values["refusals"] == 20_000
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8

@@ -161,6 +161,7 @@ def test_any_text_has_its_figures(text):
     assert all(share is None or 0 <= share <= 1 for share in shares)
 
 
+@pytest.mark.slow
 def test_time_is_linear():
     for text in (
         "ab " * 100_000,
@@ -168,9 +169,9 @@ def test_time_is_linear():
         "".join(f"{i} " for i in range(100_000)),
         "= a" * 100_000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         CHECK(trace(text))
-        assert time.perf_counter() - start < 4
+        assert time.process_time() - start < 4
 
 
 def test_of_real_traces_those_that_loop_are_dropped(make, record, rows):

@@ -182,6 +182,7 @@ def test_no_real_mathematics_is_taken_for_personal(rows):
     assert [text for text in texts if find(text, ALL)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["1", "a@", "a" * 63 + "@b.", "+1 2 ", "+" + "1" * 33 + " ", "+1(1)", "415-", "eyJaaaaaaaa.", "2001:",
@@ -189,6 +190,6 @@ def test_no_real_mathematics_is_taken_for_personal(rows):
 )  # fmt: skip
 def test_time_is_linear(piece):
     text = piece * (500_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     find(text, ALL)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -62,13 +62,14 @@ def test_any_text_has_a_decision(text):
     CHECK(Record("r", Task("t", "q"), [], text, text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["<", "<think>", "</think", "◁", "<|", "\\boxed{", " "])
 def test_time_is_linear(record, piece):
     text = piece * (1_000_000 // len(piece))
     check = think_format.build(think_format.Config(final_answer="boxed"), Context())
-    start = time.perf_counter()
+    start = time.process_time()
     check(record(text, text))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_no_real_trace_is_malformed(make, record, rows):

@@ -82,12 +82,13 @@ def test_any_text_has_its_ends(text):
     open_ends(Record("r", Task("t", "q"), [], text, text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["\\", "$", "{", "```\n", " ", "\n", "\\begin{", "<think>", "a."])
 def test_time_is_linear(record, piece):
     text = piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     open_ends(record(text))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_real_traces_that_are_cut_are_found_and_no_others(record, rows):

@@ -59,6 +59,7 @@ CHEATS_CALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize("name", CHEATS)
 def test_no_cheat_passes_assertions(name):

@@ -126,6 +126,7 @@ def test_right_code_is_kept(metadata, code):
     assert decision.evidence["sandbox"] == "+".join(sandbox.require())
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize(("kind", "metadata", "code"), WRONG)
 def test_wrong_code_is_not_kept(kind, metadata, code):
@@ -134,6 +135,7 @@ def test_wrong_code_is_not_kept(kind, metadata, code):
     assert decision.reason.split(":")[0] == kind
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize(("kind", "metadata", "code"), UNDECIDED)
 def test_what_cannot_be_told(kind, metadata, code):
@@ -142,6 +144,7 @@ def test_what_cannot_be_told(kind, metadata, code):
     assert decision.reason.startswith(f"cannot tell: {kind}")
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize(
     ("tag", "program", "code"),
@@ -202,6 +205,7 @@ def test_a_result_that_differs_from_run_to_run_is_flaky():
     assert any(reason == "cannot tell: flaky: wrong output, then passed" for reason in reasons)
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_a_time_out_says_that_it_was_the_code():
     decision = judge(ONE, python("def f(x):\n    while True: pass"))

@@ -111,10 +111,10 @@ def test_the_curve_of_the_bands():
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_texts_take_linear_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     sets = shingle_sets([text, text[: len(text) // 2], "plain words"], 5)
     band_keys(sets, banding(0.8))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert jaccard(sets.of(0), sets.of(0)) == 1
 
 

@@ -85,6 +85,7 @@ def copy_of_python(target):
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*escapes.NAMES, "left over"])
 def test_nothing_gets_out(attempts, name):
     problem = attempts[name]

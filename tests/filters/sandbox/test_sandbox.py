@@ -25,6 +25,7 @@ def python(source, stdin=b"", files=None, **limits):
     return sandbox.run(argv, files, stdin, Limits(**limits))
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize(
     ("source", "ended", "code"),
@@ -146,6 +147,7 @@ def test_every_layer_holds_here():
     assert not any(sandbox.layers().values())
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize(
     "name",

@@ -93,6 +93,6 @@ def test_no_text_breaks_a_rule(text):
 @pytest.mark.parametrize("rule", ALL)
 def test_rules_are_linear(rule, piece):
     text = piece * (200_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     rule(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

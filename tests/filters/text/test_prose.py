@@ -70,12 +70,13 @@ def test_clip_is_one_line_of_valid_text():
     assert len(clip("x" * 10**6)) == 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["$a ", "`", "\\(", "\n \n", "\\begin{align}", "[", "\\", "<<", "$x$", "```", "\n" + " " * 199],
 )
 def test_time_is_linear(piece):
     text = piece * (10**6 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(blanked(text)) == len(text)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4

@@ -35,10 +35,10 @@ def test_boxes_lie_in_order_and_apart(text):
 
 
 def test_boxes_take_linear_time():
-    start = time.perf_counter()
+    start = time.process_time()
     assert boxes(r"\boxed{" * 50_000) == []
     assert len(boxes(r"\boxed{" * 50_000 + "}" * 50_000)) == 1
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_words_of_two_scripts():

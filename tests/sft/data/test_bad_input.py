@@ -285,6 +285,7 @@ OUT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes
 TEACHER = {"teachers": {"t": TeacherModel(model="x")}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "stored", "named", "not_named"),
     [

@@ -48,6 +48,7 @@ def test_the_prompt_is_an_exact_prefix_of_the_conversation(family, messages):
     assert text_of(template, messages).startswith(prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @given(messages=conversations())
 def test_rendering_agrees_with_the_tokenizer(family, messages, tokenizers):

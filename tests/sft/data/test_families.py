@@ -411,6 +411,7 @@ def test_an_empty_reasoning_is_qwen3s_empty_block():
     assert learned == off + "A<|im_end|>\n"
 
 
+@pytest.mark.slow
 def test_smollm2_is_rendered_as_by_its_own_template(smollm2):
     own = smollm2.chat_template
     assert rendering(own, TALK, True) == rendering(template_text("chatml"), TALK, True)

@@ -310,6 +310,7 @@ def test_without_a_gap_there_is_no_share(teacher, why):
     assert closed.gap_low <= 0
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_share_covers_as_often_as_it_says():
     chance, hits, repeats = random.Random(3), 0, 200
     for _ in range(repeats):

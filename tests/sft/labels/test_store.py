@@ -242,6 +242,7 @@ def copied(folder, number, names):
     shard_path(folder, number).write_bytes(head.pack(*sums) + table + body)
 
 
+@pytest.mark.slow
 def test_reading_all_of_a_set_needs_no_more_memory_than_reading_one_record(tmp_path):
     draw = np.random.default_rng(0)
     folder = tmp_path / "labels"

@@ -192,6 +192,7 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(tmp_path):
     assert trainer.compute_loss(trainer.model, batch).item() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_student_comes_nearer_to_its_teacher_on_prompts_that_it_never_saw(tmp_path):
     mine, reads = MADE["bpe"], MADE["small"]
     trainer, _, _ = build(

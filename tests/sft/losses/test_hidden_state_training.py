@@ -52,6 +52,7 @@ def trainer(folder, steps, lora):
     return made, hidden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_projections_are_trained_saved_and_resumed_by_a_trainer(lora, tmp_path):
     whole, learned = trainer(tmp_path / "a", 4, lora)

@@ -95,6 +95,7 @@ def close(found, want):
         assert (mine.double() - theirs).abs().max() <= 1e-6 * scale
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),

@@ -86,6 +86,7 @@ def test_a_new_theta_rotates_and_is_what_the_saved_folder_has(folder, tmp_path):
     assert window(Student(model=folder)) == 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scaling", "positions"),
     [

@@ -125,6 +125,7 @@ def dense(which, models, labels, folder, before, heads):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", METHODS)
 def test_a_step_is_the_dense_reference_however_the_batch_is_cut(which, models, labels, tmp_path):
     want = None
@@ -225,6 +226,7 @@ def settings_of(which, models, **more):
     return {name: getattr(config, name) for name in sections} | more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "layout", "lora"),
     [
@@ -278,6 +280,7 @@ def stops_at(step):
 LONG = {"epochs": 3, "batch_size": 2, "learning_rate": 5e-3, "save_steps": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "more"),
     [

@@ -151,6 +151,7 @@ def test_it_trains_logs_and_calls_nobody(tokenizer, tmp_path, monkeypatch):
     assert not list((tmp_path / "checkpoints").rglob("README.md")), "no model card"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize(
     ("at", "lora"),
@@ -303,6 +304,7 @@ def test_an_end_token_that_the_teacher_lacks_is_refused(tokenizer, tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_train_makes_a_student_that_loads(checkpoint, tmp_path):
     """Two traces of a question are one prompt."""
     data = [Record(f"r{i}", Task(f"t{i % 4}", f"{i % 4}?"), [], "so", "1") for i in range(8)]

@@ -85,6 +85,7 @@ def test_lines_over_several_steps_are_the_same_after_a_stop(checkpoint, tmp_path
     assert all(row == steps[row[0]] for row in after)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_whole_does_not_count(checkpoint, tmp_path):
     with pytest.raises(Interrupted):
         run(checkpoint, tmp_path, interrupt_at(6), save_steps=2, keep_checkpoints=3)
@@ -99,6 +100,7 @@ def test_a_checkpoint_that_is_not_whole_does_not_count(checkpoint, tmp_path):
     assert len(list(checkpoints.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_other_settings_start_anew(checkpoint, tmp_path):
     with pytest.raises(Interrupted):
         run(checkpoint, tmp_path, interrupt_at(4))
@@ -108,6 +110,7 @@ def test_other_settings_start_anew(checkpoint, tmp_path):
     assert len(curve(tmp_path)) == 12
 
 
+@pytest.mark.slow
 def test_how_often_it_is_logged_or_saved_is_no_other_setting(checkpoint, tmp_path):
     first = run(checkpoint, tmp_path)
     assert run(checkpoint, tmp_path, save_steps=3, logging_steps=2, keep_checkpoints=2) == first
@@ -122,6 +125,7 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     assert log.path.read_text().endswith('{"step": 3}\n')
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     """Labels reach the loss as they are, nothing is cut, and padding is masked out."""
     import sft.losses.objective
@@ -147,6 +151,7 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     assert result.loss_tokens == sum(map(len, labels))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_one_that_trl_computes(checkpoint, tmp_path, monkeypatch):
     import sft.losses.objective
     import sft.training.run

@@ -77,6 +77,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_dense_float64_reference(
         assert torch.allclose(head.weight.grad.double(), weight.grad, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_learns_is_saved_and_loads_plainly(checkpoint, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,6 +109,7 @@ def test_a_student_learns_is_saved_and_loads_plainly(checkpoint, tmp_path):
     assert again == result, "a finished training is not done twice"
 
 
+@pytest.mark.slow
 def test_lora_is_merged_and_the_adapter_kept(checkpoint, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -124,6 +126,7 @@ def test_lora_on_a_module_that_is_not_there_is_one_message(checkpoint, tmp_path)
         train(records(), prompt, Student(model=str(checkpoint)), config, tmp_path, 0)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_gives_the_same_steps_as_one_large_batch(checkpoint, tmp_path):
     same = {"max_steps": 4, "learning_rate": 1e-3, "scheduler": "constant", "warmup_ratio": 0}
     even = records(16)

@@ -44,6 +44,7 @@ def test_help_answers_at_once(distill):
     assert statistics.median(times) < 1.5
 
 
+@pytest.mark.slow
 def test_a_run_from_questions_to_report(distill, write_config, tmp_path):
     path = write_config(CONFIG)
     first = distill("run", path)
@@ -85,6 +86,7 @@ def test_a_run_from_questions_to_report(distill, write_config, tmp_path):
     assert counts["reused"] == traces
 
 
+@pytest.mark.slow
 def test_changing_a_filter_that_does_not_stop_sampling_leaves_the_generation_alone(
     distill, write_config
 ):
@@ -96,6 +98,7 @@ def test_changing_a_filter_that_does_not_stop_sampling_leaves_the_generation_alo
     assert "filters" in again.stdout
 
 
+@pytest.mark.slow
 def test_single_stages(distill, write_config):
     path = write_config(CONFIG)
     early = distill("filter", path)
@@ -111,6 +114,7 @@ def test_single_stages(distill, write_config):
     assert "no section train" in untrained.stderr
 
 
+@pytest.mark.slow
 def test_requests_that_fail_for_good_leave_status_3_and_are_asked_again(distill, write_config):
     path = write_config(changed(teachers={"t": {"kind": "fake", "refused": 0.3}}))
     first = distill("run", path)
@@ -134,6 +138,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gives_one_message_and_status_2(name, distill, write_config, tmp_path):
     arguments, config, says = BAD[name]
@@ -163,6 +168,7 @@ def test_list_names_what_a_config_can_name(distill):
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_finds_nothing_wrong_here(distill):
     done = distill("doctor")
     assert done.returncode == 0, done.stdout

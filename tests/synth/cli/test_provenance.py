@@ -164,6 +164,7 @@ def test_without_its_store_it_says_so(generate, tmp_path):
     assert "its response is not in this store" in explain(folder, other, said.split()[1])
 
 
+@pytest.mark.slow
 def test_the_command(generate, distill):
     id = generate(config()).split()[1]
     done = distill("explain", "runs/r", id)

@@ -158,6 +158,7 @@ def test_an_answer_without_the_labels_asked_for_does_not_count(tmp_path):
     assert counts.failed == {"malformed response": 1}
 
 
+@pytest.mark.slow
 def test_the_run_lays_them_beside_its_records(api, distill, write_config, tmp_path):
     answer = api.completion("\\boxed{1}")
     answer["choices"][0]["logprobs"] = {"content": [entry(5, -1.0, [(5, -1.0), (7, -2.0)])]}

@@ -100,6 +100,7 @@ def test_marks_are_found_in_their_order():
 PIECES = ["<", "a<reasoning>", "</reasoning> ", "<|end|> ", "<|start|>assistant", " \n", "[THINK]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES)
 @pytest.mark.parametrize("head", ["", "</reasoning>", "<|channel|>final<|message|>"])
 def test_time_is_linear(head, piece):

@@ -344,6 +344,7 @@ def test_what_is_printed(load, capsys):
     assert max(map(len, printed.splitlines()[:9])) <= 80
 
 
+@pytest.mark.slow
 def test_the_command(load, distill, write_config):
     path = write_config(config())
     done = distill("estimate", path, "--pilot", 10)
@@ -362,6 +363,7 @@ def test_the_command(load, distill, write_config):
 # --- the statistics ---
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_sum_of_the_rest_about_as_often_as_it_says():
     draw, inside, tries = np.random.default_rng(0), 0, 200
     for seed in range(tries):

@@ -46,8 +46,12 @@ def test_what_is_seen_of_a_question_tells_its_hope():
     draw = random.Random(2)
     tasks = [task(i, "7 + 2" if i % 2 else "71 - 28", level=draw.choice("ab")) for i in range(64)]
     rates = [0.8 if t.question == "7 + 2" else 0.05 for t in tasks]
-    found = fit_prior([question_features(t) for t in tasks], [until_two_pass(rate, draw) for rate in rates])
-    easy, hard = (found.mean(question_features(task(0, q, level="a"))) for q in ("8 + 1", "93 - 45"))
+    found = fit_prior(
+        [question_features(t) for t in tasks], [until_two_pass(rate, draw) for rate in rates]
+    )
+    easy, hard = (
+        found.mean(question_features(task(0, q, level="a"))) for q in ("8 + 1", "93 - 45")
+    )
     assert easy > 0.6 and hard < 0.15
     other = found.mean(question_features(task(0, "8 + 1", level="b")))
     assert other == pytest.approx(easy, abs=0.15)  # the level tells nothing
@@ -57,7 +61,9 @@ def test_metadata_tells_it_where_the_text_does_not():
     draw = random.Random(3)
     tasks = [task(i, level=f"Level {1 + i % 5}", id=str(i), solution="x" * 99) for i in range(100)]
     rates = [1 - 0.22 * (i % 5) for i in range(100)]
-    found = fit_prior([question_features(t) for t in tasks], [until_two_pass(rate, draw) for rate in rates])
+    found = fit_prior(
+        [question_features(t) for t in tasks], [until_two_pass(rate, draw) for rate in rates]
+    )
     assert all(name.startswith("level=") for name in found.features)
     hopes = [found.mean(question_features(task(0, level=f"Level {n}"))) for n in (1, 3, 5)]
     assert hopes[0] > 0.8 and hopes[0] > hopes[1] + 0.1 > hopes[2] + 0.2

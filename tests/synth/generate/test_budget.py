@@ -101,6 +101,7 @@ def config(**generate):
     }
 
 
+@pytest.mark.slow
 def test_the_command_line_stops_with_status_3_and_goes_on(distill, write_config, tmp_path):
     path = write_config(config())
     done = distill("run", path, "budget.tokens=2000")
@@ -121,6 +122,7 @@ def test_the_command_line_stops_with_status_3_and_goes_on(distill, write_config,
     assert manifest["counts"]["reused"] == int(said[1])
 
 
+@pytest.mark.slow
 def test_a_cap_in_dollars_without_a_price_is_a_mistake(distill, write_config):
     done = distill("generate", write_config(config()), "budget.usd=5")
     assert done.returncode == 2

@@ -216,6 +216,7 @@ def test_requests_a_minute_are_kept():
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_tokens_a_minute_are_kept():
     async def run():
         way = lane(tpm=6000, ceiling=1)  # 100 a second, ten seconds' worth saved up

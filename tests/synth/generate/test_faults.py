@@ -110,6 +110,7 @@ def test_a_fault_that_passes_is_asked_again_and_answered(fault, path):
         assert time.monotonic() - start > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*(f for f in AGAIN if not f.startswith("429")), "400"])
 def test_a_fault_that_stays_ends_in_a_reason_and_not_in_a_stop(fault, path):
     with FaultServer(odd(fault)) as server:

@@ -189,6 +189,7 @@ def test_a_declared_reasoner_without_reasoning_stops_after_one_answer(path):
     assert run(ask, tasks(3), path)[1].bought == 3
 
 
+@pytest.mark.slow
 def test_giving_up_saves_on_the_hopeless_and_a_rerun_buys_nothing(path):
     # Every fourth question is answered rightly half the time, the others never.
     def script(request, number):

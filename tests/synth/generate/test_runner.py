@@ -106,6 +106,7 @@ def test_until_verified_stops_as_soon_as_there_are_enough(path):
     assert counts.rejected == {"wrong answer": 14}
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 63))
 def test_until_verified_never_buys_more_than_it_must(most, wanted, bits):
     if wanted > most:
@@ -187,6 +188,7 @@ def test_an_address_where_nothing_answers_stops_the_run_early(path):
     assert len(teacher.asked) == lane.FIRST_ATTEMPTS
 
 
+@pytest.mark.slow
 def test_an_outage_later_on_does_not_stop_the_run(path):
     def script(request, attempt):
         return (
@@ -299,6 +301,7 @@ def test_off_the_main_thread_which_gets_no_signals_all_is_answered(path):
     assert (len(got), counts.bought) == (20, 20)
 
 
+@pytest.mark.slow
 def test_the_fake_teacher_is_deterministic_and_makes_the_faults_asked_for(path, tmp_path):
     config = fake.Config(accuracy=0.5, truncated=0.2, untagged=0.2, errors=0.3, refused=0.1)
     first, counts = run(ask_with(fake.build(config, "f"), retries=20), tasks(300), path)

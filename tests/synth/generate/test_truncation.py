@@ -82,6 +82,7 @@ def test_drop_sets_it_aside_with_its_reason_and_keep_leaves_it_to_the_filters(tm
     assert [v.filter for v in kept[0][1][0].verdicts] == ["right"]
 
 
+@pytest.mark.slow
 def test_dropped_traces_have_a_split_of_their_own(distill, write_config, tmp_path):
     rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(60)]
     config = {

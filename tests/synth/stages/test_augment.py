@@ -370,6 +370,7 @@ def test_an_estimate_counts_the_new_questions_once_they_are_there(start, tmp_pat
     assert not any("augment" in note for note in after["notes"])
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_stages_and_finds_nothing_out_of_date(start, tmp_path):
     from synth.report.html import write_report
 

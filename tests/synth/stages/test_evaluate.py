@@ -240,6 +240,7 @@ def test_two_runs_are_compared_question_by_question(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_says_what_it_cannot(tmp_path, distill):
     put_evaluate(tmp_path / "one", {n: False for n in range(12)})
     put_evaluate(tmp_path / "other", {n: n > 3 for n in range(12)}, verifier="exact")

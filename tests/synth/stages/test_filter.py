@@ -45,6 +45,7 @@ def rows_of(run, split):
 FILTERS = "filters=[truncated, math_answer, exact_dedup]"
 
 
+@pytest.mark.slow
 def test_a_data_set_goes_through_the_shipped_filters(distill, data, tmp_path):
     done = distill("filter", data(), FILTERS, "--explain", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,6 +65,7 @@ def test_a_data_set_goes_through_the_shipped_filters(distill, data, tmp_path):
     assert unknown.returncode == 2 and wrong["id"] in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_tagged_record_stays_with_its_verdict(distill, data, tmp_path):
     done = distill("filter", data(), FILTERS, "filters.math_answer.action=tag", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -73,6 +75,7 @@ def test_a_tagged_record_stays_with_its_verdict(distill, data, tmp_path):
     assert [False] in said
 
 
+@pytest.mark.slow
 def test_a_filter_that_is_off_says_nothing(distill, data, tmp_path):
     done = distill("filter", data(), FILTERS, "filters.math_answer.action=off", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -118,6 +121,7 @@ def test_traces_and_questions_do_not_mix(distill, write_config, data, section, s
     assert done.returncode == 2 and says in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluation_questions_beside_traces_reach_the_filters(
     distill, write_config, data, tmp_path
 ):

@@ -116,6 +116,7 @@ def examples(run, tmp_path):
     return open_examples(tmp_path / "tokens.arrow"), len(tokenizer)
 
 
+@pytest.mark.slow
 def test_every_teacher_labels_every_trace_and_training_can_take_them(start, tmp_path):
     run = start(teachers=("big", "small"))
     said, manifest = go(run)
@@ -156,6 +157,7 @@ def test_what_labels_depend_on_is_an_input_and_what_not_is_not(start):
     assert inputs(moved) == same
 
 
+@pytest.mark.slow
 def test_each_trace_is_labelled_by_the_teacher_that_wrote_it(start, tmp_path):
     soft = {"weights": "producer"}
     run = start(traces(12, ("big", "small", "big")), ("big", "small"), soft)
@@ -184,6 +186,7 @@ def test_a_teacher_that_the_chain_trains_is_the_one_that_labels(start, models):
     assert made == weights_identity(models["small"]) != weights_identity(models["big"])
 
 
+@pytest.mark.slow
 def test_an_estimate_labels_nothing_and_loses_nothing(start):
     run = start(teachers=("big", "small"))
     said = []

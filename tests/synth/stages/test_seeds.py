@@ -103,6 +103,7 @@ def test_the_unknown_is_a_letter_that_does_not_stand_there_yet():
     assert draw.asked.metadata["masked"] == "If x is y, what is six times z?"
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80))
 def test_masking_takes_out_one_number_and_nothing_else(question):
     for draw in drawn({"make": "fobar", "each": 3}, tasks(question))[0]:

@@ -96,6 +96,7 @@ def do(run, *names):
     return said
 
 
+@pytest.mark.slow
 def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
     run = load(chained(config, models))
     stages = [name for name in stages_of(run) if name.startswith("train")]
@@ -170,6 +171,7 @@ def test_a_config_that_cannot_be_meant(config, write_config, change, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -131,6 +131,7 @@ def damage(data, draw):
     return bytes(damaged), set(range(1, pages + 1)) - touched
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 2**32))
 def test_nothing_wrong_is_saved_and_all_whose_pages_are_whole_is(whole, tmp_path_factory, seed):
@@ -277,6 +278,7 @@ def test_what_only_the_log_holds_is_saved_too(killed, harm):
         assert store.count() == done.saved
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_take_seconds(tmp_path):
     path = tmp_path / "s.sqlite"
     with ResponseStore(path) as store:
@@ -297,6 +299,7 @@ def test_ten_thousand_rows_take_seconds(tmp_path):
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_the_command(whole, tmp_path, distill):
     path = tmp_path / "s.sqlite"
     path.write_bytes(bytes(100) + whole.read_bytes()[100:])

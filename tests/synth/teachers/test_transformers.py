@@ -145,6 +145,7 @@ def finish(raw):
 GREEDY = {"temperature": 0, "max_tokens": 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [SHARED, MIXED], ids=["shared", "mixed"])
 @pytest.mark.parametrize(("batch_size", "rounds"), [(8, 1), (3, 1), (3, 2), (1, 1)])
 def test_greedy_is_what_generate_gives_alone(llama, tokenizer, prompts, batch_size, rounds):
@@ -200,6 +201,7 @@ def test_end_tokens_end_an_answer(llama, tokenizer, tmp_path):
     assert raw["usage"]["completion_tokens"] <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [{"temperature": 0.9}, {"top_p": 0.9, "top_k": 40}, {"top_p": 0.5, "repetition_penalty": 1.3}],
@@ -343,6 +345,7 @@ def test_sliding_windows_are_right(gemma3, tokenizer, batch_size):
         assert raw["usage"]["completion_tokens"] == limit
 
 
+@pytest.mark.slow
 def test_learned_positions_are_right(tmp_path, tokenizer):
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -415,6 +418,7 @@ def test_cancelled_requests_make_room(llama, monkeypatch):
     assert text(answer) == text(ask(llama, [Request(SHARED[5], GREEDY)])[0])
 
 
+@pytest.mark.slow
 def test_the_event_loop_goes_on(llama, monkeypatch):
     step = decoding.Slots._step
 

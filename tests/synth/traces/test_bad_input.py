@@ -240,6 +240,7 @@ def test_long_lines_are_skipped_and_the_rest_is_read(tmp_path):
         read(tmp_path / "a.json", max_bytes=2_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv"])
 def test_a_line_of_200_mb_without_end_takes_no_memory(tmp_path, name):
     """In a process of its own, whose memory is bounded by what reading a short file takes."""
@@ -432,6 +433,7 @@ turn_lists = st.lists(
 table_rows = st.dictionaries(names | texts, values | turn_lists, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(table_rows, min_size=1, max_size=4), st.sampled_from(LAYOUTS))
 @example([{"task": {"question": 1, "metadata": "{"}, "messages": 3}], LAYOUTS[0])

@@ -143,6 +143,7 @@ def test_inputs_change_with_the_files(tmp_path):
     assert file.inputs(config) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_library_datasets_reads_by_name(tmp_path, monkeypatch, streaming):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
