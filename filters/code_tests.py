@@ -7,14 +7,14 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
-from synth.core.errors import UserError
-from synth.core.record import Record
 
 from filters._code import blocks, jobs
 from filters._code.compare import same_text, same_value
 from filters._code.test_formats import Either, Tests, find
 from filters._sandbox import sandbox
 from filters.base import Context, Decision, FilterConfig, cannot_tell
+from synth.core.errors import UserError
+from synth.core.record import Record
 
 _SHOWN = 200
 _ERROR = re.compile(r"[A-Za-z_.]{0,80}(?:Error|Exception|Interrupt|Exit)\b")
