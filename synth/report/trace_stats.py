@@ -84,8 +84,8 @@ class TraceStats:
         return None
 
 
-def gather(place: Path, split: str, manifest: Mapping[str, Any] | None) -> TraceStats:
-    """One pass over a split."""
+def collect_stats(place: Path, split: str, manifest: Mapping[str, Any] | None) -> TraceStats:
+    """Returns the statistics of a split, read in one pass."""
     pile = TraceStats()
     rows = (manifest or {}).get("rows", {}).get(split, 0)
 

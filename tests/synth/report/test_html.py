@@ -9,7 +9,9 @@ import pytest
 from synth.config.run import Run
 from synth.core.errors import UserError
 from synth.core.files import write_json
-from synth.report.html import MOST_CHARACTERS, clipped, headline, plain, write_report
+from synth.report.html import write_report
+from synth.report.page_format import MOST_CHARACTERS, clipped, plain
+from synth.report.run_state import headline
 from tests.helpers.pages import Page
 from tests.helpers.run_folders import (
     HOSTILE,
