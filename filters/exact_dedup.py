@@ -42,23 +42,27 @@ def build(config: Config, context: Context) -> SetCheck:
     run = context.run
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
-        table, digests = RecordTable(config.best), list[bytes]()
+        table, digests = RecordTable(config.best), bytearray()  # 16 bytes a record
         for other_run, entry in read_entries(config.index, run, kind):
             table.add_indexed(other_run, entry.id)
-            digests.append(entry.data)
+            digests += entry.data
         for record in records():
             table.add(record)
-            digests.append(_digest(parts(record, config.on)))
+            digests += _digest(parts(record, config.on))
+
+        def digest(row: int) -> bytes:
+            return bytes(digests[row * 16 : row * 16 + 16])
+
         kept: dict[bytes, list[int]] = {}
 
         def same(row: int) -> list[tuple[int, float]]:
-            return [(kept_row, 1.0) for kept_row in kept.get(digests[row], ())]
+            return [(kept_row, 1.0) for kept_row in kept.get(digest(row), ())]
 
         def admit(row: int) -> None:
-            kept.setdefault(digests[row], []).append(row)
+            kept.setdefault(digest(row), []).append(row)
 
         result = select_survivors(table.ranked(), table, same, admit, 1.0, config.keep)
-        entries = (Entry(table.id(row), "", digests[row]) for row in result.kept_rows(table))
+        entries = (Entry(table.id(row), "", digest(row)) for row in result.kept_rows(table))
         write_entries(config.index, run, kind, entries)
         yield from decisions(table, result, "duplicate", "similarity", 1.0)
 
