@@ -8,7 +8,7 @@ each treatment of the tail biases: docs/losses.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -53,9 +53,9 @@ class Divergence:
     tail: Tail = "bucket"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
+        if self.kind not in DIVERGENCES:
             raise UserError(
-                f"divergence {self.kind!r} is not known{nearest(self.kind, get_args(Kind))}"
+                f"divergence {self.kind!r} is not known{nearest(self.kind, DIVERGENCES)}"
             )
         if self.tail not in get_args(Tail):
             raise UserError(
@@ -152,22 +152,22 @@ def divergence(
     # The lowest number in place of -inf: 0 times it is 0, and gradients stay numbers.
     log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)
     log_q = log_q.clamp(min=torch.finfo(log_q.dtype).min)
-    found = _between(log_p, log_q, how)
-    found = torch.where(found > INFINITE, torch.inf, found)
-    return found if how.kind == "tvd" else found * how.temperature**2
+    value = DIVERGENCES[how.kind](log_p, log_q, how)
+    value = torch.where(value > INFINITE, torch.inf, value)
+    return value if how.kind == "tvd" else value * how.temperature**2
 
 
-def _between(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
-    if how.kind == "tvd":
-        return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
-    if how.kind == "jsd":
-        middle = _mean(log_p, log_q, how.beta)
-        return how.beta * _kl(log_p, middle) + (1 - how.beta) * _kl(log_q, middle)
-    reverse = how.kind in ("reverse_kl", "skewed_reverse_kl")
-    first, second = (log_q, log_p) if reverse else (log_p, log_q)
-    if how.kind.startswith("skewed") and how.skew > 0:
-        second = _mean(first, second, how.skew)
-    return _kl(first, second)
+def _jsd(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+    middle = _mean(log_p, log_q, how.beta)
+    return how.beta * _kl(log_p, middle) + (1 - how.beta) * _kl(log_q, middle)
+
+
+def _skewed_kl(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+    return _kl(log_p, _mean(log_p, log_q, how.skew) if how.skew > 0 else log_q)
+
+
+def _tvd(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -179,6 +179,20 @@ def _mean(log_p: torch.Tensor, log_q: torch.Tensor, weight: float) -> torch.Tens
     import torch
 
     return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
+
+
+# Each takes the log-probabilities of teacher and student at T, (..., outcomes), with no -inf, and
+# the settings; it returns the divergence of each token, (...), not times T^2. A new one also needs
+# its word in `Kind` and in `SoftLabels.divergence` of synth/config/distillation.py, its formula in
+# docs/losses.md, and its reference in tests/sft/losses/test_divergences.py.
+DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, Divergence], torch.Tensor]] = {
+    "forward_kl": lambda log_p, log_q, how: _kl(log_p, log_q),
+    "reverse_kl": lambda log_p, log_q, how: _kl(log_q, log_p),
+    "jsd": _jsd,
+    "skewed_kl": _skewed_kl,
+    "skewed_reverse_kl": lambda log_p, log_q, how: _skewed_kl(log_q, log_p, how),
+    "tvd": _tvd,
+}
 
 
 def _outcomes(

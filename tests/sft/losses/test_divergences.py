@@ -1,11 +1,23 @@
 """Each divergence and each treatment of the tail against float64 references in plain numpy."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sft.losses.divergences import Divergence, dense, divergence, mix_dense, mix_top_k, top_k
+from sft.losses.divergences import (
+    DIVERGENCES,
+    Divergence,
+    Kind,
+    dense,
+    divergence,
+    mix_dense,
+    mix_top_k,
+    top_k,
+)
+from synth.config.distillation import SoftLabels
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -393,3 +405,8 @@ def test_bfloat16_logits_are_computed_in_float32():
 def test_settings_that_make_no_sense_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         Divergence(**settings)
+
+
+def test_the_divergences_are_those_of_the_config():
+    config_words = get_args(SoftLabels.model_fields["divergence"].annotation)
+    assert list(DIVERGENCES) == list(get_args(Kind)) == list(config_words) == KINDS
