@@ -119,10 +119,11 @@ def why(
     id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
 ) -> None:
     """Says what every filter said of a record, and on what grounds."""
-    from synth.cli.lookup import folder_of
-    from synth.cli.verdicts import why
+    from synth.cli.lookup import find_run
+    from synth.cli.verdicts import explain_verdicts
 
-    say(why(folder_of(run), id))
+    folder, _ = find_run(run, "filter")
+    say(explain_verdicts(folder, id))
 
 
 @app.command()
@@ -197,10 +198,12 @@ def compare(
     ] = "after",
 ) -> None:
     """Says how two evaluated runs differ on the same questions, with interval and test."""
+    from synth.cli.lookup import find_run
     from synth.report.evaluation import comparison_summary
-    from synth.stages.compare import compare_runs, evaluated_folder
+    from synth.stages.compare import compare_runs
 
-    comparison_summary(compare_runs(evaluated_folder(one), evaluated_folder(other), who))
+    first, second = (find_run(name)[0].path for name in (one, other))
+    comparison_summary(compare_runs(first, second, who))
 
 
 @app.command()
@@ -269,9 +272,10 @@ def explain(
     id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
 ) -> None:
     """Says where a record came from, and why it was bought rather than reused."""
-    from synth.cli.provenance import explain, run_of
+    from synth.cli.lookup import find_run
+    from synth.cli.provenance import explain_origin
 
-    say(explain(*run_of(run), id))
+    say(explain_origin(*find_run(run, "generate"), id))
 
 
 @app.command()

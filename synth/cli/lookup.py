@@ -1,68 +1,86 @@
-"""Placeholder."""
+"""Finds a run by its folder or config, and a record by its id."""
 
 from __future__ import annotations
 
 import difflib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
 from synth.core.record import Record, from_row
 from synth.core.run_folder import Folder
 
-# Where the records of a run end up, and what that means; the first that has one is the last word.
-_ENDS = (
-    ("filter", "kept", "kept"),
-    ("filter", "rejected", "dropped by a filter"),
-    ("generate", "cut", "cut off at the limit on tokens, and not filtered"),
-    ("rewrite", "rejected", "rejected as it was rewritten"),
-    ("augment", "rejected", "rejected as a new question"),
-    ("tasks", "rejected", "a question that was not asked"),
-)
+# Ids that are compared letter by letter with an unknown one.
+_COMPARED = 200
+_DONE = {"filter": "traces are filtered", "generate": "generation is done"}
 
 
-_NEAR = 200
+def find_run(name: str, stage: str | None = None) -> tuple[Folder, Path]:
+    """Returns the folder of a run and its response store.
 
+    Args:
+        name: The run's folder, or its config.
+        stage: The stage that must be done where a folder is named: `filter` or `generate`.
 
-def folder_of(name: str) -> Folder:
-    """The folder of a run that is named by its folder or by its config."""
-    if (Path(name) / "filter" / MANIFEST).is_file():
-        return Folder(Path(name))
-    if Path(name).is_dir():
-        raise UserError(f"{name}: no folder of a run whose traces are filtered")
+    Raises:
+        UserError: The named folder is of no run with this stage done, or the config is wrong.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if stage is not None and not (path / stage / MANIFEST).is_file():
+            raise UserError(f"{name}: no folder of a run whose {_DONE[stage]}")
+        return Folder(path), path.parent / "responses.sqlite"
     from synth.config.validate import load_run
 
     run, _ = load_run(name)
-    return Folder(run.folder)
+    return Folder(run.folder), run.store_path
 
 
-def _with_id(stage: Path, split: str, id: str) -> Iterator[Record]:
-    """The records of a split with this id, or of the question with it; shards are scanned."""
+def find_records(stage: Path, split: str, id: str) -> Iterator[Record]:
+    """Yields the records of a split with this id, or of the question with it.
+
+    Raises:
+        UserError: A shard is damaged.
+    """
+    import pyarrow.dataset as ds
+
+    matches = (ds.field("id") == id) | (ds.field("task", "id") == id)
+    yield from map(from_row, _scan(stage, split, filter=matches))
+
+
+def record_ids(stage: Path, split: str) -> Iterator[str]:
+    """Yields the ids of all records of a split.
+
+    Raises:
+        UserError: A shard is damaged.
+    """
+    for row in _scan(stage, split, columns=["id"]):
+        yield row["id"]
+
+
+def _scan(stage: Path, split: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """Yields rows of a split in their order; none where the split has no shards."""
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
     shards = sorted(map(str, (stage / "data").glob(f"{split}-*-of-*.parquet")))
-    if not shards:
-        return
-    matches = (ds.field("id") == id) | (ds.field("task", "id") == id)
-    for row in ds.dataset(shards, format="parquet").to_table(filter=matches).to_pylist():
-        yield from_row(row)
+    try:
+        if shards:
+            for batch in ds.dataset(shards, format="parquet").to_batches(**options):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{stage}: not sound shards of records ({error})") from error
 
 
-def _near(folder: Folder, id: str) -> str:
-    """Names that are near, of however many there are."""
-    import pyarrow.dataset as ds
+def nearest_ids(ids: Iterable[str], id: str) -> list[str]:
+    """Returns up to three of the ids that are most like an unknown one."""
 
-    def names() -> Iterator[str]:
-        for stage, split, _ in _ENDS:
-            shards = sorted(map(str, (folder.stage(stage) / "data").glob(f"{split}-*.parquet")))
-            if shards:
-                for batch in ds.dataset(shards, format="parquet").to_batches(columns=["id"]):
-                    yield from batch["id"].to_pylist()
+    def likeness(candidate: str) -> int:
+        same = sum(a == b for a, b in zip(candidate, id, strict=False))
+        return same - abs(len(candidate) - len(id))
 
-    def alike(name: str) -> int:
-        return sum(a == b for a, b in zip(name, id, strict=False)) - abs(len(name) - len(id))
-
-    few = heapq.nlargest(_NEAR, set(names()), key=alike)
-    return ", ".join(difflib.get_close_matches(id, few, n=3) or few[:3]) or "none"
+    candidates = heapq.nlargest(_COMPARED, set(ids), key=likeness)
+    return difflib.get_close_matches(id, candidates, n=3) or candidates[:3]

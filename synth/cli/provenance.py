@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.core.dataset import MANIFEST, read_split
+from synth.cli.lookup import find_records, nearest_ids
+from synth.core.dataset import read_split
+from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record
 from synth.core.run_folder import Folder, differences
@@ -41,8 +43,8 @@ class Miss:
     samples: tuple[int, ...] = ()
 
 
-def explain(folder: Folder, store_path: Path, id: str) -> str:
-    """What is known of a record, or of all records of a question.
+def explain_origin(folder: Folder, store_path: Path, id: str) -> str:
+    """Returns what is known of a record, or of all records of a question.
 
     Args:
         folder: The run's folder, its generation done.
@@ -53,7 +55,11 @@ def explain(folder: Folder, store_path: Path, id: str) -> str:
         UserError: No record and no question has this id, or there is no store.
     """
     folder.need("generate")
-    records = [record for record in _records(folder) if id in (record.id, record.task.id)]
+    records = [
+        record
+        for split in _splits(folder)
+        for record in find_records(folder.stage("generate"), split, id)
+    ]
     if not records:
         raise UserError(_unknown(folder, id))
     if not store_path.is_file():
@@ -65,46 +71,28 @@ def explain(folder: Folder, store_path: Path, id: str) -> str:
             search.see(entry)
         if entry.key in wanted:
             searches[entry.key] = Search(entry, wanted[entry.key])
-    parts = ("\n".join(map(_printable, _lines(record, searches))) for record in records)
+    parts = ("\n".join(map(printable, _lines(record, searches))) for record in records)
     return "\n\n".join(parts)
 
 
-def _printable(line: str) -> str:
-    """A line without what would steer a terminal: models and endpoints write into it."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
-
-
-def run_of(name: str) -> tuple[Folder, Path]:
-    """The folder and the store of a run that is named by its folder or by its config."""
-    if (Path(name) / "generate" / MANIFEST).is_file():
-        return Folder(Path(name)), Path(name).parent / "responses.sqlite"
-    if Path(name).is_dir():
-        raise UserError(f"{name}: no folder of a run whose generation is done")
-    from synth.config.validate import load_run
-
-    run, _ = load_run(name)
-    return Folder(run.folder), run.store_path
-
-
-def _records(folder: Folder) -> Iterator[Record]:
-    for split in ("train", "cut"):
-        if split in folder.need("generate")["rows"]:
-            yield from read_split(folder.stage("generate"), split)
+def _splits(folder: Folder) -> list[str]:
+    """Returns the splits of the generation that hold records."""
+    return [split for split in ("train", "cut") if split in folder.need("generate")["rows"]]
 
 
 def _unknown(folder: Folder, id: str) -> str:
-    """Names that are near, of however many there are."""
-    asked = {name for record in _records(folder) for name in (record.id, record.task.id)}
+    """Returns the message for an id without a record; it names ids that are near."""
     questions = {record.task.id for record in read_split(folder.stage("tasks"), "train")}
     if id in questions:
         return f"the question {id} has no record: it was not asked, or every request for it failed"
-
-    def alike(name: str) -> int:
-        return sum(a == b for a, b in zip(name, id, strict=False)) - abs(len(name) - len(id))
-
-    few = heapq.nlargest(200, asked | questions, key=alike)
-    close = difflib.get_close_matches(id, few, n=3) or few[:3]
-    return f"no record and no question {id!r} in {folder.path}; near: {', '.join(close)}"
+    ids = questions.union(
+        name
+        for split in _splits(folder)
+        for record in read_split(folder.stage("generate"), split)
+        for name in (record.id, record.task.id)
+    )
+    near = ", ".join(nearest_ids(ids, id))
+    return f"no record and no question {id!r} in {folder.path}; near: {near}"
 
 
 def _lines(record: Record, searches: dict[str, Search]) -> Iterator[str]:

@@ -6,17 +6,26 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from synth.cli.lookup import _ENDS, _near, _with_id
+from synth.cli.lookup import find_records, nearest_ids, record_ids
 from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record, Verdict
 from synth.core.run_folder import Folder
 
 _EVIDENCE_SHOWN = 600
+# Where the records of a run end up, and what that means; the first that has one is the last word.
+_ENDS = (
+    ("filter", "kept", "kept"),
+    ("filter", "rejected", "dropped by a filter"),
+    ("generate", "cut", "cut off at the limit on tokens, and not filtered"),
+    ("rewrite", "rejected", "rejected as it was rewritten"),
+    ("augment", "rejected", "rejected as a new question"),
+    ("tasks", "rejected", "a question that was not asked"),
+)
 
 
-def why(folder: Folder, id: str) -> str:
-    """What the filters said of a record, or of all records of a question.
+def explain_verdicts(folder: Folder, id: str) -> str:
+    """Returns what the filters said of a record, or of all records of a question.
 
     Args:
         folder: The run's folder.
@@ -26,15 +35,16 @@ def why(folder: Folder, id: str) -> str:
         UserError: The run has no filtered traces, or no record and no question has this id.
     """
     folder.need("filter")
-    found: dict[str, str] = {}
+    lines_by_id: dict[str, str] = {}
     for stage, split, meaning in _ENDS:
-        for record in _with_id(folder.stage(stage), split, id):
-            if record.id not in found:
-                found[record.id] = "\n".join(_lines(record, meaning))
-    if not found:
-        near = _near(folder, id)
+        for record in find_records(folder.stage(stage), split, id):
+            if record.id not in lines_by_id:
+                lines_by_id[record.id] = "\n".join(_lines(record, meaning))
+    if not lines_by_id:
+        ids = (name for stage, split, _ in _ENDS for name in record_ids(folder.stage(stage), split))
+        near = ", ".join(nearest_ids(ids, id)) or "none"
         raise UserError(f"no record and no question {id!r} in {folder.path}; near: {near}")
-    return "\n\n".join(found[name] for name in sorted(found))
+    return "\n\n".join(lines_by_id[name] for name in sorted(lines_by_id))
 
 
 def _lines(record: Record, meaning: str) -> Iterator[str]:
@@ -44,7 +54,7 @@ def _lines(record: Record, meaning: str) -> Iterator[str]:
     width = max((len(verdict.filter) for verdict in record.verdicts), default=0)
     for verdict in record.verdicts:
         yield printable(
-            f"  {_mark(verdict):4} {verdict.filter:<{width}}  {_said(verdict)}".rstrip()
+            f"  {_mark(verdict):4} {verdict.filter:<{width}}  {_grounds(verdict)}".rstrip()
         )
         if verdict.evidence:
             for line in _evidence(json.loads(verdict.evidence)):
@@ -59,7 +69,7 @@ def _mark(verdict: Verdict) -> str:
     return "keep" if verdict.keep else "tag"
 
 
-def _said(verdict: Verdict) -> str:
+def _grounds(verdict: Verdict) -> str:
     figures = ""
     if verdict.score is not None:
         bound = "" if verdict.threshold is None else f", bound {verdict.threshold:.4g}"

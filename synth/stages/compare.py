@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from synth.config.validate import load_run
 from synth.core.errors import UserError, nearest
 from synth.core.run_folder import Folder
-
-
-def evaluated_folder(name: str) -> Path:
-    """Returns the folder of a run that is named by its folder or by its config."""
-    return Path(name) if Path(name).is_dir() else load_run(name)[0].folder
 
 
 def compare_runs(first: Path, second: Path, who: str = "after") -> dict[str, Any]:

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from synth.cli.provenance import Search, changed, explain, run_of
+from synth.cli.lookup import find_run
+from synth.cli.provenance import Search, changed, explain_origin
 from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
@@ -48,14 +49,16 @@ def generate(tmp_path, monkeypatch, write_config):
         for stage in ("tasks", "generate"):
             do_stage(stage, run, lambda text: None)
         first = next(read_split(run.folder / "generate", "train"))
-        return explain(Folder(run.folder), run.store_path, first.id)
+        return explain_origin(Folder(run.folder), run.store_path, first.id)
 
     return go
 
 
 def test_a_record_says_all_that_is_known_of_it(generate):
     said = generate(config())
-    first = next(read_split(Folder(run_of("config.yaml")[0].path).stage("generate"), "train"))
+    first = next(
+        read_split(Folder(find_run("config.yaml", "generate")[0].path).stage("generate"), "train")
+    )
     made = first.generation
     for part in (
         f"record {first.id}",
@@ -102,8 +105,8 @@ def test_what_differs_is_said_exactly(generate, path, value, says):
     here[last] = value
     said = generate(changed)
     if "samples" in path:  # the second sample of the first question
-        folder, store = run_of("config.yaml")
-        said = explain(folder, store, "-".join(said.split()[1].split("-")[:-1]) + "-1")
+        folder, store = find_run("config.yaml", "generate")
+        said = explain_origin(folder, store, "-".join(said.split()[1].split("-")[:-1]) + "-1")
     assert says in said
     if "samples" not in path:
         assert "differs from the nearest stored request" in said
@@ -133,9 +136,9 @@ def test_another_question_is_not_an_edit(generate):
 
 def test_a_question_gives_all_its_records(generate):
     generate(config(name="many") | {"generate": {**config()["generate"], "samples": {"max": 3}}})
-    folder, store = run_of("runs/many")
+    folder, store = find_run("runs/many", "generate")
     id = next(read_split(folder.stage("generate"), "train")).task.id
-    said = explain(folder, store, id)
+    said = explain_origin(folder, store, id)
     assert said.count("record ") == 3
     # It does not matter that they were bought together: the first to come is the oldest.
     assert said.count("nothing like it was in the store") == 1
@@ -145,23 +148,23 @@ def test_a_question_gives_all_its_records(generate):
 def test_an_unknown_id_names_what_is_near(generate):
     said = generate(config())
     known = said.split()[1]
-    folder, store = run_of("config.yaml")
+    folder, store = find_run("config.yaml", "generate")
     with pytest.raises(
         UserError, match=f"no record and no question '{known[:-2]}9'.*near: .*sums-"
     ):
-        explain(folder, store, known[:-2] + "9")
+        explain_origin(folder, store, known[:-2] + "9")
     with pytest.raises(UserError, match="no folder of a run whose generation is done"):
-        run_of("runs")
+        find_run("runs", "generate")
 
 
 def test_without_its_store_it_says_so(generate, tmp_path):
     said = generate(config())
-    folder, _ = run_of("config.yaml")
+    folder, _ = find_run("config.yaml", "generate")
     with pytest.raises(UserError, match=r"no response store at .*; give the config"):
-        explain(folder, tmp_path / "none.sqlite", said.split()[1])
+        explain_origin(folder, tmp_path / "none.sqlite", said.split()[1])
     other = tmp_path / "other.sqlite"
     ResponseStore(other).close()
-    assert "its response is not in this store" in explain(folder, other, said.split()[1])
+    assert "its response is not in this store" in explain_origin(folder, other, said.split()[1])
 
 
 @pytest.mark.slow
