@@ -41,3 +41,14 @@ def test_no_face_and_no_plug_in_loads_torch_when_it_is_imported(package):
     code = f"for n in {names!r}: importlib.import_module(n)"
     libraries = ("torch", "transformers", "trl", "datasets", "vllm", "ray")
     assert loaded(code, libraries) == []
+
+
+def test_the_face_of_sft_hands_on_training_when_it_is_used():
+    assert loaded("import sft", HEAVY) == []
+    code = """
+import sft
+train, result = sft.train, sft.TrainResult
+import sft.training.run as run
+assert (train, result) == (run.train, run.TrainResult)
+"""
+    assert loaded(code, ("sft.training.run",)) == ["sft.training.run"]

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Losses of distillation: divergences, cross-entropy, hidden states, and their mix."""

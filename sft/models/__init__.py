@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Models as a config asks for them, their layers, and the comparison of vocabularies."""

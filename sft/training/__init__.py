@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Training of a student: runs, trainers, batches, processes, checkpoints and export."""
