@@ -334,7 +334,7 @@ LIMITS = sandbox.Limits(
 # For what another limit than time has to end, however slow the machine is.
 PATIENT = replace(LIMITS, wall=90, cpu=90)
 # Seconds that a slow machine may need to end a sandbox; programs that hang sleep for 60 or more.
-END_S = 40
+END_S = 10
 NAMES = [*PYTHON, *C, *(f"{name}, without seccomp" for name in sorted(WITHOUT_SECCOMP))]
 
 
