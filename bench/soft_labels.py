@@ -70,10 +70,10 @@ class Way:
     def step(self, number):
         """CPU seconds of the parts of a step."""
         from sft.losses.objective import LossInputs
-        from sft.training.collator import split
+        from sft.training.collator import split_inputs
 
         ticks = [time.process_time()]
-        inputs, rest = split(self.groups[number])
+        inputs, rest = split_inputs(self.groups[number])
         labels = inputs.pop("labels")
         count = int((labels[:, 1:] != -100).sum())
         ticks.append(time.process_time())
@@ -90,9 +90,9 @@ class Way:
         """CPU seconds of the teacher's forward pass alone, logits where a token carries loss."""
         import torch
 
-        from sft.training.collator import split
+        from sft.training.collator import split_inputs
 
-        inputs, _ = split(self.groups[number])
+        inputs, _ = split_inputs(self.groups[number])
         where = inputs.pop("labels")[:, 1:] != -100
         began = time.process_time()
         with torch.no_grad():
@@ -150,7 +150,7 @@ def main():
 
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--one"]:
-        folder, name = sys.argv[2].split("|")
+        folder, name = sys.argv[2].split_inputs("|")
         way = Way(name, Path(folder), WIDE_SIZE)
         for number in range(2):
             way.step(number)

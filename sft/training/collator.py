@@ -141,7 +141,7 @@ def collate(rows: Sequence[Sequence[Encoded]], layout: str, pad: int) -> dict[st
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 
-def split(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_inputs(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the student's forward pass takes, and the rest of a batch."""
     rest = {key: batch[key] for key in _BATCH if key in batch}
     return {key: value for key, value in batch.items() if key not in rest}, rest

@@ -35,10 +35,10 @@ class PadToWorldSize:
     def __getitem__(self, number: int) -> dict[str, Any]:
         if number < len(self.groups):
             return self.groups[number]
-        return silent(self.groups[len(self.groups) - 1])
+        return empty_like(self.groups[len(self.groups) - 1])
 
 
-def silent(batch: dict[str, Any]) -> dict[str, Any]:
+def empty_like(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch of the same shape in which no token carries loss."""
     import torch
 

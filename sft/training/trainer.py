@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.losses.objective import PARTS, DistillationLoss, LossInputs, install
-from sft.training.collator import BatchDataset, split
+from sft.training.collator import BatchDataset, split_inputs
 from sft.training.distributed import PadToWorldSize, save_projections
 from sft.training.monitor import TrainingMonitor, follow
 from synth.config.train import Train
@@ -96,7 +96,7 @@ def build_trainer(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            plain, rest = split(inputs)
+            plain, rest = split_inputs(inputs)
             if objective is None:
                 return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
             labels = plain.pop("labels")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.data.encoding import IGNORED, Encoded
-from sft.training.collator import collate, refuse_leaks, split
+from sft.training.collator import collate, refuse_leaks, split_inputs
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -185,6 +185,6 @@ def test_what_cannot_be_tried_is_refused():
 
 def test_what_the_student_is_handed_and_what_not():
     batch = {"input_ids": 1, "labels": 2, "records": ["a"], "tokens": 3, "soft": [], "weights": 4}
-    plain, rest = split(batch)
+    plain, rest = split_inputs(batch)
     assert set(plain) == {"input_ids", "labels"}
     assert set(rest) == {"records", "tokens", "soft", "weights"}

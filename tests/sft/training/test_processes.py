@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.training.distributed import PadToWorldSize, silent
+from sft.training.distributed import PadToWorldSize, empty_like
 from synth.core.errors import UserError
 from tests.helpers import distributed_runs as making
 
@@ -82,7 +82,7 @@ def test_groups_that_do_not_come_out_even_are_filled_with_silent_ones():
 
 def test_a_silent_batch_needs_no_labels_of_teachers():
     batch = {"labels": torch.tensor([[1, 2]]), "tokens": 2, "records": ["a"]}
-    assert "soft" not in silent(batch) and "weights" not in silent(batch)
+    assert "soft" not in empty_like(batch) and "weights" not in empty_like(batch)
 
 
 def test_several_gpus_without_a_launcher_are_one_message(models, tmp_path, monkeypatch):
