@@ -150,7 +150,7 @@ def main():
 
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--one"]:
-        folder, name = sys.argv[2].split_inputs("|")
+        folder, name = sys.argv[2].split("|")
         way = Way(name, Path(folder), WIDE_SIZE)
         for number in range(2):
             way.step(number)
