@@ -76,14 +76,14 @@ def make_estimate(
     tasks = [record.task for record in read_split(Folder(run.folder).stage(source), "train")]
     bought = _ask_pilot(run, shuffled(tasks, run.seed)[:pilot], say) if pilot else None
     stock = StoreInventory(run, tasks)
-    wanting = stock.wanting()
+    unfinished = stock.unfinished_questions()
     # The questions stand in random order: those at the beginning that are done are a sample.
     done = next(
-        (i for i, question in enumerate(stock.questions) if question.task.id in wanting),
+        (i for i, question in enumerate(stock.questions) if question.task.id in unfinished),
         len(stock.questions),
     )
     sample = stock.questions[: max(pilot or 0, done)]
-    open_ = [q for q in stock.questions[len(sample) :] if q.task.id in wanting]
+    open_ = [q for q in stock.questions[len(sample) :] if q.task.id in unfinished]
     counter = token_counter(tokenizer, False) if tokenizer else student_counter(run)
     reckoner = _Estimator(run, stock, counter)
     teachers = reckoner.figures(sample[:KEPT], open_)

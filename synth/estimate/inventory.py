@@ -90,7 +90,7 @@ class StoreInventory:
                 limits.append(int(limits[-1] * policy.factor))
         return limits
 
-    def wanting(self) -> set[str]:
+    def unfinished_questions(self) -> set[str]:
         """The ids of the questions for which a run would still buy something.
 
         Replays the run over the store, and fills in what each question `has`.
@@ -101,7 +101,7 @@ class StoreInventory:
         place = {task.id: i for i, task in enumerate(self._tasks)}
         touched = [q.task for q in self.questions if q.prompt in prompts]
         touched.sort(key=lambda task: place[task.id])
-        wanting = {q.task.id for q in self.questions if q.prompt not in prompts}
+        unfinished = {q.task.id for q in self.questions if q.prompt not in prompts}
         if touched:
             asking = [entry for entry in self._run.filters if _asks_teacher(entry)]
             if asking:  # a replay spends nothing on judges either
@@ -114,12 +114,12 @@ class StoreInventory:
             with filters.chain("trace") as chain:
                 ask = generation_spec(quiet, filters, chain.check_trace)
                 more, used = _replay(self._run, ask, touched, failed)
-            wanting |= more
+            unfinished |= more
             for question in self.questions:
                 for name, key, figures in question.stored:
                     if key in used:
                         question.has.setdefault(name, Counter()).update(figures)
-        return wanting
+        return unfinished
 
     def _known_identities(self) -> dict[str, str]:
         """Teachers by the digest of what stands for them in the store's keys."""
@@ -164,15 +164,15 @@ def shuffled(tasks: Sequence[Task], seed: int) -> list[Task]:
 class _ReplayTeacher(Teacher):
     """Stands in for a teacher: has what the store has, and notes which questions want more."""
 
-    def __init__(self, identity: dict[str, Any], failed: set[str], wanting: set[str]) -> None:
+    def __init__(self, identity: dict[str, Any], failed: set[str], unfinished: set[str]) -> None:
         self.identity = identity
-        self._failed, self._wanting = failed, wanting
+        self._failed, self._unfinished = failed, unfinished
 
     async def complete(self, request: Request) -> dict[str, Any]:
         """Sells nothing."""
         if request_key(request, self.identity).key not in self._failed:
             assert request.task is not None
-            self._wanting.add(request.task.id)
+            self._unfinished.add(request.task.id)
         raise RequestRejected("not for sale")
 
 
@@ -201,16 +201,16 @@ def _replay(
     run: Run, ask: GenerationSpec, tasks: Sequence[Task], failed: set[str]
 ) -> tuple[set[str], set[str]]:
     """The questions for which a rerun would buy something, and the keys of what it would use."""
-    wanting: set[str] = set()
+    unfinished: set[str] = set()
     store = _ReadOnlyStore(run.store_path)
     with store:
         shelves = {
-            name: _ReplayTeacher(t.identity, failed, wanting) for name, t in ask.teachers.items()
+            name: _ReplayTeacher(t.identity, failed, unfinished) for name, t in ask.teachers.items()
         }
         uncapped = {n: own.model_copy(update={"budget": None}) for n, own in ask.options.items()}
         replay = replace(ask, teachers=shelves, options=uncapped, budget=None, count_tokens=None)
         asyncio.run(generate(replay, store, tasks, lambda task, records: None, GenerationStats()))
-    return wanting, store.used
+    return unfinished, store.used
 
 
 def _asks_teacher(entry: str | dict[str, Any]) -> bool:

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The results of a run as an HTML page and as tables on the terminal."""

@@ -1,4 +1,4 @@
-"""What the terminal shows: a stage's result, what can be named, what is installed."""
+"""What the terminal shows of a stage that is done, and of an estimate."""
 
 from __future__ import annotations
 
