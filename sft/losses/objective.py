@@ -145,7 +145,7 @@ def divergence_of(soft: SoftLabels) -> Divergence:
     return Divergence(soft.divergence, soft.temperature, soft.beta, soft.skew, soft.tail)
 
 
-def install(student: Any, objective: DistillationLoss) -> None:
+def attach_loss(student: Any, objective: DistillationLoss) -> None:
     """Makes the student's forward call compute the objective where it is handed `extra`."""
     model = bare(student)
     plain = model.forward
@@ -163,6 +163,6 @@ def install(student: Any, objective: DistillationLoss) -> None:
     model.forward = forward
 
 
-def remove(student: Any) -> None:
+def detach_loss(student: Any) -> None:
     """Takes the objective off the student again."""
     bare(student).__dict__.pop("forward", None)

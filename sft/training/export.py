@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.losses.hidden_states import NAME, strip
-from sft.losses.objective import remove
+from sft.losses.objective import detach_loss
 from sft.models.student import load_student, merged
 from sft.training.distributed import disable_zero3_init
 from synth.config.train import Student
@@ -49,7 +49,7 @@ def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -
 def bare_of_wrappers(trainer: Any) -> Any:
     """The trainer's student with its adapters, without loss, projections or parallel wrappers."""
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    remove(model)
+    detach_loss(model)
     return strip(model)
 
 

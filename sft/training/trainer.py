@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sft.losses.objective import PARTS, DistillationLoss, LossInputs, install
+from sft.losses.objective import PARTS, DistillationLoss, LossInputs, attach_loss
 from sft.training.collator import BatchDataset, split_inputs
 from sft.training.distributed import PadToWorldSize, save_projections
 from sft.training.monitor import TrainingMonitor, follow
@@ -157,7 +157,7 @@ def build_trainer(
     if objective:
         # Some families say that they take no number of items; the loss here divides by it always.
         trainer.model_accepts_loss_kwargs = True
-        install(trainer.model, objective)
+        attach_loss(trainer.model, objective)
         if objective.hidden:
             objective.hidden.register(trainer.model)
     return trainer

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sft.data.encoding import IGNORED, Encoded
 from sft.losses.hidden_states import HiddenStateLoss
-from sft.losses.objective import PARTS, DistillationLoss, LossInputs, install, remove
+from sft.losses.objective import PARTS, DistillationLoss, LossInputs, attach_loss, detach_loss
 from sft.training.collator import collate
 from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Train
@@ -75,11 +75,11 @@ def train_config(method="sft", teachers=1, **more):
 def ours(student, examples, layout, objective, soft=(), weights=None):
     """Loss a label, parts as sums, and the gradient of every weight."""
     labels, inputs = batch_of(examples, layout)
-    install(student, objective)
+    attach_loss(student, objective)
     try:
         found = student(**inputs, extra=LossInputs(labels, list(soft), weights))
     finally:
-        remove(student)
+        detach_loss(student)
     number = int((labels[:, 1:] != IGNORED).sum())
     loss = found.pop("loss") / number
     weights = [w for w in student.parameters() if w.requires_grad]
@@ -316,7 +316,7 @@ def test_the_student_is_itself_again_when_the_loss_is_taken_off():
     student = tiny()
     before = student(input_ids=torch.tensor([[1, 2, 3]])).logits
     objective = DistillationLoss(train_config(), student)
-    install(student, objective)
+    attach_loss(student, objective)
     assert torch.equal(student(input_ids=torch.tensor([[1, 2, 3]])).logits, before)
-    remove(student)
+    detach_loss(student)
     assert "forward" not in vars(student)
