@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""`distill list`: all that a config can name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""`distill doctor`: what is installed, what is missing, and what is wrong."""
 
 from __future__ import annotations
 
