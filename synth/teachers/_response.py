@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""The raw response of a chat completion: parsing it, and packing its logprobs for the store."""
 
 from __future__ import annotations
 

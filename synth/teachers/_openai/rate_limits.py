@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Rate limits as an endpoint states them: `Retry-After` and `x-ratelimit-*` headers."""
 
 from __future__ import annotations
 

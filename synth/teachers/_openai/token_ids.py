@@ -1,4 +1,4 @@
-"""Placeholder."""
+"""Token ids of the logprobs that an API sends as bytes, by the tokenizer of its model."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Decoding of the embedded teacher: continuous batching and sampling."""

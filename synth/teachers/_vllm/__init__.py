@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What both vLLM teachers share: engine options, the serving script, the process guard."""
