@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
@@ -15,6 +15,7 @@ from synth.core.run_folder import Folder
 
 # Ids that are compared letter by letter with an unknown one.
 _COMPARED = 200
+T = TypeVar("T")
 _DONE = {"filter": "traces are filtered", "generate": "generation is done"}
 
 
@@ -48,7 +49,7 @@ def find_records(stage: Path, split: str, id: str) -> Iterator[Record]:
     import pyarrow.dataset as ds
 
     matches = (ds.field("id") == id) | (ds.field("task", "id") == id)
-    yield from map(from_row, _scan(stage, split, filter=matches))
+    yield from _scan(stage, split, from_row, filter=matches)
 
 
 def record_ids(stage: Path, split: str) -> Iterator[str]:
@@ -57,22 +58,22 @@ def record_ids(stage: Path, split: str) -> Iterator[str]:
     Raises:
         UserError: A shard is damaged.
     """
-    for row in _scan(stage, split, columns=["id"]):
-        yield row["id"]
+    yield from _scan(stage, split, lambda row: str(row["id"]), columns=["id"])
 
 
-def _scan(stage: Path, split: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yields rows of a split in their order; none where the split has no shards."""
+def _scan(
+    stage: Path, split: str, convert: Callable[[dict[str, Any]], T], **options: Any
+) -> Iterator[T]:
+    """Yields the rows of a split in their order; none where the split has no shards."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    shards = sorted(map(str, (stage / "data").glob(f"{split}-*-of-*.parquet")))
-    try:
-        if shards:
-            for batch in ds.dataset(shards, format="parquet").to_batches(**options):
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{stage}: not sound shards of records ({error})") from error
+    for shard in sorted((stage / "data").glob(f"{split}-*-of-*.parquet")):
+        try:
+            for batch in ds.dataset(str(shard), format="parquet").to_batches(**options):
+                yield from map(convert, batch.to_pylist())
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+            raise UserError(f"{shard}: not a sound shard of records ({error})") from error
 
 
 def nearest_ids(ids: Iterable[str], id: str) -> list[str]:
