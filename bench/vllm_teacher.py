@@ -33,7 +33,7 @@ def run_config():
 
 
 def questions(run):
-    from synth.tasks._load import load_tasks
+    from synth.tasks import load_tasks
 
     return load_tasks(run.tasks, run.seed).train[:QUESTIONS]
 
