@@ -17,8 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sft.data.chat_template import apply, choose
-from sft.data.encoding import IGNORED, encode
-from sft.data.encoding import plain_ids
+from sft.data.encoding import IGNORED, encode, plain_ids
 from synth.core.errors import UserError
 from synth.core.reasoning import OPEN
 from synth.core.record import Message
