@@ -109,7 +109,9 @@ def write_shard(
         first, offset = last, offset + len(block)
     table = np.array(rows, _row_type()).tobytes()
     head = _HEAD.pack(_MAGIC, len(rows), zlib.crc32(table), len(packed), zlib.crc32(packed))
-    with atomic_write(shard_path(folder, number)) as file:
+    path = shard_path(folder, number)
+    # The name that 0.1.0 gave it too: what a kill left of a shard is written over.
+    with atomic_write(path, partial=path.with_suffix(".partial")) as file:
         file.writelines([head, table, packed, *blocks])
 
 

@@ -13,19 +13,20 @@ from synth.core.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb", partial: Path | None = None) -> Iterator[IO[Any]]:
     """Open a file that takes the place of `path` when the block ends well, and is on the disk then.
 
     Args:
         path: The file; folders above it are made.
         mode: `wb`, or `w` for UTF-8 text.
+        partial: What it is called until it is whole; by default `path` with `.partial` behind.
 
     Example:
         >>> with atomic_write(folder / "page.html", "w") as file:
         ...     file.write(page)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = partial or path.with_name(path.name + ".partial")
     with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
         yield file
         file.flush()
