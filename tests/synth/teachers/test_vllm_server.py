@@ -166,7 +166,7 @@ def answer_tokens(answer):
 
 PARENT = f"""
 import asyncio
-from synth.teachers import _serve, vllm_server
+from synth.teachers import vllm_server
 from synth.teachers.base import Request
 
 async def main():
