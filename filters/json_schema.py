@@ -69,7 +69,7 @@ class JsonSchema(WorkerVerifier):
     not checked.
     """
 
-    library = "jsonschema"
+    package = "jsonschema"
     workers = _workers
 
     def __init__(self, config: Config, workers: int) -> None:

@@ -73,7 +73,7 @@ class ReasoningGym(WorkerVerifier):
     evaluated but literals and arithmetic.
     """
 
-    library = "reasoning-gym"
+    package = "reasoning-gym"
     workers = _workers
 
     def __init__(self, config: Config, workers: int) -> None:

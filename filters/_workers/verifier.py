@@ -12,7 +12,7 @@ from filters.base import cannot_tell
 class WorkerVerifier:
     """A check whose work is done by a library in worker processes.
 
-    A subclass names the library and its workers. All checks of one kind in a process share the
+    A subclass names the package and its workers. All checks of one kind in a process share the
     workers.
 
     Args:
@@ -20,7 +20,7 @@ class WorkerVerifier:
         workers: How many processes this check wants.
     """
 
-    library: ClassVar[str]
+    package: ClassVar[str]
     workers: ClassVar[Workers]
 
     def __init__(self, timeout_s: float, workers: int) -> None:
@@ -43,7 +43,7 @@ class WorkerVerifier:
         except WorkerLost as error:
             return cannot_tell(str(error), evidence)
         except CallFailed as error:
-            return cannot_tell(f"{self.describe(error)} in {self.library}", evidence)
+            return cannot_tell(f"{self.describe(error)} in {self.package}", evidence)
 
     def describe(self, error: CallFailed) -> str:
         """Returns what a verdict says of an exception that the library raised: its name."""

@@ -43,7 +43,7 @@ class MathAnswer(WorkerVerifier):
     50% is taken for equal to 50 and to 0.5, as math-verify has it.
     """
 
-    library = "math-verify"
+    package = "math-verify"
     workers = _workers
 
     def __init__(self, timeout_s: float, require_box: bool, workers: int) -> None:

@@ -72,10 +72,10 @@ PIECES = [
 def test_time_is_bounded(make, record, piece):
     text = piece * (1_000_000 // len(piece))
     check = make("contradiction")
-    start = time.process_time()
+    start = time.perf_counter()
     stated(text)
     check(record(text, text))
-    assert time.process_time() - start < 10
+    assert time.perf_counter() - start < 10
 
 
 def test_real_answers_to_one_question(make, record, rows):

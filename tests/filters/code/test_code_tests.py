@@ -217,9 +217,9 @@ def test_a_time_out_says_that_it_was_the_code():
 def test_all_cases_together_have_a_limit():
     tests = {"tests": [{"input": "", "output": ""}] * 50}
     start = time.monotonic()
-    decision = judge(tests, python("import time; time.sleep(3)"), total_timeout=1)
+    decision = judge(tests, python("import time; time.sleep(0.3)"), total_timeout=1)
     assert decision.reason == "cannot tell: not done in time: 1 s for all cases"
-    assert time.monotonic() - start < 100
+    assert time.monotonic() - start < 10
 
 
 @needs_sandbox
@@ -237,12 +237,12 @@ def test_the_same_record_gives_the_same_decision_from_many_threads():
 )  # fmt: skip
 @pytest.mark.parametrize("tests", [ONE, SUM, CALL, HUMANEVAL], ids=["one", "sum", "call", "he"])
 def test_hostile_answers_are_not_kept_and_raise_nothing(answer, tests):
-    start = time.process_time()
+    start = time.monotonic()
     decision = judge(tests, answer)
     assert decision.keep is not True
     decision.reason.encode()
     json.dumps(decision.evidence, ensure_ascii=False, default=dict).encode()
-    assert time.process_time() - start < 20
+    assert time.monotonic() - start < 20
 
 
 @needs_sandbox

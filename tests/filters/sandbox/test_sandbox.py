@@ -59,10 +59,10 @@ def test_input_files_and_output_go_through():
 
 @needs_sandbox
 def test_output_is_cut_while_it_streams():
-    result = python("while True: print('x' * 99999)", output=5000, wall=120)
+    result = python("while True: print('x' * 99999)", output=5000, wall=5)
     assert result.ended == "output"
     assert len(result.stdout) == 5000
-    assert result.wall < 60
+    assert result.wall < 3
 
 
 @needs_sandbox
@@ -76,9 +76,9 @@ def test_both_streams_share_the_limit():
 
 @needs_sandbox
 def test_the_processor_time_of_a_process_is_limited():
-    result = python("while True: pass", cpu=1, wall=600)
+    result = python("while True: pass", cpu=1, wall=30)
     assert result.ended == "time"
-    assert result.wall < 300
+    assert result.wall < 20
 
 
 @needs_sandbox
