@@ -7,9 +7,16 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._dedup.base import DedupConfig, On, RecordTable, decisions, parts, select_survivors
+from filters._dedup.base import (
+    DedupConfig,
+    On,
+    RecordTable,
+    decisions,
+    folded,
+    parts,
+    select_survivors,
+)
 from filters._dedup.index import Entry, read_entries, write_entries
-from filters._dedup.minhash import folded
 from filters.base import Context, Decision, SetCheck
 from synth.core.record import Record
 

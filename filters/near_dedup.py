@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from array import array
 from collections.abc import Callable, Iterator
@@ -14,22 +15,12 @@ from filters._dedup.base import (
     On,
     RecordTable,
     SimilarityConfig,
+    banding,
     decisions,
     select_survivors,
     text_of,
 )
-from filters._dedup.candidates import LshBuckets, SpillFile, to_buckets
 from filters._dedup.index import Entry, read_entries, write_entries
-from filters._dedup.minhash import (
-    Sets,
-    band_keys,
-    banding,
-    batches,
-    in_order,
-    jaccard,
-    shingle_sets,
-    unpacked,
-)
 from filters.base import Context, Decision, SetCheck
 from synth.core.record import Record
 
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from filters._dedup.minhash import U32
+    from filters._dedup.minhash import U32, Sets
 
 R = TypeVar("R")
 
@@ -84,12 +75,8 @@ def build(config: Config, context: Context) -> SetCheck:
     A Chinese, Japanese or Korean character is a word. Case and width of letters do not count,
     marks do. Two empty texts are the same.
     """
-    kind = {
-        "filter": "near_dedup",
-        "version": Config.version,
-        "on": config.on,
-        "words": config.words,
-    }
+    options = {"on": config.on, "words": config.words}
+    kind = {"filter": "near_dedup", "version": Config.version, **options}
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         deduplication = _Deduplication(config, kind, context.run, records, context.workers)
@@ -107,6 +94,8 @@ def growing(config: Config) -> Callable[[Record], Decision]:
     It compares with everything that it kept, as the filter does with `per_question: false`, and
     knows nothing of `keep`, `best`, `chains` and `index`.
     """
+    from filters._dedup.minhash import band_keys, jaccard, shingle_sets
+
     cut = banding(config.threshold)
     kept: list[tuple[str, U32]] = []
     buckets: list[dict[int, list[int]]] = [{} for _ in range(cut.bands)]
@@ -148,10 +137,13 @@ class _Deduplication:
 
     def select(self) -> DedupResult:
         """Return what becomes of each record."""
+        from filters._dedup.candidates import LshBuckets, SpillFile, to_buckets
+        from filters._dedup.minhash import jaccard
+
         keys = self._question_keys() if self._config.within_question else self._band_keys()
         shared = to_buckets(keys)
         buckets = LshBuckets(keys)
-        with SpillFile() as spill_file:
+        with contextlib.closing(SpillFile()) as spill_file:
             for batch, sets in self._sets(lambda sets: sets, shared):
                 for index, (row, _) in enumerate(batch):
                     spill_file.write(row, sets.of(index))
@@ -175,10 +167,7 @@ class _Deduplication:
                 yield Entry(self.table.id(row), question, sets.of(index).tobytes())
 
     def _question_keys(self) -> U32:
-        """Return a number for each record's question: records of one question share a bucket.
-
-        Shape (records, 1).
-        """
+        """Return a number for each record's question, of shape (records, 1)."""
         import numpy as np
 
         numbers: dict[str, int] = {}
@@ -190,6 +179,8 @@ class _Deduplication:
         """Return the hashes of each record's bands, of shape (records, bands)."""
         import numpy as np
 
+        from filters._dedup.minhash import band_keys
+
         cut = banding(self._config.threshold)
         keys = bytearray()
         for _, rows in self._sets(lambda sets: band_keys(sets, cut)):
@@ -197,7 +188,7 @@ class _Deduplication:
         return np.frombuffer(keys, np.uint32).reshape(-1, cut.bands)
 
     def _all(self, first: bool = False) -> Iterator[tuple[str, Record | bytes]]:
-        """Yield every record behind its question's id; of an index its words.
+        """Yield every record (of an index its words) behind its question's id.
 
         The first pass fills the table.
         """
@@ -213,12 +204,12 @@ class _Deduplication:
     def _sets(
         self, make: Callable[[Sets], R], among: NDArray[np.bool_] | None = None
     ) -> Iterator[tuple[list[tuple[int, str]], R]]:
-        """Yield what is made of the records' words, with their rows and questions, in order.
+        """Yield what is made of the sets of a batch, behind its rows and questions, in order.
 
-        Args:
-            make: What to make of the sets of a batch; runs in threads.
-            among: Which records; all of them in the first pass.
+        `make` runs in threads. All records are in the first pass, else those of `among`.
         """
+        from filters._dedup.minhash import batches, in_order, shingle_sets, unpacked
+
         config = self._config
 
         def wanted() -> Iterator[tuple[tuple[int, str], str | bytes]]:

@@ -66,14 +66,7 @@ class EvalSet(PluginConfig):
 
 
 class Item(NamedTuple):
-    """One question of an evaluation set.
-
-    Attributes:
-        set: The set's label.
-        id: The row's own name, or its number.
-        row: Its number in the set, from 0.
-        question: Its text.
-    """
+    """One question of an evaluation set; `id` is its row's name, or else `row`, counted from 0."""
 
     set: str
     id: str
@@ -81,70 +74,61 @@ class Item(NamedTuple):
     question: str
 
 
-def read_set(chosen: EvalSet) -> tuple[list[Item], list[str]]:
-    """The questions of a set, and what of it could not be read as a question.
+def read_set(eval_set: EvalSet) -> tuple[list[Item], list[str]]:
+    """Return the questions of a set, and a note on the rows that hold none.
 
     Raises:
         UserError: It cannot be read, or holds no column of questions.
     """
+    label = eval_set.label
     items: list[Item] = []
     empty: list[int] = []
-    column = name = None
+    column = id_column = None
     row = -1
-    for row, values in enumerate(_rows(chosen)):
+    for row, values in enumerate(_rows(eval_set)):
         if row == 0:
-            column = _column(chosen, chosen.column, values, _QUESTIONS)
-            name = _column(chosen, chosen.id, values, _IDS, needed=chosen.id is not None)
+            column = _column(label, eval_set.column, values, _QUESTIONS)
+            if column is None:
+                columns = ", ".join(map(str, values))
+                raise UserError(
+                    f"{label}: which column holds the question? Give column: one of {columns}"
+                )
+            id_column = _column(label, eval_set.id, values, _IDS)
         text = values.get(column or "")
         if isinstance(text, str) and text.strip():
-            own = values.get(name) if name is not None else None
-            items.append(Item(chosen.label, str(row if own is None else own), row, text))
+            id = values.get(id_column) if id_column is not None else None
+            items.append(Item(label, str(row if id is None else id), row, text))
         else:
             empty.append(row)
     if not items:
-        raise UserError(f"{chosen.label}: no questions in the column {column!r} of {row + 1} rows")
-    notes = []
-    if empty:
-        notes.append(
-            f"{chosen.label}: not checked, as the question is empty or no text: "
-            f"rows {listed(empty)}"
-        )
-    return items, notes
+        raise UserError(f"{label}: no questions in the column {column!r} of {row + 1} rows")
+    why = f"{label}: not checked, as the question is empty or no text: rows"
+    return items, [f"{why} {listed(empty)}"] if empty else []
 
 
 def listed(rows: list[Any]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
     return ", ".join(map(str, rows[:3])) + more
 
 
 def _column(
-    chosen: EvalSet,
-    wanted: str | None,
-    values: dict[str, Any],
-    known: tuple[str, ...],
-    needed: bool = True,
+    label: str, wanted: str | None, values: dict[str, Any], known: tuple[str, ...]
 ) -> str | None:
-    """The column that is wanted, or the first known one that there is."""
-    if wanted is not None:
-        if wanted in values:
-            return wanted
-        raise UserError(f"{chosen.label}: no column {wanted!r}{nearest(wanted, map(str, values))}")
-    by_case = {str(key).casefold(): key for key in reversed(list(values))}
-    found = next((by_case[key] for key in known if key in by_case), None)
-    if found is None and needed:
-        columns = ", ".join(map(str, values))
-        raise UserError(
-            f"{chosen.label}: which column holds the question? Give column: one of {columns}"
-        )
-    return found
+    """Return the column that is wanted, or the first known one that there is."""
+    if wanted is None:
+        by_case = {str(key).casefold(): key for key in reversed(list(values))}
+        return next((by_case[key] for key in known if key in by_case), None)
+    if wanted in values:
+        return wanted
+    raise UserError(f"{label}: no column {wanted!r}{nearest(wanted, map(str, values))}")
 
 
-def _rows(chosen: EvalSet) -> Iterator[dict[str, Any]]:
-    if chosen.path is None:
-        yield from _hub(chosen)
+def _rows(eval_set: EvalSet) -> Iterator[dict[str, Any]]:
+    if eval_set.path is None:
+        yield from _hub(eval_set)
         return
-    for path in _files(chosen.path):
+    for path in _files(eval_set.path):
         try:
             for place, values in _file(path):
                 if not isinstance(values, dict):
@@ -156,19 +140,17 @@ def _rows(chosen: EvalSet) -> Iterator[dict[str, Any]]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the files of a folder that can hold questions, by name."""
-    if path.is_file():
-        if not path.name.endswith(_SUFFIXES):
-            raise UserError(f"{path}: an evaluation set is one of {', '.join(_SUFFIXES)}")
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(_SUFFIXES))
-    if not found:
-        raise UserError(f"{path}: no file in this folder is one of {', '.join(_SUFFIXES)}")
-    return found
+    """Return the file, or the files of a folder that can hold questions, by name."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    readable = [file for file in files if file.name.endswith(_SUFFIXES)]
+    if not readable:
+        what = "an evaluation set" if path.is_file() else "no file in this folder"
+        raise UserError(f"{path}: {what} is one of {', '.join(_SUFFIXES)}")
+    return readable
 
 
 def _file(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each row of a file with its place."""
+    """Yield each row of a file with its place."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -200,17 +182,17 @@ def _file(path: Path) -> Iterator[tuple[str, Any]]:
                         raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
-def _hub(chosen: EvalSet) -> Iterator[dict[str, Any]]:
+def _hub(eval_set: EvalSet) -> Iterator[dict[str, Any]]:
     import datasets
 
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(
-            chosen.dataset, chosen.subset, split=chosen.split, revision=chosen.revision
+            eval_set.dataset, eval_set.subset, split=eval_set.split, revision=eval_set.revision
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot load the data set {chosen.dataset!r}: {first}") from error
+        raise UserError(f"cannot load the data set {eval_set.dataset!r}: {first}") from error
     yield from map(dict, loaded)
 
 

@@ -74,23 +74,11 @@ class Hit(NamedTuple):
     how: str
     shared: str
 
-    @property
-    def evidence(self) -> dict[str, object]:
-        """The hit as a verdict keeps it."""
-        item = self.item
-        shared = self.shared[:_SHOWN]
-        return {"set": item.set, "item": item.id, "row": item.row, "how": self.how} | (
-            {"shared": shared} if shared else {}
-        )
-
 
 class Index:
-    """Evaluation questions, ready to be looked for. Read-only once made.
+    """Evaluation questions, ready to be looked for. Of those that say the same the first is named.
 
-    Memory: about 200 bytes a word of the evaluation questions while it is made.
-
-    Args:
-        items: The questions. Of those that say the same the first is named.
+    Read-only once made, which takes about 200 bytes a word.
 
     Attributes:
         size: How many different questions it holds.
@@ -116,19 +104,17 @@ class Index:
                 self._items.append(item)
                 words.append(tokens)
         self.size = len(words)
-        lengths = np.array([len(tokens) for tokens in words], dtype=np.int64)
-        self._lengths = lengths
+        self._lengths = np.array([len(tokens) for tokens in words], dtype=np.int64)
         spread = Counter(token for tokens in words for token in set(tokens))
-        self._vocabulary = {token: number for number, token in enumerate(spread, 1)}
+        self._vocabulary = numbers = {token: number for number, token in enumerate(spread, 1)}
         self._names = ["", *spread]
         frequency = np.array([1, *spread.values()], dtype=np.float64)
         # Inverse document frequency, smoothed so that what stands in every question (the wording
         # of a template) weighs next to nothing, and in a single question all words weigh alike.
         weights = np.log((self.size + 1) / frequency)
         self._figure = [bool(name) and not name[0].isalpha() for name in self._names]
-        numbers = self._vocabulary
         self._codes = np.array([numbers[t] for tokens in words for t in tokens], dtype=np.int64)
-        self._starts = np.concatenate(([0], np.cumsum(lengths)))
+        self._starts = np.concatenate(([0], np.cumsum(self._lengths)))
         self._token_weights = weights[self._codes]
         self._build_runs()
 
@@ -171,9 +157,7 @@ class Index:
     def within(self, tokens: Sequence[str], shortest: int = SHORTEST) -> Hit | None:
         """Return the evaluation question of which most stands in a text; None below FLOOR.
 
-        Args:
-            tokens: The text's words, from `tokens_of`.
-            shortest: Questions of fewer words are not looked for.
+        Questions of fewer than `shortest` words are not looked for.
         """
         import numpy as np
 
@@ -247,13 +231,10 @@ class Index:
 
 
 class OverlapCheck:
-    """Base of the filters that keep evaluation questions out: the index, and notes on it.
+    """Base of the filters that keep evaluation questions out.
 
-    Args:
-        config: The evaluation sets.
-        context: The run's own evaluation questions.
-        shortest: Questions of fewer words are named in a note.
-        short_note: What the note says of them.
+    It finds them among the run's own evaluation questions and those of the named sets. Questions
+    of fewer than `shortest` words are named in a note behind `short_note`.
 
     Attributes:
         notes: What is shown to the user of the evaluation sets.
@@ -265,47 +246,39 @@ class OverlapCheck:
     def __init__(
         self, config: OverlapConfig, context: Context, shortest: int, short_note: str
     ) -> None:
-        self._index, self.notes = build_index(config.sets, context)
-        if short := self._index.shorter_than(shortest):
-            self.notes.append(
-                f"{short_note}, as they have fewer than {shortest} words: {listed(short)}"
-            )
+        tasks = enumerate(context.eval_tasks)
+        items = [Item("this run", task.id, row, task.question) for row, task in tasks]
+        counts = {"this run": len(items)} if items else {}
+        unread: list[str] = []
+        for eval_set in config.sets:
+            label = eval_set.label
+            if label in counts:
+                raise UserError(f"two evaluation sets are called {label!r}: give one a name")
+            set_items, set_notes = read_set(eval_set)
+            counts[label] = len(set_items)
+            items += set_items
+            unread += set_notes
+        self._index = Index(items)
+        self.notes = ["there is no evaluation question to compare with"]
+        if items:
+            sizes = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+            self.notes = [f"compared with evaluation questions: {sizes}", *unread]
+        empty = [f"{item.set} {item.id}" for item in self._index.empty]
+        why_short = f"{short_note}, as they have fewer than {shortest} words"
+        for why, names in (
+            ("not checked, as they hold no word", empty),
+            (why_short, self._index.shorter_than(shortest)),
+        ):
+            if names:
+                self.notes.append(f"{why}: {listed(names)}")
 
     def _figures(self, hit: Hit | None, **evidence: str) -> Figures:
         """Return what was measured; without a hit 0, or None where the index is empty."""
         if hit is None:
             return Figures({"overlap": 0.0 if self._index.size else None})
-        return Figures({"overlap": hit.overlap}, {**hit.evidence, **evidence})
-
-
-def build_index(sets: Sequence[EvalSet], context: Context) -> tuple[Index, list[str]]:
-    """Build the index of the run's own evaluation questions and of the named sets.
-
-    Returns:
-        The index, and notes on it.
-
-    Raises:
-        UserError: A set cannot be loaded, or two have one name.
-    """
-    items = [Item("this run", t.id, row, t.question) for row, t in enumerate(context.eval_tasks)]
-    notes: list[str] = []
-    counts = Counter({"this run": len(items)}) if items else Counter[str]()
-    for eval_set in sets:
-        if eval_set.label in counts:
-            raise UserError(f"two evaluation sets are called {eval_set.label!r}: give one a name")
-        set_items, unread = read_set(eval_set)
-        counts[eval_set.label] = len(set_items)
-        items += set_items
-        notes += unread
-    index = Index(items)
-    if not items:
-        return index, ["there is no evaluation question to compare with"]
-    sizes = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
-    notes.insert(0, f"compared with evaluation questions: {sizes}")
-    if index.empty:
-        rows = [f"{item.set} {item.id}" for item in index.empty]
-        notes.append(f"not checked, as they hold no word: {listed(rows)}")
-    return index, notes
+        item, shared = hit.item, {"shared": hit.shared[:_SHOWN]} if hit.shared else {}
+        source = {"set": item.set, "item": item.id, "row": item.row, "how": hit.how}
+        return Figures({"overlap": hit.overlap}, {**source, **shared, **evidence})
 
 
 def tokens_of(text: str) -> list[str]:

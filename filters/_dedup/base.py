@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from filters._selection import length, verifies
 from filters.base import Decision, FilterConfig
 from synth.core.errors import UserError, nearest
+from synth.core.question_text import nfkc
 from synth.core.record import Record
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 On = Literal["question", "trace", "question_and_trace"]
 _RANKS = ("verified", "shortest", "longest", "first")
+# Bands of a signature, the part of the pairs at the threshold that they shall propose, and the
+# most rows of a band: more would save few comparisons and cost as much in hashing.
+_BANDS, _RECALL, _MAX_ROWS = 24, 0.993, 7
 
 
 class DedupConfig(FilterConfig):
@@ -69,16 +73,40 @@ def text_of(record: Record, on: On) -> str:
     return "\n".join(part or "" for part in parts(record, on))
 
 
+def folded(text: str) -> str:
+    """Return the text without case and width (NFKC, then case folding); linear in time.
+
+    >>> folded("ＡB")
+    'ab'
+    """
+    return text.lower() if text.isascii() else nfkc(text).casefold()
+
+
+class Banding(NamedTuple):
+    """How a signature is cut: two sets are candidates where all rows of one band agree."""
+
+    bands: int
+    rows: int
+
+    def chance(self, jaccard: float) -> float:
+        """Return the chance that a pair of this Jaccard is a candidate."""
+        return 1.0 - (1.0 - jaccard**self.rows) ** self.bands
+
+
+def banding(threshold: float) -> Banding:
+    """Return as many rows as leave a pair at the threshold a chance of 0.993 to be a candidate.
+
+    At 0.8 these are 7 rows with a chance of 0.996; at 0.85 it is then 0.9999.
+    """
+    bandings = [Banding(_BANDS, rows) for rows in range(_MAX_ROWS, 0, -1)]
+    return next((cut for cut in bandings if cut.chance(threshold) >= _RECALL), bandings[-1])
+
+
 class RecordTable:
     """The records of a run in the data's order, behind those of an index, by row number.
 
-    It holds ids and sort keys: about 60 bytes a record, and 8 for each word of `best`.
-
-    Args:
-        best: What decides which record stays, the most important first.
-
-    Attributes:
-        indexed: How many of the records come from an index. These are the first.
+    It holds ids and sort keys: about 60 bytes a record, and 8 for each word of `best`. The first
+    `indexed` rows are those of an index.
     """
 
     def __init__(self, best: Sequence[str]) -> None:
@@ -127,10 +155,7 @@ class RecordTable:
         return self._runs[bisect_right(self._runs, row, key=lambda entry: entry[0]) - 1][1]
 
     def ranked(self, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """Return row numbers, the best record first; ties stand in the data's order.
-
-        Args:
-            among: Which rows to return; all by default.
+        """Return the numbers of all rows or some, the best first; ties stand in the data's order.
 
         Raises:
             UserError: No record has a verdict of a filter that `best` names.
@@ -141,7 +166,6 @@ class RecordTable:
             name = min(self._missing_filters)
             hint = nearest(name, {*self._seen_filters, *_RANKS})
             raise UserError(f"best: no filter before this one is called {name!r}{hint}")
-
         table = np.frombuffer(self._sort_keys, np.float64).reshape(len(self), len(self._best))
         rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
         if self._best:
@@ -210,7 +234,7 @@ def select_survivors(
         table: The records.
         neighbours: Returns candidates among the admitted with their similarity, best first.
         admit: Makes a record a candidate for later ones.
-        threshold: Similarity from which two are the same.
+        threshold: Similarity from which two are near.
         keep: How many of a group stay.
         chains: Whether neighbours of neighbours belong together.
     """
@@ -264,16 +288,10 @@ def decisions(
 ) -> Iterator[Decision]:
     """Yield the decision on each record of this run, in the data's order.
 
-    Args:
-        table: The records.
-        result: What became of them.
-        kind: The kind of the reason, as `near duplicate`.
-        measure: What the similarity is called in the evidence, as `jaccard`.
-        threshold: Similarity from which two are the same.
+    Reasons are of the kind `kind` (`near duplicate`); evidence calls the similarity `measure`.
     """
     for row in range(table.indexed, len(table)):
-        partner = int(result.partner[row])
-        similarity = float(result.similarity[row])
+        partner, similarity = int(result.partner[row]), float(result.similarity[row])
         if partner < 0:
             yield Decision(True, "", 0.0, threshold)
             continue

@@ -7,14 +7,11 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from functools import lru_cache
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from filters._dedup.minhash import U32
+from filters._dedup.minhash import U32
 
 # Bounds for data that is all alike: who is compared is bounded by the number of records times
 # these. A pair at the threshold shares five bands, so the nearest are not among those left out.
@@ -23,17 +20,11 @@ _MAX_IN_MEMORY = 64 * 1024 * 1024
 
 
 def to_buckets(keys: U32) -> NDArray[np.bool_]:
-    """Turn hashes into numbers of buckets, in place.
+    """Turn hashes of shape (records, bands) into numbers of buckets, in place.
 
-    Args:
-        keys: Of shape (records, bands). Afterwards each entry is the number of the bucket that the
-            record shares with others in this band, or 0 where it is alone.
-
-    Returns:
-        Which records share any, of shape (records,).
+    The bucket is the one that the record shares with others in this band, or 0 where it is alone.
+    Return which records share any, of shape (records,).
     """
-    import numpy as np
-
     count = len(keys)
     shared = np.zeros(count, bool)
     buckets = 0
@@ -56,11 +47,7 @@ def to_buckets(keys: U32) -> NDArray[np.bool_]:
 
 
 class LshBuckets:
-    """The records that were admitted to each bucket.
-
-    Args:
-        keys: Numbers of buckets from `to_buckets`, of shape (records, bands).
-    """
+    """The records that were admitted to each bucket of `to_buckets`."""
 
     def __init__(self, keys: U32) -> None:
         self._keys = keys
@@ -98,13 +85,17 @@ class LshBuckets:
 
 
 class SpillFile:
-    """Word runs by record, in memory while they are few and else in a temporary file."""
+    """Word runs by record, in memory while they are few and else in a temporary file.
+
+    It has to be closed.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_MAX_IN_MEMORY)  # noqa: SIM115
         self._rows = array("L")
         self._ends = array("Q", [0])
         self.read = lru_cache(maxsize=2048)(self._read)
+        self.close = self._file.close
 
     def write(self, row: int, values: U32) -> None:
         """Add the set of a record; rows come in ascending order."""
@@ -114,20 +105,7 @@ class SpillFile:
         self._file.write(raw)
 
     def _read(self, row: int) -> U32:
-        import numpy as np
-
         index = bisect_left(self._rows, row)
         start, end = self._ends[index : index + 2]
         self._file.seek(start)
         return np.frombuffer(self._file.read(end - start), np.uint32)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()

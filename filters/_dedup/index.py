@@ -23,12 +23,9 @@ _METADATA_KEY = b"synth-distill"
 
 
 class Entry(NamedTuple):
-    """A record that a run kept.
+    """A record that a run kept, and its question's id.
 
-    Attributes:
-        id: Its id in that run.
-        question: The id of its question.
-        data: The bytes that it is compared by: a hash, word runs or a vector.
+    `data` is what it is compared by: a hash, word runs or a vector.
     """
 
     id: str
@@ -39,13 +36,9 @@ class Entry(NamedTuple):
 def write_entries(
     folder: Path | None, run: str, kind: Mapping[str, Any], entries: Iterable[Entry]
 ) -> None:
-    """Write what a run kept, in the place of what it kept before.
+    """Write what a run kept, in the place of what it kept before; nothing without a folder.
 
-    Args:
-        folder: The index; nothing is written where it is None.
-        run: Name of the run.
-        kind: What its data is made of; all runs of one index have the same.
-        entries: The records.
+    `kind` says what the data is made of: all runs of one index have the same.
 
     Raises:
         UserError: The folder cannot be written.
@@ -60,19 +53,14 @@ def write_entries(
         {"id": pa.string(), "question": pa.string(), "data": pa.binary()},
         metadata={_METADATA_KEY: metadata},
     )
-    path = _path(folder, run)
     try:
         with (
-            atomic_write(path) as file,
+            atomic_write(_path(folder, run)) as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
-            rest = iter(entries)
-            while batch := list(islice(rest, _BATCH_ROWS)):
-                rows = [
-                    {"id": _utf8(e.id), "question": _utf8(e.question), "data": e.data}
-                    for e in batch
-                ]
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows = (Entry(_utf8(e.id), _utf8(e.question), e.data)._asdict() for e in entries)
+            while batch := list(islice(rows, _BATCH_ROWS)):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
         _sync_folder(folder)
     except OSError as error:
         raise UserError(f"index {folder}: cannot be written ({error})") from error
@@ -81,9 +69,7 @@ def write_entries(
 def read_entries(
     folder: Path | None, run: str, kind: Mapping[str, Any]
 ) -> Iterator[tuple[str, Entry]]:
-    """Yield what the other runs kept, with the run's name.
-
-    Nothing comes where `folder` is None or not there yet.
+    """Yield what the other runs kept, with the run's name; nothing without a folder.
 
     Raises:
         UserError: A file of it is not sound, or holds data of another kind.

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Any
 
-from filters._dedup.base import On, parts, text_of
-from filters._dedup.minhash import folded
+from filters._dedup.base import On, folded, parts, text_of
 from filters._text.words import words
 from filters.base import Context
 from synth.core import plugins

@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filters._dedup.base import Banding, banding, folded
 from filters._dedup.minhash import (
-    Banding,
     band_keys,
-    banding,
     batches,
-    folded,
     in_order,
     jaccard,
     shingle_sets,

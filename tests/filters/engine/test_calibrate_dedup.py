@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from filters._dedup.minhash import Banding
+from filters._dedup.base import Banding
 from filters.engine.calibrate_dedup import EDITS, calibrate
 from synth.core.errors import UserError
 
