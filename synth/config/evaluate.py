@@ -23,8 +23,7 @@ class Evaluate(Section):
     sampling: Sampling = Sampling(temperature=0.0)
     samples: int = Field(1, ge=1, description="Answers a question")
     k: list[Annotated[int, Field(ge=1)]] | None = Field(
-        None,
-        description="The k of pass@k and majority@k; powers of two up to samples by default",
+        None, description="The k of pass@k and majority@k; powers of two up to samples by default"
     )
     majority: bool = Field(True, description="Also the accuracy of the majority answer")
     limit: int | None = Field(None, ge=1, description="Ask only the first so many questions")

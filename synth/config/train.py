@@ -16,14 +16,10 @@ from synth.core.errors import MissingPackage, nearest
 class Rope(Section):
     """Rotary position embeddings other than those of the checkpoint, for longer traces."""
 
-    theta: float | None = Field(
-        default=None, gt=0, description="Base of the rotation; OpenR1 sets 300000."
-    )
-    window: int | None = Field(
-        default=None, ge=8, description="Positions that the student then has."
-    )
+    theta: float | None = Field(None, gt=0, description="Base of the rotation; OpenR1 sets 300000.")
+    window: int | None = Field(None, ge=8, description="Positions that the student then has.")
     scaling: dict[str, Any] | None = Field(
-        default=None,
+        None,
         description="rope_type (linear, dynamic, yarn, llama3 ...) and what it takes, such as "
         "factor, in transformers' words.",
     )
@@ -37,46 +33,45 @@ class Student(Section):
         "or trained:NAME for a model that this config trains before (see chain)."
     )
     layers: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=1)]] | None = Field(
-        default=None,
+        None,
         description="Makes the student of these layers of the model alone: how many, evenly "
         "spread, or which, counted from 1. null: all.",
     )
-    rope: Rope | None = Field(default=None, description="Position embeddings, to widen the window.")
+    rope: Rope | None = Field(None, description="Position embeddings, to widen the window.")
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = Field(
-        default=None, description="How attention is computed; null: as transformers chooses."
+        None, description="How attention is computed; null: as transformers chooses."
     )
     chat_template: str = Field(
-        default="auto",
+        "auto",
         description="How turns become text: chatml, r1, llama3, gemma3, phi3, phi4, phi4_mini, the "
         "path of a Jinja template with {% generation %} marks, or auto to choose by the model's "
         "special tokens.",
     )
     dtype: Dtype = Field(
-        default="float32",
+        "float32",
         description="Type in which the weights are loaded, trained and saved. Updates at usual "
         "learning rates are lost in 16-bit weights; keep float32 and use bf16 for speed.",
     )
     trust_remote_code: bool = Field(
-        default=False, description="Whether Python code that lies beside the weights may run."
+        False, description="Whether Python code that lies beside the weights may run."
     )
 
 
 class Lora(Section):
     """Low-rank adapters in place of training all weights."""
 
-    r: int = Field(default=32, ge=1, description="Rank of the adapters.")
+    r: int = Field(32, ge=1, description="Rank of the adapters.")
     alpha: float = Field(
-        default=64, gt=0, description="Scale of the adapters; their output is times alpha / r."
+        64, gt=0, description="Scale of the adapters; their output is times alpha / r."
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the adapters.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
     target_modules: Literal["all-linear"] | list[str] = Field(
-        default="all-linear",
+        "all-linear",
         description="Names of the layers that get an adapter; all-linear is all but the output "
         "layer.",
     )
     quantization: Literal["4bit", "8bit"] | None = Field(
-        default=None,
-        description="QLoRA: the frozen weights in 4 (NF4) or 8 bits, by bitsandbytes.",
+        None, description="QLoRA: the frozen weights in 4 (NF4) or 8 bits, by bitsandbytes."
     )
 
 
@@ -84,7 +79,7 @@ class Train(Section):
     """How the student learns: from the kept traces, and from models that are its teachers."""
 
     method: Literal["sft", "soft_labels", "hidden_states", "on_policy"] = Field(
-        default="sft",
+        "sft",
         description="sft: the text of the traces. soft_labels: also what teachers gave every "
         "token. hidden_states: also a teacher's intermediate layers. on_policy: the student's own "
         "answers, token by token, under a teacher's eyes.",
@@ -94,116 +89,107 @@ class Train(Section):
         description="Models that the student learns from beyond their text, by name.",
     )
     soft_labels: SoftLabels | None = Field(
-        default=None, description="Settings of soft labels; with hidden_states, adds them to it."
+        None, description="Settings of soft labels; with hidden_states, adds them to it."
     )
     hidden_states: HiddenStates | None = Field(
-        default=None, description="Settings of the method hidden_states."
+        None, description="Settings of the method hidden_states."
     )
-    on_policy: OnPolicy | None = Field(
-        default=None, description="Settings of the method on_policy."
-    )
-    epochs: float = Field(default=2, gt=0, description="Passes over the training data.")
-    max_steps: int | None = Field(
-        default=None, ge=1, description="Optimizer steps, in place of epochs."
-    )
+    on_policy: OnPolicy | None = Field(None, description="Settings of the method on_policy.")
+    epochs: float = Field(2, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
     learning_rate: float = Field(
-        default=1e-5,
+        1e-5,
         gt=0,
         le=1,
         description="Highest learning rate. LoRA and very small models want about ten times the "
         "default.",
     )
     scheduler: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="How the learning rate goes on after the warm-up."
+        "cosine", description="How the learning rate goes on after the warm-up."
     )
     min_lr_ratio: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Where the cosine ends, as a share of learning_rate.",
+        0.0, ge=0, lt=1, description="Where the cosine ends, as a share of learning_rate."
     )
     warmup_ratio: float = Field(
-        default=0.05, ge=0, lt=1, description="Share of the steps in which the rate climbs from 0."
+        0.05, ge=0, lt=1, description="Share of the steps in which the rate climbs from 0."
     )
     batch_size: int = Field(
-        default=8, ge=1, description="Examples that go through the model together, per device."
+        8, ge=1, description="Examples that go through the model together, per device."
     )
     gradient_accumulation: int = Field(
-        default=1, ge=1, description="Batches that make up one optimizer step."
+        1, ge=1, description="Batches that make up one optimizer step."
     )
     max_length: int | None = Field(
-        default=None,
+        None,
         ge=8,
         description="Most tokens an example may have, prompt included. A longer one is refused, "
         "never cut. null: the model's own window.",
     )
     layout: Literal["padded", "padding_free", "packed"] = Field(
-        default="padded",
+        "padded",
         description="How examples lie in a batch: a row each with padding, one after the other "
         "without any, or packed into rows of pack_length. Examples never see each other; on a GPU, "
         "flash_attention keeps the last two fast.",
     )
     pack_length: int | None = Field(
-        default=None,
+        None,
         ge=8,
         description="Tokens of a packed row; batch_size counts rows. null: max_length, or the "
         "longest example.",
     )
     mix: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None,
+        None,
         description="How often an epoch meets each example of a source: 2 twice, 0.5 every "
         "second one, another half each epoch. Sources that are not named: once.",
     )
     curriculum: Literal["none", "short_first", "easy_first"] = Field(
-        default="none",
+        "none",
         description="Order of the examples: random, by length, or by the share of the teacher's "
         "samples that were right, most first.",
     )
     fresh_samples: bool = Field(
-        default=False,
+        False,
         description="Each epoch takes another one of a question's traces in place of all of them.",
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's beta1.")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's beta2.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
     max_grad_norm: float = Field(
-        default=1.0, ge=0, description="Gradients are clipped to this norm; 0 clips nothing."
+        1.0, ge=0, description="Gradients are clipped to this norm; 0 clips nothing."
     )
     bf16: bool | Literal["auto"] = Field(
-        default="auto",
+        "auto",
         description="Computes in bfloat16 over the loaded weights. auto: on a GPU that has it.",
     )
     gradient_checkpointing: bool | Literal["auto"] = Field(
-        default="auto",
+        "auto",
         description="Recomputes activations to save memory, for about a third more time. auto: on "
         "a GPU.",
     )
     lora: Lora | None = Field(
-        default=None, description="Adapters in place of all weights; null trains all weights."
+        None, description="Adapters in place of all weights; null trains all weights."
     )
-    liger: bool = Field(
-        default=False, description="Liger's kernels, on a GPU and with method: sft."
-    )
+    liger: bool = Field(False, description="Liger's kernels, on a GPU and with method: sft.")
     report_to: list[Literal["trackio", "wandb", "tensorboard"]] = Field(
         default_factory=list,
         description="Trackers that get what log.jsonl gets; each a package of its own.",
     )
     logging_steps: int = Field(
-        default=1, ge=1, description="Optimizer steps between two lines of log.jsonl."
+        1, ge=1, description="Optimizer steps between two lines of log.jsonl."
     )
     save_steps: int | None = Field(
-        default=None,
+        None,
         ge=1,
         description="Optimizer steps between checkpoints. null: ten checkpoints over the training.",
     )
     keep_checkpoints: int = Field(
-        default=0,
+        0,
         ge=0,
         description="How many of the last checkpoints stay once the student is saved; while it "
         "trains, at least one does.",
     )
     seed: int | None = Field(
-        default=None, ge=0, description="Seed of order and adapters. null: the seed of the run."
+        None, ge=0, description="Seed of order and adapters. null: the seed of the run."
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Bytes as they are stored: JSON read fast, and Zstandard with a checksum."""
+"""Reads JSON fast, and stores bytes as Zstandard with a checksum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _threads = threading.local()  # a compressor serves one thread at a time
 
 
 def compress(data: bytes) -> bytes:
-    """Zstandard with a checksum: a flipped bit is noticed when it is read."""
+    """Compresses with a checksum: a flipped bit is noticed when it is read."""
     if not hasattr(_threads, "compressor"):
         import zstandard
 
@@ -20,20 +20,20 @@ def compress(data: bytes) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """What `compress` was given. Raises ValueError where the data is damaged."""
+    """Returns what `compress` was given. Raises ValueError where the data is damaged."""
     import zstandard
 
     if not hasattr(_threads, "decompressor"):
         _threads.decompressor = zstandard.ZstdDecompressor()
     try:
-        found: bytes = _threads.decompressor.decompress(data)
+        unpacked: bytes = _threads.decompressor.decompress(data)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    return found
+    return unpacked
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON from bytes, fast. Lone surrogates and NaN pass. Raises ValueError."""
+    """Reads JSON from bytes, fast. Lone surrogates and NaN pass. Raises ValueError."""
     from pydantic_core import from_json
 
     try:

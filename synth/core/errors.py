@@ -28,13 +28,7 @@ class UserError(DistillError):
 
 
 class MissingPackage(UserError):
-    """A package that this config needs is not installed.
-
-    Args:
-        package: The distribution that is missing.
-        extra: The extra of synth-distill that brings it, where one does.
-        needed_for: What in the config asks for it.
-    """
+    """A package that this config needs is not installed; `extra` is the extra that brings it."""
 
     def __init__(self, package: str, needed_for: str, extra: str | None = None) -> None:
         install = f"'synth-distill[{extra}]'" if extra else package
@@ -55,24 +49,14 @@ class Interrupted(DistillError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a config: where it is and what was expected.
+    """One mistake in a config: where it is and what was expected."""
 
-    Attributes:
-        place: `FILE:LINE`, or the file alone where no line is known.
-        key: Dotted path in the config, such as `train.learning_rate`.
-        message: What is wrong and what was expected.
-    """
-
-    place: str
-    key: str
+    place: str  # `FILE:LINE`, or the file alone where no line is known
+    key: str  # dotted path in the config, such as `train.learning_rate`
     message: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.place}: {self.key}: {self.message}"
-            if self.key
-            else f"{self.place}: {self.message}"
-        )
+        return ": ".join(part for part in (self.place, self.key, self.message) if part)
 
 
 class ConfigError(UserError):
@@ -84,11 +68,7 @@ class ConfigError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says what may have been meant by an unknown name.
-
-    Returns:
-        `; did you mean 'x'?` where something is near, else `; known: a, b, c`, else nothing.
-    """
+    """Returns `; did you mean 'x'?` where a name is near, else `; known: a, b, c`, else nothing."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

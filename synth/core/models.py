@@ -92,10 +92,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(
-    model: str,
-    dtype: str = "float32",
-    device: str | None = None,
-    trust_remote_code: bool = False,
+    model: str, dtype: str = "float32", device: str | None = None, trust_remote_code: bool = False
 ) -> Any:
     """A causal language model with its weights, in evaluation mode.
 

@@ -1,4 +1,4 @@
-"""Finding what a config names: one file adds one filter, teacher or task source.
+"""Finds what a config names: one file adds one filter, teacher or task source.
 
 A name in YAML is the file's name in the package of its kind; a dotted path (`my_package.my_filter`)
 loads the user's own module in the same way. Each such module defines a pydantic `Config` and a
@@ -34,20 +34,22 @@ class PluginConfig(BaseModel):
 
 
 def names(kind: str) -> list[str]:
-    """The plug-ins of a kind that come with the package, sorted; nothing is imported."""
-    package = importlib.util.find_spec(PACKAGES[kind])
-    assert package is not None and package.submodule_search_locations is not None
-    modules = pkgutil.iter_modules(package.submodule_search_locations)
+    """Lists the plug-ins of a kind that come with the package, sorted; imports none of them."""
+    modules = pkgutil.iter_modules(_folders(kind))
     public = (m.name for m in modules if not m.ispkg and not m.name.startswith("_"))
     return sorted(name for name in public if name != "base")
 
 
-def load(kind: str, name: str) -> ModuleType:
-    """The module that a config names.
+def _folders(kind: str) -> list[str]:
+    package = importlib.util.find_spec(PACKAGES[kind])
+    assert package is not None and package.submodule_search_locations is not None
+    return package.submodule_search_locations
 
-    Raises:
-        UserError: No such plug-in; the message names the nearest. Or the user's own module does
-            not import, or lacks `Config` or `build`.
+
+def load(kind: str, name: str) -> ModuleType:
+    """Imports the module that a config names.
+
+    Raises UserError where there is none, or the user's own lacks `Config` or `build`.
     """
     if "." in name:
         try:
@@ -65,8 +67,6 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def describe(kind: str, name: str) -> str:
-    """First line of a plug-in's docstring, read without importing it."""
-    package = importlib.util.find_spec(PACKAGES[kind])
-    assert package is not None and package.submodule_search_locations is not None
-    source = Path(next(iter(package.submodule_search_locations)), f"{name}.py")
+    """Returns the first line of a plug-in's docstring, read without importing it."""
+    source = Path(_folders(kind)[0], f"{name}.py")
     return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").split("\n")[0]

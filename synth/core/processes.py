@@ -1,4 +1,4 @@
-"""Processors and processes that this process may count on."""
+"""Says which processors and processes this process may count on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 
 
 def workers() -> int:
-    """Processors that this process may use."""
+    """Counts the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_process() -> bool:
-    """Whether this process writes: it is alone, or the first of those that a launcher started."""
+    """Tells whether this process writes: it is alone, or the first that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
-    """How many processes a launcher started for this training."""
+    """Counts the processes that a launcher started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))

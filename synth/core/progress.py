@@ -1,4 +1,4 @@
-"""Progress on standard error: a live line on a terminal, a plain line now and then elsewhere."""
+"""Shows progress on standard error: a live line on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ PLAIN_EVERY_S = 15.0
 def shown(render: Callable[[], str]) -> Iterator[None]:
     """Shows what `render` gives for as long as the block runs, and once more at its end.
 
-    Args:
-        render: Gives the text at this moment; called from another thread, several times a second
-            on a terminal.
+    `render` is called from another thread, on a terminal several times a second.
     """
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
@@ -30,42 +28,33 @@ def shown(render: Callable[[], str]) -> Iterator[None]:
             yield
         return
     ended = threading.Event()
-    last = ""
 
-    def say() -> None:
-        nonlocal last
-        text = render()
-        if text != last:
-            last = text
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+    def write_changes() -> None:
+        shown_text, done = "", False
+        while not done:
+            done = ended.wait(PLAIN_EVERY_S)
+            if (text := render()) != shown_text:
+                shown_text = text
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
 
-    def repeat() -> None:
-        while not ended.wait(PLAIN_EVERY_S):
-            say()
-
-    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread = threading.Thread(target=write_changes, name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        say()
 
 
 def duration(seconds: float) -> str:
-    """A time that people read: `8.5 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    """Returns a time as people read it: `8.5 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Clock:
@@ -76,11 +65,11 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start."""
+        """Returns the seconds since the start."""
         return time.monotonic() - self.start
 
     def eta(self, done: int, total: int) -> str:
-        """Time left at the pace so far, or nothing before there is a pace."""
+        """Returns the time left at the pace so far, or nothing before there is a pace."""
         if not done or done >= total:
             return ""
         return f" · {duration(self.seconds * (total - done) / done)} left"

@@ -22,6 +22,7 @@ from synth.core.rows import Row, Rows, kind_of
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+MAX_BYTES = 64 * 2**20  # the longest line or row that is taken where a config does not say it
 _CHUNK = 2**20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BETWEEN = re.compile(r"[\s,]*")

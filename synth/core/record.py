@@ -1,4 +1,4 @@
-"""The one record that a trace is, from birth to training. Stages add to it and never fork it."""
+"""The record that a trace is from its request to training. Stages add to it and never fork it."""
 
 from __future__ import annotations
 
@@ -19,132 +19,87 @@ class Message(TypedDict):
 
 @dataclass(slots=True)
 class Task:
-    """A question to be answered.
+    """A question to be answered."""
 
-    Attributes:
-        id: Stable name of the question, made from its source and content.
-        question: The text that the prompt shows.
-        answer: The reference answer, where one is known.
-        source: Which task source of the config it came from.
-        metadata: What else the source gave (choices, tests, difficulty, ...), as JSON values.
-    """
-
-    id: str
-    question: str
-    answer: str | None = None
-    source: str = ""
+    id: str  # stable: made from its source and content
+    question: str  # the text that the prompt shows
+    answer: str | None = None  # the reference answer, where one is known
+    source: str = ""  # which task source of the config it came from
+    # What else the source gave (choices, tests, difficulty, ...), as JSON values.
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Generation:
-    """How an answer came to be.
+    """How an answer came to be."""
 
-    Attributes:
-        teacher: Name of the teacher in the config.
-        model: Model as the endpoint reported it.
-        template: Name of the prompt template, and `template_hash` the hash of its text.
-        sampling: The parameters that were sent.
-        sample: Which sample of this question it is, from 0.
-        finish_reason: `stop`, `length`, ... as the endpoint gave it.
-        prompt_tokens: Tokens of the prompt as the endpoint counted them, or None.
-        completion_tokens: Tokens of the answer, reasoning included, or None.
-        cost_usd: Price of this response by the config's prices, or None where none is set.
-        latency_s: Seconds from request to response.
-        key: Key of the raw response in the response store.
-        earlier_keys: Keys of the pieces before it, where an answer was cut off and continued.
-        student_tokens: Length of the trace in the student's tokens, where they were counted.
-        parent: Id of the record that this one was made from, where it was.
-    """
-
-    teacher: str
-    model: str
-    template: str
+    teacher: str  # its name in the config
+    model: str  # as the endpoint reported it
+    template: str  # name of the prompt template
     template_hash: str
-    sampling: dict[str, Any]
-    sample: int
-    finish_reason: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost_usd: float | None
-    latency_s: float
-    key: str
+    sampling: dict[str, Any]  # the parameters that were sent
+    sample: int  # which sample of this question it is, from 0
+    finish_reason: str  # `stop`, `length`, ... as the endpoint gave it
+    prompt_tokens: int | None  # as the endpoint counted them
+    completion_tokens: int | None  # reasoning included
+    cost_usd: float | None  # by the config's prices; None where none is set
+    latency_s: float  # from request to response
+    key: str  # of the raw response in the response store
+    # Keys of the pieces before it, where an answer was cut off and continued.
     earlier_keys: list[str] = field(default_factory=list)
-    student_tokens: int | None = None
-    parent: str | None = None
+    student_tokens: int | None = None  # length in the student's tokens, where they were counted
+    parent: str | None = None  # id of the record that this one was made from, where it was
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What one filter said of one record: a row of the ledger.
+    """What one filter found in one record."""
 
-    Attributes:
-        filter: Name of the filter in the config.
-        keep: Whether the record passes it; None where it cannot tell.
-        reason: Why not (or a remark where it passes); short, groups in the funnel by `kind`.
-        score: The figure that was compared, where there is one.
-        threshold: What it was compared with.
-        evidence: What the verdict rests on, as JSON text: spans, partners, failing cases.
-        version: Of the filter's code.
-        drops: Whether the record is dropped for it; a filter that only tags drops nothing.
-        seconds: Time it took. Not stored with the record: it differs from run to run.
-    """
-
-    filter: str
-    keep: bool | None
-    reason: str = ""
-    score: float | None = None
-    threshold: float | None = None
-    evidence: str | None = None
-    version: int = 1
-    drops: bool | None = None
-    seconds: float = 0.0
+    filter: str  # its name in the config
+    keep: bool | None  # whether the record passes; None where the filter cannot tell
+    reason: str = ""  # why not, or a remark where it passes; short, the funnel groups by `kind`
+    score: float | None = None  # the figure that was compared, where there is one
+    threshold: float | None = None  # what it was compared with
+    evidence: str | None = None  # spans, partners, failing cases, as JSON text
+    version: int = 1  # of the filter's code
+    drops: bool | None = None  # whether the record is dropped; a filter that only tags drops none
+    seconds: float = 0.0  # differs from run to run, so it is not stored with the record
 
     def __post_init__(self) -> None:
-        """Without a word on it, what is not kept is dropped."""
-        if self.drops is None:
+        if self.drops is None:  # what is not kept is dropped
             self.drops = not self.keep
 
     @property
     def kind(self) -> str:
-        """The part of the reason before the colon, by which the funnel counts."""
+        """Returns the part of the reason before the colon, by which the funnel counts."""
         return self.reason.split(":", 1)[0]
 
 
 @dataclass(slots=True)
 class Record:
-    """A trace: the task, what was sent, what came back, and what the filters said.
+    """A trace: the task, what was sent, what came back, and what the filters found."""
 
-    Attributes:
-        id: Unique in a run: task, teacher and sample.
-        messages: The messages sent to the teacher.
-        reasoning: The chain of thought without its tags, or None where the model gave none.
-        answer: What follows the reasoning.
-        generation: None for records that came from outside.
-        verdicts: In the order in which the filters ran.
-    """
-
-    id: str
+    id: str  # unique in a run: task, teacher and sample
     task: Task
-    messages: list[Message]
-    reasoning: str | None
-    answer: str
-    generation: Generation | None = None
-    verdicts: list[Verdict] = field(default_factory=list)
+    messages: list[Message]  # sent to the teacher
+    reasoning: str | None  # without its tags; None where the model gave none
+    answer: str  # what follows the reasoning
+    generation: Generation | None = None  # None for records that came from outside
+    verdicts: list[Verdict] = field(default_factory=list)  # in the order in which filters ran
 
     @property
     def rejected_by(self) -> Verdict | None:
-        """The first verdict that drops the record, or None."""
+        """Returns the first verdict that drops the record, or None."""
         return next((verdict for verdict in self.verdicts if verdict.drops), None)
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Returns JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of a value. Lone surrogates are hashed, not refused."""
+    """Returns the SHA-256 (hex) of the canonical JSON of a value; lone surrogates are hashed."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -161,12 +116,13 @@ def field_types(cls: type) -> dict[str, tuple[Any, bool]]:
 
 
 def to_row(record: Record) -> dict[str, Any]:
-    """A record as a row of one schema: free-form mappings become JSON text."""
+    """Returns a record as a row of one schema: free-form mappings become JSON text."""
     row = _fields(record)
     row["task"] = _fields(record.task) | {"metadata": canonical_json(record.task.metadata)}
     row["messages"] = [dict(message) for message in record.messages]
-    if (made := record.generation) is not None:
-        row["generation"] = _fields(made) | {"sampling": canonical_json(made.sampling)}
+    if (generation := record.generation) is not None:
+        sampling = canonical_json(generation.sampling)
+        row["generation"] = _fields(generation) | {"sampling": sampling}
     row["verdicts"] = [_fields(verdict) for verdict in record.verdicts]
     for verdict in row["verdicts"]:
         del verdict["seconds"]
@@ -174,40 +130,28 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, as they are; `asdict` copies all of them and takes ten times."""
+    """Returns the fields of a dataclass as they are; `asdict` copies and takes ten times."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 def from_row(row: dict[str, Any]) -> Record:
-    """The record that `to_row` wrote."""
+    """Returns the record that `to_row` wrote."""
     task = Task(**{**row["task"], "metadata": json.loads(row["task"]["metadata"])})
+    messages = [Message(role=m["role"], content=m["content"]) for m in row["messages"]]
     generation = row["generation"]
     if generation is not None:
         generation = Generation(**{**generation, "sampling": json.loads(generation["sampling"])})
-    return Record(
-        id=row["id"],
-        task=task,
-        messages=[Message(role=m["role"], content=m["content"]) for m in row["messages"]],
-        reasoning=row["reasoning"],
-        answer=row["answer"],
-        generation=generation,
-        verdicts=[Verdict(**verdict) for verdict in row["verdicts"]],
-    )
+    verdicts = [Verdict(**verdict) for verdict in row["verdicts"]]
+    reasoning, answer = row["reasoning"], row["answer"]
+    return Record(row["id"], task, messages, reasoning, answer, generation, verdicts)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample of one question.
-
-    Attributes:
-        messages: What is sent.
-        sampling: OpenAI's parameter names (temperature, top_p, max_tokens, stop, seed, logprobs,
-            top_logprobs, ...).
-        sample: Which sample of the question this is, from 0.
-        task: The question itself, for teachers that make their answers up (`fake`).
-    """
+    """One sample of one question."""
 
     messages: list[Message]
+    # OpenAI's names: temperature, top_p, max_tokens, stop, seed, logprobs, top_logprobs, ...
     sampling: dict[str, Any] = field(default_factory=dict)
-    sample: int = 0
-    task: Task | None = None
+    sample: int = 0  # which sample of the question this is, from 0
+    task: Task | None = None  # for teachers that make their answers up (`fake`)

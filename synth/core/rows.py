@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """A row as the source gave it.
+    """A row as the source gave it."""
 
-    Attributes:
-        place: For messages, such as `data.jsonl:12`.
-        values: The columns, or None where the row could not be read.
-        error: Why it could not.
-    """
-
-    place: str
-    values: dict[str, Any] | None
-    error: str = ""
+    place: str  # for messages, such as `data.jsonl:12`
+    values: dict[str, Any] | None  # the columns, or None where the row could not be read
+    error: str = ""  # why it could not
 
 
 Rows = Iterator[Row]
@@ -33,7 +27,7 @@ class Skipped:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is called in a message."""
+    """Names the type of a value in a message."""
     names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
              float: "a number", type(None): "empty"}  # fmt: skip
     return names.get(type(value), f"a {type(value).__name__}")

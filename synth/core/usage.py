@@ -13,7 +13,7 @@ from synth.core.plugins import PluginConfig
 def usage_of(
     raw: Mapping[str, Any], price: Price | None
 ) -> tuple[int | None, int | None, float | None]:
-    """Prompt tokens, completion tokens and dollars of a raw response; None is not known.
+    """Returns prompt tokens, completion tokens and dollars of a raw response; None is not known.
 
     Figures that cannot be (negative, not whole, above 2^40) count as not known.
     """
@@ -38,5 +38,5 @@ class Price(PluginConfig):
     output: float = Field(ge=0)
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars for one response."""
+        """Returns the dollars for one response."""
         return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6

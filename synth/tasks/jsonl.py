@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-
 from pydantic import FilePath
 
-from synth.core.rows import Row, Rows
+from synth.core.readers import MAX_BYTES, read_rows
+from synth.core.rows import Rows
 from synth.tasks.base import SourceConfig
 
 
@@ -19,18 +17,4 @@ class Config(SourceConfig):
 
 def build(config: Config) -> Rows:
     """Yields one row a line; blank lines are passed over."""
-    opener = gzip.open if config.path.suffix == ".gz" else open
-    with opener(config.path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            place = f"{config.path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Row(place, None, f"not JSON ({error})")
-                continue
-            if isinstance(values, dict):
-                yield Row(place, values)
-            else:
-                yield Row(place, None, f"an object was expected, this is a {type(values).__name__}")
+    return read_rows(config.path, "jsonl", MAX_BYTES)

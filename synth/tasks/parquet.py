@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import field_validator
 
 from synth.core.errors import UserError
-from synth.core.rows import Row, Rows
+from synth.core.readers import MAX_BYTES, read_rows
+from synth.core.rows import Rows
 from synth.tasks.base import SourceConfig
 
 
@@ -26,19 +27,8 @@ class Config(SourceConfig):
 
 def build(config: Config) -> Rows:
     """Yields one row a record, in the order of the files' names."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     files = [config.path] if config.path.is_file() else sorted(config.path.rglob("*.parquet"))
     if not files:
         raise UserError(f"{config.path}: no .parquet files in this folder")
     for path in files:
-        number = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(1000):
-                    for values in batch.to_pylist():
-                        number += 1
-                        yield Row(f"{path}:{number}", values)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not a sound Parquet file ({error})") from error
+        yield from read_rows(path, "parquet", MAX_BYTES)

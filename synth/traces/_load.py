@@ -18,7 +18,7 @@ from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 from synth.traces._layouts.convert import Convert, converter
-from synth.traces._layouts.known import LAYOUTS, chosen
+from synth.traces._layouts.known import LAYOUTS, choose_layout
 from synth.traces.base import Row, Rows, Skipped, TraceConfig, printable, skip
 
 Say = Callable[[str], None]
@@ -177,7 +177,7 @@ def _converter(first: list[Row], config: TraceConfig, label: str, say: Say) -> C
                 + printable(nearest(column, columns))
             )
     try:
-        layout = chosen(config.layout, config.columns, values)
+        layout = choose_layout(config.layout, config.columns, values)
     except LookupError as error:
         which = f"the layout {error} does not fit" if str(error) else "no known layout fits"
         raise UserError(

@@ -12,7 +12,7 @@ from pydantic import Field
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError, nearest
 from synth.core.files import read_json
-from synth.core.readers import read_rows
+from synth.core.readers import MAX_BYTES, read_rows
 from synth.traces.base import Rows, TraceConfig
 
 FORMATS = {
@@ -42,9 +42,7 @@ class Config(TraceConfig):
         None, description="Split of a data set of ours; kept, or else train, by default"
     )
     max_bytes: int = Field(
-        64 * 2**20,
-        ge=1024,
-        description="A longer line or row is skipped, so that memory is bounded",
+        MAX_BYTES, ge=1024, description="A longer line or row is skipped, so that memory is bounded"
     )
 
 

@@ -50,7 +50,7 @@ def converter(
     if layout.name == "records":
         return own_records
     names = layout.roles(rows)
-    lists, repeats, missing = layout.per_sample.union(per_sample), layout.repeats, layout.missing
+    lists, repeats, missing = (*layout.per_sample, *per_sample), layout.repeats, layout.missing
     prefix = _NOT_IN_ID.sub("-", label)[:80] or "traces"
     plans: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
