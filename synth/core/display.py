@@ -1,4 +1,4 @@
-"""Makes text safe to show: short lines without what would steer a terminal."""
+"""Makes text fit for people: short lines without what would steer a terminal, and sizes."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ def shown(text: str, max_chars: int = 60) -> str:
 def printable(line: str) -> str:
     """Escapes what would steer a terminal in a line that models or data sets write into."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
+
+
+def disk_size(bytes: float) -> str:
+    """Returns a number of bytes as people read it: `3.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if bytes < 1000:
+            return f"{bytes:.3g} {unit}"
+        bytes /= 1000
+    return f"{bytes:,.3g} TB"

@@ -9,7 +9,8 @@ response store, so a rerun buys nothing again.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synth.config.augment import Agreement, Augment
@@ -17,11 +18,10 @@ from synth.core.dataset import SplitWriter, read_split, writing
 from synth.core.prompts import load_prompt
 from synth.core.question_text import question_key
 from synth.core.record import Record, Task, Verdict, digest
-from synth.stages._augment.form import AugmentationRun, finish, teacher_of
+from synth.stages._augment.form import AugmentationRun, shared_inputs, teacher_of, to_manifest
 from synth.stages._augment.seeds import Seed, contains_unknown, draw_seeds
 from synth.stages._augment.tags import in_answer
 from synth.stages.build_filters import eval_tasks
-from synth.stages.build_teachers import teacher_identities
 from synth.stages.context import StageContext
 from synth.stages.tasks import unanswered
 
@@ -42,9 +42,7 @@ def augment_inputs(section: list[Augment], context: StageContext) -> dict[str, A
             teachers.add(entry.answer.teacher or teacher_of(context, entry))
     return {
         "tasks": context.folder.content("tasks"),
-        "augment": [entry.model_dump(mode="json") for entry in section],
-        "prompts": {prompt.name: prompt.hash for prompt in prompts},
-        "teachers": teacher_identities(context.run, teachers),
+        **shared_inputs(section, context, prompts, teachers),
         "filters": context.filters.at("question").options,
         "seed": context.seed,
     }
@@ -63,14 +61,11 @@ def augment_questions(
         for task in old:
             splits["train"].write(unanswered(task))
         novelty = _NoveltyCheck(old, evaluation, chain)
-
-        def runs() -> Iterator[_QuestionRun]:
-            for index, entry in enumerate(section):
-                run = _QuestionRun(context, entry, splits, index, novelty)
-                run.make(old)
-                yield run
-
-        manifest |= {"inputs": inputs, **finish(runs(), context)}
+        forms = [
+            _QuestionRun(context, entry, splits, index, novelty).make(old)
+            for index, entry in enumerate(section)
+        ]
+        manifest |= {"inputs": inputs, **to_manifest(forms)}
     return manifest
 
 
@@ -87,9 +82,7 @@ class _NoveltyCheck:
     def verdicts(self, record: Record, threshold: float | None) -> list[Verdict]:
         """Returns the verdicts on a new question, up to the first that drops it.
 
-        Args:
-            record: The question.
-            threshold: Similarity from which on it is a near duplicate; None looks for none.
+        From the similarity `threshold` on it is a near duplicate; None looks for none.
         """
         key = question_key(record.task.question)
         if name := self._evaluation.get(key):
@@ -106,7 +99,7 @@ class _NoveltyCheck:
         return verdicts
 
     def _near_duplicates(self, threshold: float) -> Callable[[Record], Decision]:
-        """The near-duplicate check of a threshold, which has seen all questions so far."""
+        """Returns the near-duplicate check of a threshold, which has seen all questions so far."""
         from filters import near_dedup
 
         if threshold not in self._near:
@@ -118,14 +111,9 @@ class _NoveltyCheck:
 
 
 class _QuestionRun(AugmentationRun[Augment]):
-    """One entry of the section `augment` at work.
+    """One entry of the section `augment` at work; `index` is its place in the section."""
 
-    Args:
-        index: Of the entry.
-        novelty: Says which questions are new.
-    """
-
-    product = "questions"
+    product, total_names = "questions", ("starts", "kept")
 
     def __init__(
         self,
@@ -139,32 +127,31 @@ class _QuestionRun(AugmentationRun[Augment]):
         self._index, self._novelty = index, novelty
         self._prompt = entry.prompt
         self._kept: list[Task] = []
-        self._starts = 0
 
-    def totals(self) -> dict[str, int]:
-        """How many requests were started, and how many questions kept."""
-        return {"starts": self._starts, "kept": len(self._kept)}
+    def make(self, old: Sequence[Task]) -> dict[str, Any]:
+        """Runs all rounds and returns what came of them, for the manifest.
 
-    def make(self, old: Sequence[Task]) -> None:
-        """Runs all rounds: each but the first starts from what the round before it made."""
+        Each round but the first starts from what the round before it made.
+        """
         from filters.answers.voting import bare_reference
 
         entry = self.entry
         for round_ in range(entry.rounds):
             rng = random.Random(f"{self.context.seed}:{self._index}:{entry.make}:{round_}")
             seeds = list(draw_seeds(entry, old, rng, bare_reference, self.skipped))
-            self._starts += len(seeds)
-            before = len(self._kept)
+            self.totals["starts"] += len(seeds)
+            self._kept = []
             passed = [record for record in self._new(seeds, round_) if self._passes(record)]
             if isinstance(entry.answer, Agreement):
                 self._vote(entry.answer, passed)
             else:
                 for record in passed:
                     self._keep(record)
-            old = self._kept[before:]
+            old = self._kept
+        return self.finish()
 
     def _new(self, seeds: list[Seed], round_: int) -> list[Record]:
-        """The new questions of a round; one that cannot be read has its verdict already."""
+        """Returns the new questions of a round; one that cannot be read has its verdict already."""
         entry = self.entry
         if not entry.asks:
             rendered = [self._prompt.messages(seed.asked, entry.values) for seed in seeds]
@@ -176,7 +163,7 @@ class _QuestionRun(AugmentationRun[Augment]):
         by_id = {seed.asked.id: seed for seed in seeds}
         records: list[Record] = []
         self.ask(
-            teacher_of(self.context, entry), self._prompt, entry.values, entry.sampling,
+            self._prompt,
             samples=1 if all_in_one_answer else entry.each,
             verdict=lambda answer: self._verdict(answer, by_id[answer.task.id]),
             tasks=(seed.asked for seed in seeds),
@@ -184,11 +171,11 @@ class _QuestionRun(AugmentationRun[Augment]):
             emit=lambda task, answers: records.extend(
                 new for answer in answers for new in self._read(by_id[task.id], round_, answer)
             ),
-        )  # fmt: skip
+        )
         return records
 
     def _verdict(self, answer: Record, seed: Seed) -> Verdict:
-        """Whether the new questions can be read from an answer without guessing."""
+        """Says whether the new questions can be read from an answer without guessing."""
         verdict = self.readable(answer, lambda: in_answer(answer, "question"))
         if verdict.keep and seed.unknown:
             questions = in_answer(answer, "question")
@@ -197,7 +184,7 @@ class _QuestionRun(AugmentationRun[Augment]):
         return verdict
 
     def _read(self, seed: Seed, round_: int, answer: Record) -> Iterable[Record]:
-        """The new questions in an answer: as many as were asked for, and no more of them pass."""
+        """Yields the new questions in an answer; no more of them pass than were asked for."""
         verdict = self._verdict(answer, seed)
         questions = in_answer(answer, "question") if verdict.keep else [""]
         wanted = self.entry.each if "count" in self._prompt.variables else 1
@@ -233,18 +220,14 @@ class _QuestionRun(AugmentationRun[Augment]):
             source=entry.name,
             metadata={**(parent.metadata if parent else {}), NAME: lineage},
         )
-        record = Record(task.id, task, [], None, "", generation)
-        if answer is not None:
-            record.messages, record.reasoning = answer.messages, answer.reasoning
-            record.answer = answer.answer
-        return record
+        return replace(answer or unanswered(task), id=task.id, task=task, verdicts=[])
 
     def _vote(self, agreement: Agreement, records: list[Record]) -> None:
-        """Gives each question the answer that most answers agree on; without one it is rejected."""
+        """Gives each question the answer that most answers agree on, or rejects it."""
         from filters.answers.voting import final_answer, tally
 
         by_id = {record.id: record for record in records}
-        voter = agreement.teacher or teacher_of(self.context, self.entry)
+        voter = agreement.teacher or self.teacher
         prompt = load_prompt(agreement.prompt.template)
 
         def emit(task: Task, answers: list[Record]) -> None:
@@ -264,7 +247,7 @@ class _QuestionRun(AugmentationRun[Augment]):
             self._keep(record)
 
         self.ask(
-            voter, prompt, agreement.prompt.values, agreement.sampling,
+            prompt,
             samples=agreement.samples,
             verdict=lambda answer: Verdict(
                 NAME, final_answer(answer.answer) is not None, "no answer found"
@@ -272,7 +255,8 @@ class _QuestionRun(AugmentationRun[Augment]):
             tasks=(record.task for record in records),
             total=len(records),
             emit=emit,
-        )  # fmt: skip
+            vote=agreement,
+        )
 
     def _passes(self, record: Record) -> bool:
         record.verdicts = record.verdicts or self._novelty.verdicts(record, self.entry.nearness)
@@ -282,4 +266,5 @@ class _QuestionRun(AugmentationRun[Augment]):
 
     def _keep(self, record: Record) -> None:
         self._kept.append(record.task)
+        self.totals["kept"] += 1
         self.splits["train"].write(record)

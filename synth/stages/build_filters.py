@@ -33,11 +33,7 @@ WAITING_RECORDS = 64  # records that wait for a teacher at a time
 
 @dataclass(frozen=True)
 class FilterSet:
-    """The filters of a config that are on, in its order.
-
-    Attributes:
-        run: The config.
-        filters: The loaded filters.
+    """The filters of a config that are on, in its order, loaded.
 
     Example:
         >>> filters = FilterSet.from_config(run)
@@ -50,11 +46,7 @@ class FilterSet:
 
     @classmethod
     def from_config(cls, run: Run) -> FilterSet:
-        """Loads the filters of a config.
-
-        Raises:
-            UserError: A filter is unknown, or its options are not what it takes.
-        """
+        """Loads the filters. Raises UserError where one is unknown or its options do not fit it."""
         from filters.engine.filter import FilterSpec, load_filters
 
         specs = [FilterSpec(*split_plugin("filter", entry)) for entry in run.filters]
@@ -65,11 +57,7 @@ class FilterSet:
         return replace(self, filters=tuple(f for f in self.filters if f.level in levels))
 
     def chain(self, *levels: str, eval_tasks: Sequence[Task] = ()) -> Chain:
-        """Returns the filters of some levels, ready to judge one record after the other.
-
-        Raises:
-            UserError: A filter measures by the student, and the config names none.
-        """
+        """Returns the filters of some levels, ready to judge; raises as `check_needs`."""
         from filters.engine.chain import Chain
 
         chosen = self.at(*levels)
@@ -143,11 +131,7 @@ class FilterSet:
     def executor(
         self, folder: Folder, outcomes: OutcomeStore, say: Callable[[str], None]
     ) -> Executor:
-        """Returns the filters over the run's traces.
-
-        Raises:
-            UserError: A filter measures by the student, and the config names none.
-        """
+        """Returns the filters over the run's traces; raises as `check_needs`."""
         from filters.engine.executor import Executor
 
         self.check_needs()
@@ -194,11 +178,8 @@ def process_context(
 ) -> Context:
     """Returns what filters in a process of their own are handed.
 
-    Args:
-        tokenizer: The student's: a file of a fast one, or a model's name and whether its code is
-            trusted.
-        eval_tasks: The questions of the evaluation.
-        seed: The run's.
+    The student's tokenizer is a file of a fast one, or a model's name and whether to trust its
+    code.
     """
     from filters.base import Context
 

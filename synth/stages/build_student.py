@@ -14,28 +14,18 @@ from synth.core.errors import UserError
 from synth.core.models import load_model, load_tokenizer
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Message, Task
-from synth.core.run_folder import Folder
 
 
 @dataclass(frozen=True)
 class StudentSetup:
-    """What a student reads by: tokenizer, chat template and prompt, each made at its first use.
+    """What a student reads by: tokenizer, chat template and prompt, each made at its first use."""
 
-    Attributes:
-        student: Its section; `model` is what can be loaded.
-    """
-
-    student: RunStudent
+    student: RunStudent  # its `model` is what can be loaded
 
     @classmethod
     def from_config(cls, run: Run, student: RunStudent) -> StudentSetup:
-        """Returns the setup of a student of the config.
-
-        Raises:
-            UserError: It starts from a model of the chain that is not trained yet.
-        """
-        model = model_path(run, student.model)
-        return cls(student.model_copy(update={"model": model}))
+        """Returns the setup of a student of the config. Raises UserError as `model_path`."""
+        return cls(student.model_copy(update={"model": model_path(run, student.model)}))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -72,9 +62,9 @@ class StudentSetup:
         return self.prompt.messages(task, self.student.prompt.values)
 
 
-def written_step(run: Run, name: str | None) -> ChainStep:
+def written_step(run: Run, name: str = "") -> ChainStep:
     """Returns student and training as the config writes them: the run's, or a chain step's."""
-    if name is not None:
+    if name:
         return run.chain[name]
     assert run.student is not None
     assert run.train is not None
@@ -84,8 +74,7 @@ def written_step(run: Run, name: str | None) -> ChainStep:
 def resolved_step(run: Run, step: ChainStep) -> ChainStep:
     """Returns a training in which every `trained:NAME` is the folder of that model.
 
-    Raises:
-        UserError: One of them is not trained yet.
+    Raises UserError as `model_path`.
     """
     teachers = {
         key: teacher.model_copy(update={"model": model_path(run, teacher.model)})
@@ -97,21 +86,15 @@ def resolved_step(run: Run, step: ChainStep) -> ChainStep:
     )
 
 
-def stage_name(name: str | None) -> str:
-    """The folder of a training: `train`, or `train-NAME` of a step of the chain."""
-    return "train" if name is None else f"train-{name}"
-
-
 def model_path(run: Run, model: str) -> str:
     """Returns what `trained:NAME` stands for in a run; any other model as it is.
 
-    Raises:
-        UserError: That model is not trained yet.
+    Raises UserError where that model is not trained yet.
     """
     name = trained(model)
     if name is None:
         return model
-    path = Folder(run.folder).stage(stage_name(name)) / "student"
+    path = run.folder / f"train-{name}" / "student"
     if not path.is_dir():
         raise UserError(f"{model}: not trained yet; `distill train` does it, or `distill run`")
     return str(path)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
-from synth.config.generate import Generate, PromptChoice, Samples, Sampling, Truncation
+from synth.config.generate import Generate, PromptChoice, Samples, Sampling
 from synth.config.plugin_entries import plugin_config, split_plugin
 from synth.config.run import Run
 from synth.core import plugins
@@ -53,16 +53,10 @@ def _answering(run: Run) -> list[str]:
     return run.generate.teachers or list(run.teachers)
 
 
-def teacher_identities(run: Run, names: Iterable[str]) -> dict[str, Any]:
-    """Returns what makes each of some teachers answer as it does."""
-    return {name: build_teacher(run, name).identity for name in sorted(names)}
-
-
 def prices_of(run: Run, names: Iterable[str]) -> dict[str, Price | None]:
     """Returns what the tokens of some teachers cost by the config or the shipped list, else None.
 
-    Raises:
-        UserError: A cap in dollars, and a teacher whose price is not known.
+    Raises UserError where a cap in dollars meets a teacher whose price is not known.
     """
     from synth.teachers import price_of
 
@@ -93,16 +87,7 @@ def single_prompt_spec(
 ) -> GenerationSpec:
     """Returns a generation outside the stage `generate`, at the run's pace and under its budget.
 
-    The alarm on cut answers is off: its message speaks of the section generate.
-
-    Args:
-        run: The config.
-        names: The teachers that are asked.
-        prompt: What they are asked under.
-        values: Of the prompt's variables.
-        sampling: How each answer is sampled.
-        samples: Answers to each question.
-        check: Gives the verdicts on an answer as it arrives.
+    The alarm on cut answers is off, as by default: its message speaks of the section generate.
     """
     from synth.generate.spec import GenerationSpec
 
@@ -118,7 +103,6 @@ def single_prompt_spec(
         concurrency=pace.concurrency,
         retries=pace.retries,
         options=teacher_options(run, names),
-        truncation=Truncation(alarm=None),
         budget=run.budget,
         patience_s=pace.patience_s,
         run=run.name,
@@ -151,14 +135,8 @@ def ask_all(
 ) -> None:
     """Asks every question over the run's response store, with progress.
 
-    Args:
-        run: The config.
-        spec: Who is asked, and how.
-        questions: What is asked.
-        emit: Takes a question and its answers when all of these are there.
-        stats: Counts what comes of it.
-        title: Of the progress line.
-        store: The response store, where it is open already.
+    `emit` takes a question and its answers when all of these are there, `stats` counts what comes
+    of it, and `store` is the response store where it is open already.
     """
     from synth.generate.runner import generate
 
@@ -176,28 +154,15 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
     except RuntimeError:
         asyncio.run(coroutine)
         return
-    errors: list[BaseException] = []
     loop = asyncio.new_event_loop()
     task = loop.create_task(coroutine)
-
-    def work() -> None:
+    with contextlib.closing(loop), ThreadPoolExecutor(1, "generate") as pool:
+        future = pool.submit(loop.run_until_complete, task)
         try:
-            loop.run_until_complete(task)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=work, name="generate")
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    if errors:
-        raise errors[0]
+            future.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)  # the pool waits until it has ended
+            raise
 
 
 def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
@@ -212,21 +177,23 @@ def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
         f"{tokens:,} tokens" + (f", ${stats.cost_usd:.4f}" if bought > stats.unpriced else ""),
         f"kept {stats.kept}",
     ]
-    if stats.rejected:
-        parts.append(f"rejected {stats.rejected.total()} ({top_reasons(stats.rejected)})")
-    if stats.retried:
-        parts.append(f"tried again {stats.retried.total()} ({top_reasons(stats.retried)})")
-    if stats.voted:
-        parts.append(f"voted on {stats.voted}")
-    if stats.gave_up:
-        parts.append(f"gave up {stats.gave_up}")
-    if stats.failed:
-        parts.append(f"failed {stats.failed.total()}")
-    if stats.cut:
-        parts.append(f"cut off {stats.cut}")
+    reasons = {"rejected": stats.rejected, "tried again": stats.retried}
+    parts += [counted(title, counter) for title, counter in reasons.items() if counter]
+    counts = {
+        "voted on": stats.voted,
+        "gave up": stats.gave_up,
+        "failed": stats.failed.total(),
+        "cut off": stats.cut,
+    }
+    parts += [f"{title} {count}" for title, count in counts.items() if count]
     if lengths := stats.lengths():
         parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
     return " · ".join(parts) + clock.eta(stats.questions, stats.questions_total)
+
+
+def counted(title: str, counter: Counter[str]) -> str:
+    """Returns how many a counter has in all, and its commonest reasons."""
+    return f"{title} {counter.total()} ({top_reasons(counter)})"
 
 
 def top_reasons(counter: Counter[str], limit: int = 4) -> str:

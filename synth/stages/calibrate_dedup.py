@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 
 def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
-    """Yields how each dedup filter of the config does on a run's traces with planted edits.
+    """Yields how each dedup filter of the config does on a run's traces with `pairs` planted edits.
 
-    Args:
-        run: The checked config; its traces are there already.
-        pairs: How many edits to plant.
-
-    Raises:
-        UserError: The config names no dedup filter, or the traces are not there.
+    Raises UserError where the config names no dedup filter, or the traces are not there.
     """
     from filters.base import Context
     from filters.engine.calibrate_dedup import FILTERS, calibrate

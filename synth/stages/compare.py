@@ -12,14 +12,9 @@ from synth.core.run_folder import Folder
 def compare_runs(first: Path, second: Path, who: str = "after") -> dict[str, Any]:
     """Returns how a model that was evaluated in one run differs from the same in another.
 
-    Args:
-        first: Folder of a run that was evaluated.
-        second: Folder of the run to compare with it.
-        who: Whose answers are compared: `before`, `after`, `teacher` or `chain_NAME`.
-
-    Returns:
-        What `sft.evaluation.scores.paired` gives (second minus first), `who`, the `runs`, and
-        `notes`: in what the two were measured differently.
+    Whose answers are compared says `who`: `before`, `after`, `teacher` or `chain_NAME`. The result
+    is what `sft.evaluation.scores.paired` gives (second minus first), `who`, the `runs`, and
+    `notes`: in what the two were measured differently.
 
     Raises:
         UserError: One of them was not evaluated, or they were not asked the same questions.

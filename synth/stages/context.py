@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synth.config.run import Run, RunStudent
+from synth.core.dataset import MANIFEST
+from synth.core.files import read_json, write_json
 from synth.core.run_folder import Folder
 
 if TYPE_CHECKING:
@@ -20,16 +23,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is handed besides its section; it lives for one stage.
+    """What a stage is handed besides its section; it lives for one stage."""
 
-    Attributes:
-        run: The whole checked config: teachers, filters, budget and store belong to no one stage.
-        stage: The stage's name, which is also its folder's.
-        say: Prints a line for the user.
-    """
-
-    run: Run
-    stage: str
+    run: Run  # the whole checked config: teachers, filters, budget, store belong to no one stage
+    stage: str  # its name, which is also its folder's
     say: Say = print
 
     @cached_property
@@ -42,6 +39,13 @@ class StageContext:
         """The stage's own folder."""
         return self.folder.stage(self.stage)
 
+    def begin(self, inputs: dict[str, Any]) -> None:
+        """Clears the stage's folder, unless work on the same inputs was begun there."""
+        if read_json(self.path / "inputs.json") != inputs:
+            shutil.rmtree(self.path, ignore_errors=True)
+            write_json(self.path / "inputs.json", inputs)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+
     @property
     def seed(self) -> int:
         """Decides all that is drawn."""
@@ -49,7 +53,7 @@ class StageContext:
 
     @property
     def student(self) -> RunStudent:
-        """The section `student`; the config is refused where a stage needs it and has none."""
+        """The section `student`, which the config of a stage that needs it has."""
         assert self.run.student is not None
         return self.run.student
 

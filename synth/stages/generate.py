@@ -131,10 +131,7 @@ def generation_spec(
 ) -> GenerationSpec:
     """Returns the generation that the config describes.
 
-    Args:
-        run: The config, with a section generate.
-        filters: All filters of the config.
-        check: Gives the verdicts of the trace filters on an answer as it arrives.
+    `check` gives the verdicts of the trace filters on an answer as it arrives.
     """
     from synth.generate.spec import GenerationSpec
 

@@ -24,10 +24,8 @@ def config_for(name: str) -> tuple[str, list[str]]:
     """Returns the config that `distill filter NAME` runs, and what to override in it.
 
     A data set (a file that is no YAML, a folder of files, a hub name with a slash) is filtered with
-    the shipped config for that, in a run of its own name.
-
-    Raises:
-        UserError: There is no such file, or it is the folder of a run.
+    the shipped config for that, in a run of its own name. Raises UserError where there is no such
+    file, or it is the folder of a run.
     """
     path = Path(name)
     is_local = path.exists() or glob.has_magic(name)

@@ -7,6 +7,7 @@ label/seconds.json   how long each took
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from synth.config.distillation import Label, SoftLabels, TeacherModel
 from synth.config.run import ChainStep, Run
 from synth.core.dataset import MANIFEST, read_split
+from synth.core.display import disk_size
 from synth.core.errors import UserError
 from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, locate, weights_identity
@@ -30,7 +32,7 @@ from synth.stages.context import Say, StageContext
 
 if TYPE_CHECKING:
     from sft.data.dataset import Examples
-    from sft.labels.labeler import Engine, Estimate, Wanted
+    from sft.labels.labeler import Engine, Wanted
 
 # A teacher's name is a folder's, beside files that all have a dot (or a number: qwen2.5).
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.[0-9])*")
@@ -54,6 +56,7 @@ class _LabelSet:
 def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
     """Kept traces, how the student reads them, teachers, and what is kept of these."""
     from sft.data.chat_template import KNOWN, template_text
+    from synth.teachers import VLLM_NON_IDENTITY_ARGUMENTS
 
     step = _step(context)
     for name in step.train.teachers:
@@ -64,6 +67,7 @@ def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
     soft = step.train.soft_labels or SoftLabels()
     template = step.student.chat_template
     templates = sorted(KNOWN) if template == "auto" else [template]
+    options = section.engine_options.items()
     return {
         "filter": context.folder.content("filter"),
         "tokenizer": _tokenizer_identity(step.student.model),
@@ -80,7 +84,10 @@ def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
         "by_producer": soft.weights == "producer",
         "k": section.k,
         "temperatures": list(_temperatures(section, soft)),
-        "engine": [section.engine, _decisive_options(section)],
+        "engine": [
+            section.engine,
+            {key: value for key, value in options if key not in VLLM_NON_IDENTITY_ARGUMENTS},
+        ],
     }
 
 
@@ -98,12 +105,8 @@ def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) 
         while (done := context.folder.manifest("label")) is None or done["inputs"] != inputs:
             time.sleep(1)
         return done
-    if read_json(path / "inputs.json") != inputs:
-        shutil.rmtree(path, ignore_errors=True)
-        write_json(path / "inputs.json", inputs)
-    (path / MANIFEST).unlink(missing_ok=True)
-    work = _Work(section, context, path)
-    try:
+    context.begin(inputs)
+    with contextlib.closing(_Work(section, context, path)) as work:
         pending = _estimated(work, context.say)
         for labels in reversed(pending):  # the last one is still loaded
             progress = _Progress(labels.name)
@@ -113,8 +116,6 @@ def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) 
                 label(engine, work.examples, labels.folder, identity, labels.only, progress.update)
             times = read_json(path / "seconds.json") or {}
             write_json(path / "seconds.json", times | {labels.name: progress.times()})
-    finally:
-        work.close()
     manifest = _manifest(work, path, context.say)
     for file in path.glob("tokens.*"):
         file.unlink()
@@ -128,26 +129,21 @@ def _manifest(work: _Work, path: Path, say: Say) -> dict[str, Any]:
     times = read_json(path / "seconds.json") or {}
     teachers, content = {}, {}
     for labels in work.label_sets:
-        store = LabelStore(labels.folder)
-        content[labels.name] = store.manifest
+        name = labels.name
+        content[name] = LabelStore(labels.folder).manifest
         size = sum(file.stat().st_size for file in labels.folder.iterdir())
-        records, tokens = store.manifest["records"], store.manifest["tokens"]
-        teachers[labels.name] = {
-            "records": records, "tokens": tokens, "bytes": size, **times.get(labels.name, {}),
-        }  # fmt: skip
-        say(f"  {labels.name}: {tokens:,} tokens, {_size(size)}, {size / tokens:.0f} bytes each")
+        counts = {key: content[name][key] for key in ("records", "tokens")}
+        teachers[name] = {**counts, "bytes": size, **times.get(name, {})}
+        each = size / counts["tokens"]
+        say(f"  {name}: {counts['tokens']:,} tokens, {disk_size(size)}, {each:.0f} bytes each")
     return {"content": digest(content), "teachers": teachers}
 
 
 def show_estimate(run: Run, say: Say) -> None:
-    """Says what labelling will come to, and stops there.
-
-    Raises:
-        UserError: As `label_traces`.
-    """
-    assert run.label is not None
-    context = StageContext(run, "label", say)
-    path, inputs = context.path, label_inputs(run.label, context)
+    """Says what labelling will come to, and stops there. Raises UserError as `label_traces`."""
+    section, context = run.label, StageContext(run, "label", say)
+    assert section is not None
+    path, inputs = context.path, label_inputs(section, context)
     done = context.folder.manifest("label")
     if done is not None and done["inputs"] == inputs:
         say("label: done before, nothing changed")
@@ -155,32 +151,21 @@ def show_estimate(run: Run, say: Say) -> None:
     with tempfile.TemporaryDirectory(dir=run.folder, prefix="label.estimate-") as temporary:
         # Labels of another config are not this one's to go on with, nor to be lost by asking.
         same_config = read_json(path / "inputs.json") == inputs
-        work = _Work(run.label, context, path if same_config else Path(temporary))
-        try:
+        folder = path if same_config else Path(temporary)
+        with contextlib.closing(_Work(section, context, folder)) as work:
             _estimated(work, say)
-        finally:
-            work.close()
 
 
 def _step(context: StageContext) -> ChainStep:
     """The student and its training, `trained:` resolved."""
-    return resolved_step(context.run, written_step(context.run, None))
+    return resolved_step(context.run, written_step(context.run))
 
 
 class _Work:
     """The stage's data and teachers; one teacher at a time is in memory.
 
-    Args:
-        section: The section `label`.
-        context: Of the stage.
-        path: Where tokens and labels lie.
-
-    Attributes:
-        examples: The kept traces as the student learns them.
-        label_sets: One for each teacher.
-
-    Raises:
-        UserError: The traces cannot be trained on, or teachers do not fit them or the student.
+    Raises UserError where the traces cannot be trained on, or teachers do not fit them or the
+    student.
     """
 
     def __init__(self, section: Label, context: StageContext, path: Path) -> None:
@@ -198,14 +183,14 @@ class _Work:
         self._loaded: tuple[str, Engine] | None = None
 
     def engine(self, labels: _LabelSet) -> Engine:
-        """Returns a set's teacher, loaded; the one before it is gone."""
+        """Returns a set's teacher, loaded; the one before it is closed."""
         if self._loaded is None or self._loaded[0] != labels.name:
             self.close()
             self._loaded = (labels.name, self._load(labels))
         return self._loaded[1]
 
     def close(self) -> None:
-        """Gives the memory of the teacher that is loaded back."""
+        """Frees the memory of the loaded teacher."""
         if self._loaded is not None:
             self._loaded[1].close()
             self._loaded = None
@@ -238,7 +223,7 @@ class _Progress:
         self.done, self.total = done, total
 
     def line(self) -> str:
-        """For the user."""
+        """Returns the progress line."""
         if self.before is None:
             return f"label: {self.name} is loading and reads a few traces"
         new = self.done - self.before
@@ -247,7 +232,7 @@ class _Progress:
         return f"label: {self.name} {self.done:,}/{self.total:,} tokens · {rate:,.0f}/s{left}"
 
     def times(self) -> dict[str, float]:
-        """Seconds and rate of this run's part."""
+        """Returns seconds and rate of this run's part."""
         seconds = self.clock.seconds
         new = self.done - (self.before or 0)
         return {"seconds": round(seconds, 3), "tokens_per_second": round(new / seconds, 2)}
@@ -259,8 +244,7 @@ class _Progress:
 def _estimated(work: _Work, say: Say) -> list[_LabelSet]:
     """Says what is still to be done and returns the label sets that are not finished.
 
-    Raises:
-        UserError: The disk has too little room.
+    Raises UserError where the disk has too little room.
     """
     from sft.labels.labeler import estimate
 
@@ -271,26 +255,22 @@ def _estimated(work: _Work, say: Say) -> list[_LabelSet]:
             figures = estimate(work.engine(labels), work.examples, labels.only)
         written = sum(shard.stat().st_size for shard in labels.folder.glob("labels-*.bin"))
         left = max(0.0, 1 - written / figures.bytes)
-        say(_estimate_line(labels.name, figures, left))
+        rest = "" if left == 1 else f", {left:.0%} of it still to do"
+        say(
+            f"  {labels.name}: {figures.examples:,} traces, {figures.tokens:,} tokens, "
+            f"{figures.labelled:,} of them labelled: about {disk_size(figures.bytes)} and "
+            f"{duration(figures.seconds)}{rest}"
+        )
         size, seconds = size + figures.bytes * left, seconds + figures.seconds * left
     if len(pending) > 1:
-        say(f"  in all: about {_size(size)}, {duration(seconds)}")
+        say(f"  in all: about {disk_size(size)}, {duration(seconds)}")
     free = shutil.disk_usage(work.path).free
     if size > free:
         raise UserError(
-            f"label: about {_size(size)} of labels are to come, but {work.path} has "
-            f"{_size(free)} free; make room, or lower label.k"
+            f"label: about {disk_size(size)} of labels are to come, but {work.path} has "
+            f"{disk_size(free)} free; make room, or lower label.k"
         )
     return pending
-
-
-def _estimate_line(name: str, figures: Estimate, left: float) -> str:
-    rest = "" if left == 1 else f", {left:.0%} of it still to do"
-    return (
-        f"  {name}: {figures.examples:,} traces, {figures.tokens:,} tokens, "
-        f"{figures.labelled:,} of them labelled: about {_size(figures.bytes)} and "
-        f"{duration(figures.seconds)}{rest}"
-    )
 
 
 def _examples(step: ChainStep, context: StageContext, path: Path) -> Examples:
@@ -330,16 +310,17 @@ def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequ
     if soft is None or soft.weights != "producer":
         return dict.fromkeys(names)
     refuse_strangers(examples, names)
-    chosen: dict[str, list[int]] = {name: [] for name in names}
-    for index, writer in enumerate(examples.writers):
-        chosen[writer].append(index)
+    chosen: dict[str, Sequence[int] | None] = {
+        name: [index for index, writer in enumerate(examples.writers) if writer == name]
+        for name in names
+    }
     for name, indices in chosen.items():
         if not indices:
             raise UserError(
                 f"train.teachers.{name}: wrote none of the {len(examples)} kept traces, and with "
                 "weights: producer it labels its own alone; leave it out"
             )
-    return {**chosen}
+    return chosen
 
 
 def _vllm(labels: _LabelSet, wanted: Wanted, options: dict[str, Any], longest: int) -> Engine:
@@ -360,8 +341,7 @@ def _vllm(labels: _LabelSet, wanted: Wanted, options: dict[str, Any], longest: i
 def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
     """Returns at which temperatures logsumexp is stored.
 
-    Raises:
-        UserError: The one of the training is not among them, or the engine cannot give one.
+    Raises UserError where that of the training is not among them, or the engine cannot give it.
     """
     temperatures = section.temperatures or [1.0, soft.temperature]
     if soft.temperature not in temperatures:
@@ -378,14 +358,6 @@ def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
     return tuple(sorted(set(temperatures)))
 
 
-def _decisive_options(section: Label) -> dict[str, Any]:
-    """Options of vLLM on which labels depend."""
-    from synth.teachers import VLLM_NON_IDENTITY_ARGUMENTS
-
-    options = section.engine_options
-    return {k: v for k, v in options.items() if k not in VLLM_NON_IDENTITY_ARGUMENTS}
-
-
 def _tokenizer_identity(model: str) -> str:
     """Names a tokenizer: other weights under the same one need no other labels."""
     path, gguf = locate(model)
@@ -393,12 +365,3 @@ def _tokenizer_identity(model: str) -> str:
         return weights_identity(model)
     files = sorted({file for kind in _TOKENIZER for file in Path(path).glob(kind)})
     return digest([[file.name, digest(file.read_bytes().hex())] for file in files])
-
-
-def _size(bytes: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if bytes < 1000:
-            return f"{bytes:.3g} {unit}"
-        bytes /= 1000
-    return f"{bytes:,.3g} TB"

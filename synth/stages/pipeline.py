@@ -29,11 +29,8 @@ class Stage:
 
     Attributes:
         section: The section of the config that it is handed.
-        module: The module of `synth.stages` that holds it.
-        inputs: Name of the function that gives all that its result depends on:
-            `(section, context) -> dict`, in JSON values.
-        run: Name of the function that does the work and gives the manifest:
-            `(section, context, inputs) -> dict`.
+        inputs: Function that gives all that its result depends on: `(section, context) -> dict`.
+        run: Function that does the work: `(section, context, inputs) -> dict`, the manifest.
         several_processes: Whether several processes may do it together.
     """
 
@@ -66,13 +63,7 @@ STAGES = {
 def do_stage(name: str, run: Run, say: Say) -> bool:
     """Runs a stage unless its result is there and still holds.
 
-    Args:
-        name: One of `synth.config.run.stages_of`.
-        run: The checked config.
-        say: Prints a line for the user.
-
-    Returns:
-        Whether all of it was done; False where some requests failed for good.
+    Returns whether all of it was done: False where some requests failed for good.
 
     Raises:
         UserError: The config has no such stage, or the stage cannot be done.
@@ -81,10 +72,11 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     refuse_unasked(name, run)
     if not first_process():  # of several processes that train together, one speaks and writes
         say = _silent
-    stage = STAGES[name.partition("-")[0]]
+    kind, _, step = name.partition("-")
+    stage = STAGES[kind]
     inputs_of, work = stage.functions()
     context = StageContext(run, name, say)
-    section = section_of(name, run)
+    section = written_step(run, step) if kind == "train" else getattr(run, stage.section)
     inputs = inputs_of(section, context)
     before = context.folder.manifest(name)
     if before is not None and before["inputs"] == inputs and before.get("complete", True):
@@ -110,16 +102,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     return bool(manifest.get("complete", True))
 
 
-def section_of(name: str, run: Run) -> Any:
-    """Returns the section of the config that a stage is handed; for a training its `ChainStep`."""
-    kind, _, step = name.partition("-")
-    return (
-        written_step(run, step or None) if kind == "train" else getattr(run, STAGES[kind].section)
-    )
-
-
 def _silent(text: str) -> None:
-    """Says nothing."""
+    pass
 
 
 def refuse_unasked(name: str, run: Run) -> None:

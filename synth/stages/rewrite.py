@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from synth.config.augment import Rewrite
-from synth.core.dataset import SplitWriter, read_split, writing
+from synth.core.dataset import read_split, writing
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Task, Verdict
-from synth.stages._augment.form import AugmentationRun, finish, teacher_of
+from synth.stages._augment.form import AugmentationRun, shared_inputs, teacher_of, to_manifest
 from synth.stages._augment.tags import one_in_answer
 from synth.stages.build_filters import eval_tasks
-from synth.stages.build_teachers import teacher_identities
 from synth.stages.context import StageContext
 
 
@@ -27,9 +26,7 @@ def rewrite_inputs(section: list[Rewrite], context: StageContext) -> dict[str, A
     teachers = {teacher_of(context, entry) for entry in section}
     return {
         "generate": context.folder.content("generate"),
-        "rewrite": [entry.model_dump(mode="json") for entry in section],
-        "prompts": {prompt.name: prompt.hash for prompt in prompts},
-        "teachers": teacher_identities(context.run, teachers),
+        **shared_inputs(section, context, prompts, teachers),
         "filters": context.filters.at("question", "trace").options,
         "eval": context.folder.content("tasks"),
     }
@@ -53,54 +50,42 @@ def rewrite_traces(
         def passing() -> Iterator[Record]:
             return (r for r in read_split(generated, "train") if r.id in passed)
 
-        def runs() -> Iterator[_TraceRun]:
-            for entry in section:
-                run = _TraceRun(context, entry, splits)
-                run.make(passing, len(passed))
-                yield run
-
-        manifest |= {"inputs": inputs, "passed": len(passed), **finish(runs(), context)}
+        forms = [_TraceRun(context, e, splits).make(passing, len(passed)) for e in section]
+        manifest |= {"inputs": inputs, "passed": len(passed), **to_manifest(forms)}
     return manifest
 
 
 class _TraceRun(AugmentationRun[Rewrite]):
     """One entry of the section `rewrite` at work."""
 
-    product = "traces"
+    product, total_names = "traces", ("made",)
 
-    def __init__(
-        self, context: StageContext, entry: Rewrite, splits: Mapping[str, SplitWriter]
-    ) -> None:
-        super().__init__(context, entry, splits)
-        self._new = 0
+    def make(self, parents: Callable[[], Iterator[Record]], total: int) -> dict[str, Any]:
+        """Asks for the new traces and returns what came of them, for the manifest.
 
-    def totals(self) -> dict[str, int]:
-        """How many traces are new."""
-        return {"made": self._new}
-
-    def make(self, parents: Callable[[], Iterator[Record]], total: int) -> None:
-        """Asks for the new traces; where the template wants a critique, for that first.
-
-        Args:
-            parents: Gives the old traces, from the first on at each call.
-            total: How many they are.
+        Where the template wants a critique, that is asked for first. `parents` gives the old
+        traces, `total` of them, from the first on at each call.
         """
         entry = self.entry
         critiques: dict[str, str] = {}
 
+        def critique(parent: Record, answer: Record) -> str:
+            return one_in_answer(answer, "critique")
+
         def note(parent: Record, answer: Record) -> None:
-            critiques[parent.id] = _critique(parent, answer)
+            critiques[parent.id] = critique(parent, answer)
 
         def take(parent: Record, answer: Record) -> None:
             self.splits["train"].write(self._record(parent, answer, *self._trace(parent, answer)))
-            self._new += 1
+            self.totals["made"] += 1
 
         old = (record for record in parents() if self._has_reasoning(record))
         if entry.first is not None:
-            self._ask_about(entry.first, old, total, 1, _critique, note, {})
+            self._ask_about(entry.first, old, total, 1, critique, note, {})
             old = (record for record in parents() if record.id in critiques)
             total = len(critiques)
         self._ask_about(entry.prompt, old, total, entry.each, self._trace, take, critiques)
+        return self.finish()
 
     def _ask_about(
         self,
@@ -113,7 +98,6 @@ class _TraceRun(AugmentationRun[Rewrite]):
         critiques: Mapping[str, str],
     ) -> None:
         """Asks about each old trace; what `read` raises no ValueError on is taken."""
-        entry = self.entry
         in_flight: dict[str, Record] = {}
 
         def tasks() -> Iterator[Task]:
@@ -121,7 +105,7 @@ class _TraceRun(AugmentationRun[Rewrite]):
                 variables = {"reasoning": parent.reasoning, "answer": parent.answer}
                 if parent.id in critiques:
                     variables["critique"] = critiques[parent.id]
-                task, id = parent.task, f"{parent.id}-{entry.name}"
+                task, id = parent.task, f"{parent.id}-{self.entry.name}"
                 in_flight[id] = parent
                 yield Task(id, task.question, task.answer, task.source, task.metadata | variables)
 
@@ -141,10 +125,7 @@ class _TraceRun(AugmentationRun[Rewrite]):
                 self.reject(record)
             del in_flight[task.id]
 
-        self.ask(
-            teacher_of(self.context, entry), prompt, entry.values, entry.sampling, samples,
-            verdict, tasks(), total, emit,
-        )  # fmt: skip
+        self.ask(prompt, samples, verdict, tasks(), total, emit)
 
     def _has_reasoning(self, record: Record) -> bool:
         if not record.reasoning:
@@ -152,7 +133,7 @@ class _TraceRun(AugmentationRun[Rewrite]):
         return bool(record.reasoning)
 
     def _trace(self, parent: Record, answer: Record) -> tuple[str, str]:
-        """The new reasoning and answer. Raises ValueError where there is none that will do."""
+        """Returns the new reasoning and answer; raises ValueError where none will do."""
         reasoning = one_in_answer(answer, "reasoning")
         final = one_in_answer(answer, "answer")
         before, after = len(parent.reasoning or ""), len(reasoning)
@@ -173,7 +154,3 @@ class _TraceRun(AugmentationRun[Rewrite]):
             answer=final,
             generation=replace(answer.generation, parent=parent.id),
         )
-
-
-def _critique(parent: Record, answer: Record) -> str:
-    return one_in_answer(answer, "critique")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from synth.config.run import ChainStep, Run, questions_of
 from synth.core.dataset import MANIFEST, read_split
-from synth.core.files import read_json, write_json
+from synth.core.files import write_json
 from synth.core.models import weights_identity
 from synth.core.processes import first_process
 from synth.core.progress import Clock, shown
@@ -56,11 +55,7 @@ def train_student(
     step = resolved_step(context.run, section)
     stage, split = training_data(context.run)
     if first_process():
-        if read_json(path / "inputs.json") != inputs:
-            # Checkpoints of other data or settings are not ours to resume from.
-            shutil.rmtree(path, ignore_errors=True)
-            write_json(path / "inputs.json", inputs)
-        (path / MANIFEST).unlink(missing_ok=True)
+        context.begin(inputs)  # checkpoints of other data or settings are not resumed from
     held_out, accuracy = [], None
     if by_accuracy(step):
         soft = step.train.soft_labels

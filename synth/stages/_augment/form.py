@@ -2,110 +2,113 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from synth.config.augment import Augment, Rewrite
+from synth.config.augment import Agreement, Augment, Rewrite
 from synth.core.dataset import SplitWriter
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Task, Verdict
 from synth.generate.stats import GenerationStats
-from synth.stages._augment.tags import unreadable
-from synth.stages.build_teachers import ask_all, single_prompt_spec
+from synth.stages.build_teachers import ask_all, build_teacher, counted, single_prompt_spec
 from synth.stages.context import StageContext
 
 Entry = TypeVar("Entry", Augment, Rewrite)
 
 
-class AugmentationRun(ABC, Generic[Entry]):
+def shared_inputs(
+    section: Sequence[Augment | Rewrite],
+    context: StageContext,
+    prompts: Iterable[Prompt],
+    teachers: Iterable[str],
+) -> dict[str, Any]:
+    """Returns the inputs that both stages have: entries, prompts, and who is asked."""
+    return {
+        context.stage: [entry.model_dump(mode="json") for entry in section],
+        "prompts": {prompt.name: prompt.hash for prompt in prompts},
+        "teachers": {name: build_teacher(context.run, name).identity for name in sorted(teachers)},
+    }
+
+
+class AugmentationRun(Generic[Entry]):
     """Makes new questions or traces by one entry of the config, and counts what came of it.
 
-    Args:
-        context: Of the stage.
-        entry: The entry.
-        splits: Where new records go: `train` and `rejected`.
-
     Attributes:
+        splits: Where new records go: `train` and `rejected`.
+        teacher: The name of the teacher that is asked.
+        totals: Counts for the manifest; the last of them is how many records are new.
         rejected: Why answers were rejected.
         skipped: Why nothing was asked about an old question or trace.
     """
 
     product: ClassVar[str]  # "questions" or "traces", for the user
+    total_names: ClassVar[tuple[str, ...]]
 
     def __init__(
         self, context: StageContext, entry: Entry, splits: Mapping[str, SplitWriter]
     ) -> None:
         self.context, self.splits = context, splits
         self.entry: Entry = entry
+        self.teacher = teacher_of(context, entry)
+        self.totals = dict.fromkeys(self.total_names, 0)
         self.rejected: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self._stats: list[GenerationStats] = []
 
-    @abstractmethod
-    def totals(self) -> dict[str, int]:
-        """Counts for the manifest; the last of them is how many records are new."""
-
-    def figures(self) -> dict[str, Any]:
-        """What came of it, for the manifest."""
+    def finish(self) -> dict[str, Any]:
+        """Says what came of the entry, and returns that for the manifest."""
+        *_, new = self.totals.values()
+        parts = [f"  {self.entry.name}: {new} new {self.product}"]
+        parts += [counted("rejected", self.rejected)] if self.rejected else []
+        parts += [counted("not asked", self.skipped)] if self.skipped else []
+        self.context.say(" · ".join(parts))
         return {
             "make": self.entry.make,
-            **self.totals(),
+            **self.totals,
             "rejected": dict(self.rejected.most_common()),
             "skipped": dict(self.skipped),
             "counts": [stats.to_dict() for stats in self._stats],
         }
 
-    def line(self) -> str:
-        """What came of it, for the user."""
-        *_, new = self.totals().values()
-        parts = [f"{self.entry.name}: {new} new {self.product}"]
-        for title, counter in (("rejected", self.rejected), ("not asked", self.skipped)):
-            if counter:
-                reasons = ", ".join(f"{reason} {n}" for reason, n in counter.most_common(4))
-                parts.append(f"{title} {counter.total()} ({reasons})")
-        return " · ".join(parts)
-
     def ask(
         self,
-        teacher: str,
         prompt: Prompt,
-        values: Mapping[str, Any],
-        sampling: Any,
         samples: int,
         verdict: Callable[[Record], Verdict],
         tasks: Iterable[Task],
         total: int,
         emit: Callable[[Task, list[Record]], None],
+        vote: Agreement | None = None,
     ) -> None:
-        """Asks a teacher, with progress.
+        """Asks the entry's teacher, or for a vote the vote's, with progress.
 
-        Args:
-            teacher: Its name in the config.
-            prompt: What it is asked under.
-            values: Of the prompt's variables.
-            sampling: How each answer is sampled.
-            samples: Answers to each task.
-            verdict: Says of an answer whether it can be used.
-            tasks: What is asked.
-            total: How many these are.
-            emit: Takes a task and its answers.
+        `verdict` says of an answer whether it can be used, `total` is the number of tasks, and
+        `emit` takes a task and its answers.
         """
         self._stats.append(stats := GenerationStats(questions_total=total))
-        run, stage = self.context.run, self.context.stage
+        teacher = (vote and vote.teacher) or self.teacher
+        values = vote.prompt.values if vote else self.entry.values
         spec = single_prompt_spec(
-            run, [teacher], prompt, values, sampling, samples, lambda answer: [verdict(answer)]
+            self.context.run,
+            [teacher],
+            prompt,
+            values,
+            (vote or self.entry).sampling,
+            samples,
+            lambda answer: [verdict(answer)],
         )
-        title = f"{stage} {self.entry.name} ({prompt.name})"
-        ask_all(run, spec, tasks, emit, stats, title)
+        title = f"{self.context.stage} {self.entry.name} ({prompt.name})"
+        ask_all(self.context.run, spec, tasks, emit, stats, title)
 
     def readable(self, answer: Record, read: Callable[[], object]) -> Verdict:
         """Returns the verdict on an answer: no where `read` raises ValueError."""
         try:
             read()
         except ValueError as error:
-            return Verdict(self.context.stage, False, unreadable(answer, error))
+            # That it was cut off explains the rest.
+            cut = answer.generation is not None and answer.generation.finish_reason == "length"
+            return Verdict(self.context.stage, False, f"cut off: {error}" if cut else str(error))
         return Verdict(self.context.stage, True)
 
     def reject(self, record: Record) -> None:
@@ -115,12 +118,8 @@ class AugmentationRun(ABC, Generic[Entry]):
         self.splits["rejected"].write(record)
 
 
-def finish(runs: Iterable[AugmentationRun[Any]], context: StageContext) -> dict[str, Any]:
-    """Says what came of each entry as it ends, and returns their part of the manifest."""
-    forms = []
-    for run in runs:
-        forms.append(run.figures())
-        context.say(f"  {run.line()}")
+def to_manifest(forms: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the manifest's part on the entries; with failed requests it is not complete."""
     failed = any(counts["failed"] for form in forms for counts in form["counts"])
     return {"forms": forms, "complete": not failed}
 

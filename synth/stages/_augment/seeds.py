@@ -28,11 +28,9 @@ class Seed:
 
     Attributes:
         asked: What the template is rendered from: question, and variables as metadata.
-        parents: Ids of the old questions that it shows.
-        parent: The one old question, where it starts from one.
+        parents: Ids of the old questions that it shows; `parent` where it starts from one alone.
         drawn: What was drawn for it (persona, topic, masked number), for the lineage.
-        number: The number that was masked.
-        unknown: The letter that stands for it.
+        unknown: The letter that stands for the masked `number`.
     """
 
     asked: Task
@@ -52,12 +50,8 @@ def draw_seeds(
 ) -> Iterator[Seed]:
     """Yields what the requests of one entry start from.
 
-    Args:
-        entry: The entry of the config.
-        tasks: The old questions.
-        rng: Decides all that is drawn.
-        bare: Gives a reference answer without its worked solution.
-        skipped: Counts by their reason the old questions that nothing can start from.
+    `bare` gives a reference answer without its worked solution. `skipped` counts by their reason
+    the old questions that nothing can start from.
     """
     if not entry.from_question:
         yield from _without_question(entry, tasks, rng)

@@ -7,22 +7,11 @@ import re
 from synth.core.record import Record
 
 
-def unreadable(answer: Record, error: ValueError) -> str:
-    """Returns why an answer cannot be read; that it was cut off explains the rest."""
-    cut = answer.generation is not None and answer.generation.finish_reason == "length"
-    return f"cut off: {error}" if cut else str(error)
-
-
 def tagged(text: str, tag: str, prompt: str = "") -> list[str]:
     """Returns what an answer holds between `<tag>` and `</tag>`, once or several times.
 
-    Args:
-        text: The answer.
-        tag: The tag's name.
-        prompt: What was asked: what stands there between such tags is no answer when repeated.
-
-    Raises:
-        ValueError: Nothing, or tags that do not pair: it cannot be read without guessing.
+    What stands between such tags in the prompt is no answer when repeated. Raises ValueError where
+    nothing is there or the tags do not pair: it cannot be read without guessing.
 
     >>> tagged("Sure! <question>1 + 1?</question>", "question")
     ['1 + 1?']

@@ -11,7 +11,7 @@ from synth.config.run import RunStudent
 from synth.core import plugins
 from synth.core.files import read_json, write_json
 from synth.core.models import weights_identity
-from synth.stages.build_student import model_path, stage_name
+from synth.stages.build_student import model_path
 from synth.stages.build_teachers import build_teachers, teacher_options
 from synth.stages.context import StageContext
 from synth.teachers.base import Teacher
@@ -22,17 +22,11 @@ _CONCURRENCY = 256
 
 @dataclass(frozen=True)
 class Weights:
-    """A student as weights on the disk.
+    """A student as weights on the disk."""
 
-    Attributes:
-        path: What loads it: a folder, or any other name of a model.
-        student: Its section of the config.
-        template: The chat template in place of the weights' own.
-    """
-
-    path: str
+    path: str  # what loads it: a folder, or any other name of a model
     student: RunStudent
-    template: str | None = None
+    template: str | None = None  # the chat template in place of the weights' own
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,10 @@ class Participant:
     """Someone who is evaluated.
 
     Attributes:
-        title: For people.
         teachers: What answers for it, by name.
-        prompt: Name of the template that it is asked under.
-        values: Of the template's variables.
+        prompt: Name of the template that it is asked under, with the `values` of its variables.
         options: Further fields of its `GenerationSpec`: how it is asked.
-        weights: Where it is a student: its weights.
+        weights: Those of a student.
     """
 
     title: str
@@ -59,7 +51,7 @@ class Participant:
 def chain_manifests(section: Evaluate, context: StageContext) -> dict[str, dict[str, Any]]:
     """Returns the manifests of the chain's trained models, where the config wants them asked."""
     names = context.run.chain if section.chain else ()
-    manifests = {name: context.folder.manifest(stage_name(name)) for name in names}
+    manifests = {name: context.folder.manifest(f"train-{name}") for name in names}
     return {name: manifest for name, manifest in manifests.items() if manifest is not None}
 
 

@@ -30,15 +30,9 @@ def by_accuracy(step: ChainStep) -> bool:
 
 
 def hold_out(records: Iterable[Record], count: int, seed: int) -> list[Task]:
-    """Returns the questions that are set apart, drawn by a hash of their ids.
+    """Returns `count` questions of the traces that are set apart, drawn by a hash of their ids.
 
-    Args:
-        records: The traces that could be learned.
-        count: How many questions.
-        seed: The run's.
-
-    Raises:
-        UserError: Less than as many would be left to learn from, or one has no answer to check.
+    Raises UserError where less than as many would be left to learn from, or one has no answer.
     """
     tasks = {record.task.id: record.task for record in records}
     if len(tasks) < 2 * count:
@@ -61,16 +55,9 @@ def measure_teacher_accuracy(
 ) -> dict[str, float]:
     """Returns the share of the questions that each of a training's teachers answers rightly.
 
-    Each is asked under the student's prompt, as `evaluate` says. What was measured is kept.
-
-    Args:
-        context: Of the stage.
-        step: The training, `trained:` resolved.
-        tasks: The questions.
-        first: Whether this is the process that measures; of several, the others wait for it.
-
-    Raises:
-        UserError: None of them has any right.
+    Each is asked under the student's prompt, as `evaluate` says. What was measured is kept. Of
+    several processes the first measures and the others wait for it. Raises UserError where no
+    teacher has any right.
     """
     config = context.run.evaluate or Evaluate()
     inputs = digest(

@@ -108,7 +108,7 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
     assistant = folder.stage("train-assistant") / "student"
     assert json.loads((assistant / "config.json").read_text())["num_hidden_layers"] == 2
     assert model_path(run, "trained:assistant") == str(assistant)
-    assert resolved_step(run, written_step(run, None)).train.teachers["t"].model == str(assistant)
+    assert resolved_step(run, written_step(run)).train.teachers["t"].model == str(assistant)
     # Once more is nothing to do; another first model is a new chain.
     assert all("done before" in line for line in do(run, *stages))
     other = chained(config, models)
@@ -120,7 +120,7 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
 def test_what_a_training_depends_on(config, load):
     def inputs(changed):
         run = load(changed)
-        return train_inputs(written_step(run, None), StageContext(run, "train"))
+        return train_inputs(written_step(run), StageContext(run, "train"))
 
     before = inputs(config)
     for change in ({"seed": 5}, {"train": {**config["train"], "layout": "packed"}}):
