@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -23,13 +23,26 @@ def _known(key: str) -> str:
 Key = Annotated[str, AfterValidator(_known)]
 
 
-def group_of(record: Record, keys: Sequence[str]) -> str:
-    """The group that a record is in, by its values of some keys: `gsm8k / 3`.
+def with_groups(
+    records: Iterable[Record], keys: Sequence[str], filter_name: str
+) -> Iterator[tuple[str, Record]]:
+    """Yields records behind the names of their groups: the values of some keys, as `gsm8k / 3`.
 
     A key is `source`, `teacher`, `question` (its id) or `metadata.NAME`; a value that is not there
-    is `none`.
+    is `none`. A metadata key that no record has is no group but a UserError, at the end.
     """
-    return " / ".join(_value(record, key) for key in keys)
+    missing = {key for key in keys if key.startswith("metadata.")}
+    names: set[str] = set()
+    record = None
+    for record in records:
+        if missing:
+            present = {f"metadata.{name}" for name in record.task.metadata}
+            missing -= present
+            names |= present
+        yield " / ".join(_value(record, key) for key in keys), record
+    if record is not None and missing:
+        key = min(missing)
+        raise UserError(f"filter {filter_name}: no record has {key}{nearest(key, names)}")
 
 
 def _value(record: Record, key: str) -> str:
@@ -43,41 +56,36 @@ def _value(record: Record, key: str) -> str:
     return "none" if value is None else str(value)
 
 
-class Seen:
-    """Which metadata keys there are, so that one that no record has is an error and not a group."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._missing = {key for key in keys if key.startswith("metadata.")}
-        self._names: set[str] = set()
-        self._any = False
-
-    def add(self, record: Record) -> None:
-        """Looks at one record."""
-        self._any = True
-        if self._missing:
-            names = {f"metadata.{name}" for name in record.task.metadata}
-            self._missing -= names
-            self._names |= names
-
-    def refuse_missing(self, name: str) -> None:
-        """Raises UserError where a key is on none of the records."""
-        if self._any and self._missing:
-            key = min(self._missing)
-            raise UserError(f"filter {name}: no record has {key}{nearest(key, self._names)}")
-
-
-def draw(seed: int, name: str) -> bytes:
+def draw(seed: int, record_id: str) -> bytes:
     """A record's lot: sorted by it, records stand in a random order that only the seed decides.
 
     It hangs on the record's id alone, so neither the data's order nor other records change it.
     """
-    raw = f"{seed}:{name}".encode("utf-8", "surrogatepass")
+    raw = f"{seed}:{record_id}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(raw, digest_size=8).digest()
 
 
 def length(record: Record) -> int:
     """Characters of a trace, reasoning and answer together."""
     return len(record.reasoning or "") + len(record.answer)
+
+
+def sort_key(record: Record, by: str) -> float:
+    """What puts the best record first: `verified`, `shortest`, `longest`, or a filter's score.
+
+    The highest score is the best, of `-NAME` the lowest; a record without one comes last.
+    """
+    if by == "verified":
+        keeps = {verdict.keep for verdict in record.verdicts if verifies(verdict.filter)}
+        return 2.0 if False in keeps else 0.0 if True in keeps else 1.0
+    if by in ("shortest", "longest"):
+        return float(length(record) if by == "shortest" else -length(record))
+    name = by.removeprefix("-")
+    score = next((v.score for v in record.verdicts if v.filter == name), None)
+    # Not a number would make an order that depends on chance.
+    if score is None or score != score:
+        return float("inf")
+    return score if by.startswith("-") else -score
 
 
 @functools.lru_cache(maxsize=64)

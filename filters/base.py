@@ -50,14 +50,13 @@ class FilterConfig(PluginConfig):
     Attributes:
         filter_level: What the filter judges: a question, a trace, or a trace by the others.
         version: Version of its code. Another version judges all records anew.
-        needs: What it uses: `student_tokens` (calls `context.count_tokens`), `student` (calls
-            `context.student`), `eval_tasks` (reads `context.eval_tasks`), `teacher` (calls
-            `context.ask`, and waits there), `one_process` (holds too much to run in each process).
-        measures: The figures of a filter that gives `Figures` and decides nothing, each with the
-            kind of the reason where it is out of bounds: one text, or two for below and above. The
-            bounds are options, `NAME_min` and `NAME_max` for the figure NAME, either of which may
-            be missing or None. They can then be moved without measuring again. Where there is
-            nothing to measure the filter gives `cannot_tell(why)`.
+        needs: What it uses: `student_tokens` (calls `context.count_tokens`), `student` and
+            `eval_tasks` (those of the context), `teacher` (calls `context.ask`, and waits there),
+            `one_process` (holds too much to run in each process).
+        measures: The figures of a filter that gives `Figures`, each with the kind of the reason
+            where it is out of bounds: one text, or two for below and above. The bounds of NAME are
+            the options `NAME_min` and `NAME_max`, either of which may be missing or None; they can
+            be moved without measuring again.
         verifies: Whether it compares with the reference answer.
 
     Example:
@@ -87,24 +86,19 @@ class FilterConfig(PluginConfig):
         return "off" if value is False else value  # `off` is a boolean in older YAML
 
     def limit(self) -> float | None:
-        """Seconds within which it surely ends over one record.
+        """Seconds after which it is killed over one record.
 
-        One that takes longer is killed for it. None is the sum of its sub-filters' limits, or 120
-        where they have none.
+        None is the sum of its sub-filters' limits, or 120 where they have none.
         """
         return None
 
     def sub_filters(self) -> list[tuple[str, dict[str, Any]]]:
-        """The filters that it is made of, as name and options. What they need it needs as well."""
+        """The filters that it is made of, as name and options; it needs what they need."""
         return []
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuses a class variable or method that is a misspelt one of `FilterConfig`.
-
-        Raises:
-            UserError: There is such a one, or an option has the name of one.
-        """
+        """Raises UserError for a misspelt class variable or method, or an option named like one."""
         super().__pydantic_init_subclass__(**kwargs)
         methods = {"limit", "sub_filters"}
         flags = methods | FilterConfig.__class_vars__
@@ -114,9 +108,8 @@ class FilterConfig(PluginConfig):
         variables = {name for name in cls.__class_vars__ if not name.startswith("_")}
         for name in sorted(variables - flags):
             raise UserError(f"{label}: unknown class variable {name!r}{nearest(name, flags)}")
-        for name in {
-            name for name, value in vars(cls).items() if inspect.isfunction(value)
-        } - flags:
+        functions = {name for name, value in vars(cls).items() if inspect.isfunction(value)}
+        for name in functions - flags:
             if close := difflib.get_close_matches(name, methods, n=1, cutoff=0.8):
                 raise UserError(f"{label}: unknown method {name!r}; did you mean {close[0]!r}?")
 
@@ -128,8 +121,8 @@ class Decision(NamedTuple):
         keep: Whether the record passes; None where nobody can tell.
         reason: Why not, or why nobody can tell: a kind that the funnel counts by, then optionally
             a colon and details (`wrong answer: 12, expected 13`).
-        score: The figure that was compared with a threshold, where there is one.
-        threshold: What it was compared with.
+        score: The figure that was compared with the threshold, where there is one.
+        threshold: Its bound.
         evidence: What the decision rests on, as JSON values: spans, partners, failing cases.
     """
 
@@ -141,11 +134,9 @@ class Decision(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a measuring filter found in one record.
+    """What a filter measured in one record: figures by name (None: no meaning here), and evidence.
 
-    Attributes:
-        values: The figures by name; None where a figure has no meaning for this record.
-        evidence: What they rest on, as JSON values.
+    Where there is nothing to measure at all the filter gives `cannot_tell(why)` instead.
     """
 
     values: Mapping[str, float | None]
@@ -165,15 +156,10 @@ def cannot_tell(why: str, evidence: Mapping[str, Any] | None = None) -> Decision
 
 
 def decide(figures: Figures, config: FilterConfig, measures: Measures | None = None) -> Decision:
-    """Holds figures to the bounds of a config.
+    """Holds figures to the bounds of a config, for the figures of `measures` (else the config's).
 
     The first figure that is outside decides; score and threshold are its own. Where all are inside
     they are those of the first figure that has a bound and a value.
-
-    Args:
-        figures: What a filter measured.
-        config: Its options, with `NAME_min` and `NAME_max` for some of the figures.
-        measures: Which figures, and the kinds of the reasons; `config.measures` by default.
     """
     inside: Decision | None = None
     options = vars(config)
@@ -197,14 +183,18 @@ def decide(figures: Figures, config: FilterConfig, measures: Measures | None = N
 def lacks_package(package: str, needed_for: str, extra: str | None = None) -> list[str]:
     """What a filter's `check` says of a package: how to install it, or nothing where it is there.
 
-    Args:
-        package: The distribution; its module has the same name with `_` for `-`.
-        needed_for: What in the config asks for it: `the filter regex`.
-        extra: The extra of synth-distill that brings it, where one does.
+    Its module has the same name with `_` for `-`; `extra` of synth-distill brings it.
     """
     if importlib.util.find_spec(package.replace("-", "_")) is None:
         return [str(MissingPackage(package, needed_for, extra))]
     return []
+
+
+def requires(
+    package: str, filter_name: str, extra: str | None = None
+) -> Callable[[Any], list[str]]:
+    """The `check` of a filter that needs this package and nothing else."""
+    return lambda config: lacks_package(package, f"the filter {filter_name}", extra)
 
 
 def bounds(measures: Measures) -> set[str]:
@@ -237,10 +227,9 @@ class Context:
         workers: How many processes or threads a filter may use.
         seed: The run's seed, for filters that draw.
         run: The run's name, for filters that remember from run to run.
-        ask: The answer's text that a teacher gives: its name in the config, messages, sampling
-            parameters, and which sample of this request it is. Waits for it. Raises `UserError`
-            where there is no such teacher or it cannot be asked at all, `RuntimeError` where this
-            request failed for good.
+        ask: Waits for a teacher's answer as text; takes the teacher's name in the config, messages,
+            sampling parameters, and which sample of this request it is. Raises `UserError` where
+            the teacher cannot be asked at all, `RuntimeError` where this request failed for good.
     """
 
     count_tokens: Callable[[str], int] = _no_tokenizer

@@ -1,8 +1,7 @@
 """Measures how much of an answer is a chat's manners: `Sure!`, `I hope this helps`, `Let me know`.
 
-The table of phrases was made by hand. No sentence of 800 real traces, of 500 MATH solutions and of
-2,000 GSM8K solutions is one of them. What refuses or speaks of instructions is the filter
-`refusal`.
+The table of phrases was made by hand; no sentence of 3,300 sound traces and solutions is one of
+them. What refuses or speaks of instructions is the filter `refusal`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from filters._text.tables import any_of, read_table
-from filters._text.words import words
+from filters._text.words import count_words
 from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
 
@@ -55,8 +54,8 @@ def build(config: Config, context: Context) -> Check:
             sentence = match[0].translate(_APOSTROPHE).strip(_MARKS)
             if offer.search(sentence) or (index < _FIRST and greeting.match(sentence)):
                 matches.append(match[0].strip()[:_CLIP])
-                word_count += _count(match[0])
-        share = word_count / max(1, _count(record.answer)) if matches else 0.0
+                word_count += count_words(match[0])
+        share = word_count / max(1, count_words(record.answer)) if matches else 0.0
         evidence = {"sentences": matches} if matches else None
         return Figures({"sentences": len(matches), "share": share}, evidence)
 
@@ -66,7 +65,3 @@ def build(config: Config, context: Context) -> Check:
 @functools.cache
 def _phrases(group: str) -> re.Pattern[str]:
     return re.compile(any_of(read_table("boilerplate")[group]), re.IGNORECASE)
-
-
-def _count(text: str) -> int:
-    return sum(word[0].isalnum() for word in words(text))

@@ -1,19 +1,18 @@
 """Measures what makes a chain of thought hard to read: walls of text and code blocks in it.
 
-DeepSeek-R1 (section 2.3.3) drops chains for mixed languages, long paragraphs and code blocks, and
-gives no thresholds. Mixed languages are the filter `language`. Of 800 real traces (a mathematics
-model on 100 MATH questions) the longest paragraph has 171 words, of 500 MATH solutions written by
-people 328; the default is above both. Five of the 800 hold code blocks.
+DeepSeek-R1 (section 2.3.3) drops chains for mixed languages (see the filter `language`), long
+paragraphs and code blocks, and gives no thresholds. The longest paragraph of 800 real traces has
+171 words, of 500 MATH solutions written by people 328; the default is above both.
 """
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from pydantic import Field
 
-from filters._text.words import words
+from filters._text.words import count_words
 from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
 
@@ -39,14 +38,6 @@ class Config(FilterConfig):
     )
 
 
-class _Style(NamedTuple):
-    paragraph: str
-    paragraph_words: int
-    code_blocks: int
-    code_characters: int
-    code: str
-
-
 def build(config: Config, context: Context) -> Check:
     """The check. The chain is the reasoning, or the answer where a trace has no reasoning.
 
@@ -57,44 +48,34 @@ def build(config: Config, context: Context) -> Check:
     """
 
     def check(record: Record) -> Figures:
-        chain = record.reasoning if record.reasoning is not None else record.answer
-        style = _style(chain)
-        evidence: dict[str, str] = {"paragraph": style.paragraph[:_CLIP]}
-        if style.code_blocks:
-            evidence["code"] = style.code[:_CLIP]
-        share = style.code_characters / len(chain) if chain else 0.0
-        return Figures(
-            {
-                "paragraph_words": style.paragraph_words,
-                "code_blocks": style.code_blocks,
-                "code_share": share,
-            },
-            evidence,
-        )
+        return _measure(record.answer if record.reasoning is None else record.reasoning)
 
     return check
 
 
-def _style(chain: str) -> _Style:
-    longest, longest_words = "", 0
-    blocks = characters = 0
-    code = ""
+def _measure(chain: str) -> Figures:
+    paragraph = code = ""
+    paragraph_words = code_blocks = code_characters = 0
     inside = False
     for line in chain.splitlines(keepends=True):
         fence = _FENCE.fullmatch(line.rstrip())
         if inside or fence:
-            characters += len(line)
+            code_characters += len(line)
             if fence and not inside:
-                inside, blocks = True, blocks + 1
+                inside, code_blocks = True, code_blocks + 1
             elif fence and not line.strip(" \t\r\n`~"):
                 inside = False
-            elif blocks == 1 and len(code) < _CLIP:
+            elif code_blocks == 1 and len(code) < _CLIP:
                 code += line
         # Most lines are shorter than the longest so far: only a longer one is counted.
-        elif len(line) > longest_words and (count := _count(line)) > longest_words:
-            longest, longest_words = line, count
-    return _Style(longest.strip(), longest_words, blocks, characters, code)
-
-
-def _count(line: str) -> int:
-    return sum(word[0].isalnum() for word in words(line))
+        elif len(line) > paragraph_words and (count := count_words(line)) > paragraph_words:
+            paragraph, paragraph_words = line, count
+    evidence = {"paragraph": paragraph.strip()[:_CLIP]}
+    if code_blocks:
+        evidence["code"] = code[:_CLIP]
+    values = {
+        "paragraph_words": paragraph_words,
+        "code_blocks": code_blocks,
+        "code_share": code_characters / len(chain) if chain else 0.0,
+    }
+    return Figures(values, evidence)

@@ -33,13 +33,12 @@ class Config(FilterConfig):
 
     @model_validator(mode="after")
     def _bounds(self) -> Config:
-        given = False
-        for name in self.measures:
-            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
-            given = given or low is not None or high is not None
+        options = vars(self)
+        bounds = {name: (options[f"{name}_min"], options[f"{name}_max"]) for name in self.measures}
+        for name, (low, high) in bounds.items():
             if low is not None and high is not None and low > high:
                 raise ValueError(f"{name}_min ({low}) is more than {name}_max ({high})")
-        if not given:
+        if set(bounds.values()) == {(None, None)}:
             raise ValueError("give at least one bound, such as tokens_max: 4096")
         return self
 
@@ -52,12 +51,12 @@ def build(config: Config, context: Context) -> Check:
     """
 
     def check(record: Record) -> Figures:
-        return Figures(
-            {
-                "tokens": context.count_tokens(join_trace(record.reasoning, record.answer)),
-                "reasoning_tokens": context.count_tokens(r) if (r := record.reasoning) else 0,
-                "answer_tokens": context.count_tokens(a) if (a := record.answer) else 0,
-            }
-        )
+        reasoning, answer = record.reasoning, record.answer
+        values = {
+            "tokens": context.count_tokens(join_trace(reasoning, answer)),
+            "reasoning_tokens": context.count_tokens(reasoning) if reasoning else 0,
+            "answer_tokens": context.count_tokens(answer) if answer else 0,
+        }
+        return Figures(values)
 
     return check

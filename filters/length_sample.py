@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from filters._selection import Key, Seen, group_of, length
+from filters._selection import Key, length, with_groups
 from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.record import Record
 
@@ -41,26 +41,21 @@ def build(config: Config, context: Context) -> SetCheck:
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         domains: defaultdict[str, list[tuple[int, str, int]]] = defaultdict(list)
-        seen, count = Seen(config.by), 0
-        for place, record in enumerate(records()):
-            seen.add(record)
-            domains[group_of(record, config.by)].append((length(record), record.id, place))
-            count += 1
-        seen.refuse_missing("length_sample")
+        for index, (name, record) in enumerate(with_groups(records(), config.by, "length_sample")):
+            domains[name].append((length(record), record.id, index))
         for traces in domains.values():
             traces.sort()  # the longest last: there it is cheap to take one out
         ranks = {
-            place: (name, len(traces) - number)
+            index: (name, len(traces) - number)
             for name, traces in domains.items()
-            for number, (_, _, place) in enumerate(traces)
+            for number, (_, _, index) in enumerate(traces)
         }
         sizes = {name: len(traces) for name, traces in domains.items()}
         drawn = _drawn(domains, config.total, random.Random(context.seed))
-        for place in range(count):
-            name, rank = ranks[place]
-            evidence = {"domain": name, "of": sizes[name]}
-            reason = "" if place in drawn else f"not drawn: rank {rank} by length in {name}"
-            yield Decision(not reason, reason, rank, None, evidence)
+        for index in range(len(ranks)):
+            name, rank = ranks[index]
+            reason = "" if index in drawn else f"not drawn: rank {rank} by length in {name}"
+            yield Decision(not reason, reason, rank, None, {"domain": name, "of": sizes[name]})
 
     return check
 
@@ -73,7 +68,7 @@ def memory(config: Config, records: int) -> int:
 def _drawn(
     domains: dict[str, list[tuple[int, str, int]]], total: int, rng: random.Random
 ) -> set[int]:
-    """The places of the records that are drawn; empties the lists."""
+    """Indices of the records that are drawn; empties the lists."""
     drawn: set[int] = set()
     left = sorted(domains)
     while left and len(drawn) < total:

@@ -7,15 +7,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field, model_validator
 
-from filters.base import (
-    Context,
-    Decision,
-    Figures,
-    FilterConfig,
-    SetCheck,
-    cannot_tell,
-    decide,
-)
+from filters.base import Context, Decision, Figures, FilterConfig, SetCheck, cannot_tell, decide
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
 

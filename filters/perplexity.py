@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -64,8 +63,7 @@ def build(config: Config, context: Context) -> Check:
 
     `perplexity` is its exponential, `surprise` the largest loss of one token, and `ifd` the
     Instruction-Following Difficulty of Li et al. (2023, arXiv 2308.12032, section 2.2): the mean
-    loss given the question over the mean loss without it. Over 1, the question makes the trace
-    less likely, which the paper takes for a pair that does not fit.
+    loss given the question over the mean loss without it.
 
     The student sees the question as the user's turn in its chat template, or, where it has none,
     as text before an empty line; without the question that turn is empty. Loss is of the trace's
@@ -83,7 +81,6 @@ class _Perplexity:
         self._lock = threading.Lock()
 
     def __call__(self, record: Record) -> Figures:
-        """The figures of one record; one record at a time."""
         text = _SURROGATES.sub("\ufffd", join_trace(record.reasoning, record.answer))
         with self._lock:
             model, tokenizer = self._student()
@@ -96,11 +93,10 @@ class _Perplexity:
                 return Figures({"perplexity": None, "ifd": None, "surprise": None})
             alone: list[float] = []
             if self._config.ifd:
-                bare = prompt_of(tokenizer, "")
-                alone = losses_of(model, bare, trace, self._config.window)
+                alone = losses_of(model, prompt_of(tokenizer, ""), trace, self._config.window)
             worst = max(range(len(losses)), key=losses.__getitem__)
-            place = worst + len(trace) - len(losses)
-            words = tokenizer.decode(trace[max(0, place - _AROUND) : place + 1])
+            position = worst + len(trace) - len(losses)
+            words = tokenizer.decode(trace[max(0, position - _AROUND) : position + 1])
         # The first token has no loss without the question where nothing at all precedes it.
         both = min(len(losses), len(alone))
         without = math.fsum(alone)
@@ -110,7 +106,7 @@ class _Perplexity:
             "tokens": tokens,
             "read": len(trace),
             "loss": round(loss, 6),
-            "surprise": {"token": place, "up_to_it": clip(words[-80:])},
+            "surprise": {"token": position, "up_to_it": clip(words[-80:])},
         }
         values = {"perplexity": math.exp(min(loss, 700)), "ifd": ifd, "surprise": losses[worst]}
         return Figures(values, evidence)
@@ -131,16 +127,10 @@ def prompt_of(tokenizer: Any, question: str) -> list[int]:
 
 
 def losses_of(model: Any, prompt: list[int], trace: list[int], window: int) -> list[float]:
-    """The loss of each token of a trace after a prompt, in nats.
+    """The loss in nats of each token of a trace after a prompt; of the first too if there is one.
 
-    Args:
-        model: A causal language model in evaluation mode.
-        prompt: Tokens before the trace; where there are none, the first token has no loss.
-        trace: The tokens that are scored.
-        window: Tokens that the model sees at a time at most; see `build` for longer traces.
-
-    Raises:
-        UserError: The model keeps no keys and values, so that it cannot read on.
+    The model sees at most `window` tokens at a time; see `build`. Raises UserError where it keeps
+    no keys and values, so that it cannot read on.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     window = min(window, limit or window)
@@ -157,18 +147,20 @@ def losses_of(model: Any, prompt: list[int], trace: list[int], window: int) -> l
 
 
 def _losses(model: Any, ids: list[int], first: int) -> list[float]:
-    """The losses of the tokens from the place `first` on, which is 1 at least."""
+    """The losses of the tokens from the index `first` on, which is 1 at least."""
     import torch
     from torch.nn.functional import cross_entropy
 
     size = model.config.get_text_config().vocab_size
-    found: list[float] = []
+    chunk = max(1, min(_MOST_AT_ONCE, _LOGITS // size))
+    losses: list[float] = []
     past = None
     with torch.inference_mode():
-        for start, stop in _chunks(len(ids) - 1, max(1, min(_MOST_AT_ONCE, _LOGITS // size))):
-            here = torch.tensor([ids[start:stop]], device=model.device)
+        for start in range(0, len(ids) - 1, chunk):
+            stop = min(len(ids) - 1, start + chunk)
+            inputs = torch.tensor([ids[start:stop]], device=model.device)
             # Read on from the keys and values: what a chunk needs does not grow with the trace.
-            output = model(input_ids=here, past_key_values=past, use_cache=True)
+            output = model(input_ids=inputs, past_key_values=past, use_cache=True)
             past = getattr(output, "past_key_values", None)
             if past is None:
                 raise UserError("perplexity: the student keeps no keys and values to read on from")
@@ -176,10 +168,5 @@ def _losses(model: Any, ids: list[int], first: int) -> list[float]:
             if skip < stop - start:
                 targets = torch.tensor(ids[start + 1 + skip : stop + 1], device=model.device)
                 logits = output.logits[0, skip:].float()
-                found += cross_entropy(logits, targets, reduction="none").tolist()
-    return found
-
-
-def _chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, length, size):
-        yield start, min(length, start + size)
+                losses += cross_entropy(logits, targets, reduction="none").tolist()
+    return losses

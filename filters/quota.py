@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from filters._selection import Key, Seen, draw, group_of
+from filters._selection import Key, draw, with_groups
 from filters.base import Context, Decision, FilterConfig, SetCheck
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
@@ -47,9 +47,8 @@ def build(config: Config, context: Context) -> SetCheck:
 
     With `total`, equal shares: a group that has less than its share gives all that it has, and
     the others share the rest. Proportional shares are rounded by the largest remainder. Either way
-    the numbers add up to `total`, or to all that `max` leaves where that is less.
-
-    `take: random` hangs on seed and ids alone, not on the data's order.
+    the numbers add up to `total`, or to all that `max` leaves where that is less. `take: random`
+    hangs on seed and ids alone, not on the data's order.
 
     Raises:
         UserError: While it runs: a metadata key is on no record, or a group of `max` is not there.
@@ -57,30 +56,23 @@ def build(config: Config, context: Context) -> SetCheck:
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         groups: defaultdict[str, list[tuple[bytes, str, int]]] = defaultdict(list)
-        seen, count = Seen(config.by), 0
-        for place, record in enumerate(records()):
-            seen.add(record)
-            lot = draw(context.seed, record.id) if config.take == "random" else b""
-            name = record.id if config.take == "random" else ""
-            groups[group_of(record, config.by)].append((lot, name, place))
-            count += 1
-        seen.refuse_missing("quota")
-        sizes = {name: len(members) for name, members in groups.items()}
+        for index, (group, record) in enumerate(with_groups(records(), config.by, "quota")):
+            drawn = config.take == "random"
+            lot, name = (draw(context.seed, record.id), record.id) if drawn else (b"", "")
+            groups[group].append((lot, name, index))
+        sizes = {group: len(members) for group, members in groups.items()}
         quotas = shared_out(config, sizes)
-        rank = [0] * count
-        where = [""] * count
-        for name, members in groups.items():
+        ranks = [0] * sum(sizes.values())
+        group_of = [""] * len(ranks)
+        for group, members in groups.items():
             members.sort()
-            for number, (_, _, place) in enumerate(members):
-                rank[place], where[place] = number, name
-        for number, name in zip(rank, where, strict=True):
-            quota = quotas[name]
-            evidence = {"group": name, "of": sizes[name], "taken": quota}
-            if number < quota:
-                yield Decision(True, "", number + 1, quota, evidence)
-            else:
-                reason = f"over the quota: {quota} of {sizes[name]} in {name}"
-                yield Decision(False, reason, number + 1, quota, evidence)
+            for rank, (_, _, index) in enumerate(members, 1):
+                ranks[index], group_of[index] = rank, group
+        for rank, group in zip(ranks, group_of, strict=True):
+            size, quota = sizes[group], quotas[group]
+            reason = "" if rank <= quota else f"over the quota: {quota} of {size} in {group}"
+            evidence = {"group": group, "of": size, "taken": quota}
+            yield Decision(not reason, reason, rank, quota, evidence)
 
     return check
 
@@ -91,39 +83,28 @@ def memory(config: Config, records: int) -> int:
 
 
 def shared_out(config: Config, sizes: dict[str, int]) -> dict[str, int]:
-    """How many of each group are taken.
-
-    Raises:
-        UserError: `max` names a group that is not there.
-    """
-    most = dict(sizes)
-    for name, size in sizes.items():
-        cap = config.max.get(name) if isinstance(config.max, dict) else config.max
-        most[name] = size if cap is None else min(size, cap)
+    """How many of each group are taken; raises UserError where `max` names none of them."""
     if isinstance(config.max, dict) and sizes and (unknown := sorted(config.max.keys() - sizes)):
         raise UserError(f"filter quota: no group {unknown[0]!r}{nearest(unknown[0], sizes)}")
-    total = sum(most.values())
-    if config.total is None or total <= config.total:
-        return most
+    caps = config.max if isinstance(config.max, dict) else dict.fromkeys(sizes, config.max)
+    available = {
+        name: size if (cap := caps.get(name)) is None else min(size, cap)
+        for name, size in sizes.items()
+    }
+    whole = sum(available.values())
+    if config.total is None or whole <= config.total:
+        return available
+    left = config.total
     if config.shares == "equal":
-        return _equal(most, config.total)
-    return _proportional(most, config.total)
-
-
-def _equal(most: dict[str, int], total: int) -> dict[str, int]:
-    quotas = {}
-    # The smallest first: what they lack of their share goes to those after them.
-    ordered = sorted(most, key=lambda name: (most[name], name))
-    for left, name in zip(range(len(ordered), 0, -1), ordered, strict=True):
-        quotas[name] = min(most[name], total // left)
-        total -= quotas[name]
-    return quotas
-
-
-def _proportional(most: dict[str, int], total: int) -> dict[str, int]:
-    size = sum(most.values())
-    quotas = {name: number * total // size for name, number in most.items()}
-    by_remainder = sorted(most, key=lambda name: (-(most[name] * total % size), name))
-    for name in by_remainder[: total - sum(quotas.values())]:
+        quotas = {}
+        # The smallest first: what they lack of their share goes to those after them.
+        ordered = sorted(available, key=lambda name: (available[name], name))
+        for groups_left, name in zip(range(len(ordered), 0, -1), ordered, strict=True):
+            quotas[name] = min(available[name], left // groups_left)
+            left -= quotas[name]
+        return quotas
+    quotas = {name: size * left // whole for name, size in available.items()}
+    by_remainder = sorted(available, key=lambda name: (-(available[name] * left % whole), name))
+    for name in by_remainder[: left - sum(quotas.values())]:
         quotas[name] += 1
     return quotas

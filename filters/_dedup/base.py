@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from filters._selection import length, verifies
+from filters._selection import sort_key
 from filters.base import Decision, FilterConfig
 from synth.core.errors import UserError, nearest
 from synth.core.question_text import nfkc
@@ -133,7 +133,9 @@ class RecordTable:
     def add(self, record: Record) -> None:
         """Add the next record of this run."""
         self._add(record.id)
-        self._sort_keys.extend(_sort_key(record, word) for word in self._best)
+        self._sort_keys.extend(
+            0.0 if word == "first" else sort_key(record, word) for word in self._best
+        )
         if self._missing_filters:
             names = {verdict.filter for verdict in record.verdicts}
             self._missing_filters -= names
@@ -171,23 +173,6 @@ class RecordTable:
         if self._best:
             rows = rows[np.lexsort(table[rows].T[::-1])]
         return rows
-
-
-def _sort_key(record: Record, word: str) -> float:
-    """Return a record's sort key by one word of `best`; the lowest is the best."""
-    if word == "first":
-        return 0.0
-    if word == "verified":
-        keeps = [verdict.keep for verdict in record.verdicts if verifies(verdict.filter)]
-        return 2.0 if False in keeps else 0.0 if True in keeps else 1.0
-    if word in ("shortest", "longest"):
-        return float(length(record) if word == "shortest" else -length(record))
-    name = word.removeprefix("-")
-    score = next((v.score for v in record.verdicts if v.filter == name), None)
-    # Not a number would make an order that depends on chance.
-    if score is None or score != score:
-        return float("inf")
-    return score if word.startswith("-") else -score
 
 
 class DedupResult(NamedTuple):

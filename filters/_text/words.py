@@ -16,3 +16,8 @@ def words(text: str) -> list[str]:
     ['So', 'x', '=', '12', '，', '答', '案']
     """
     return _WORD.findall(text)
+
+
+def count_words(text: str) -> int:
+    """How many words a text has, marks aside."""
+    return sum(word[0].isalnum() for word in words(text))
