@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.config.run import Run, stages_of, traces_of
 from synth.core.errors import UserError, nearest
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,7 +125,7 @@ class RunResult:
 
     def manifest(self, stage: str) -> dict[str, Any]:
         """Returns what a stage says of itself: its inputs, its rows, its figures."""
-        return Folder(self.folder).need(stage)
+        return RunFolder(self.folder).need(stage)
 
     def traces(self, stage: str | None = None, split: str = "train") -> Dataset:
         """Returns the traces of a stage, before filtering by default.
@@ -188,6 +188,6 @@ class RunResult:
 
     def __repr__(self) -> str:
         """Names the folder and the stages that are done."""
-        folder = Folder(self.folder)
+        folder = RunFolder(self.folder)
         done = [stage for stage in stages_of(self.config) if folder.manifest(stage)]
         return f"RunResult({self.folder}: {', '.join(done) or 'nothing'} done)"

@@ -29,7 +29,7 @@ from synth.config.plugin_entries import split_plugin
 from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.record import digest
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.pipeline import do_stage
 
 CONFIG = "quickstart"
@@ -73,7 +73,7 @@ def traces_of(runs, variant, filters):
             shutil.copytree(made / stage, run.folder / stage)
     for stage in ("tasks", "generate", "filter"):
         do_stage(stage, run, print)
-    filtered = Folder(run.folder).need("filter")
+    filtered = RunFolder(run.folder).need("filter")
     kept = [record.id for record in read_split(run.folder / "filter", "kept")]
     return {
         "variant": variant,
@@ -89,7 +89,7 @@ def trained(runs, variant, filters, seed):
     start = time.monotonic()
     command = [sys.executable, "-m", "synth", "run", CONFIG]
     subprocess.run([*command, *overrides(runs, variant, filters, seed)], check=True, cwd=runs)
-    folder = Folder(runs / variant.replace(" ", "-"))
+    folder = RunFolder(runs / variant.replace(" ", "-"))
     train, evaluated = folder.need("train"), folder.need("evaluate")
     fields = ("accuracy", "per_question", "reasons", "truncated", "mean_tokens")
     return {

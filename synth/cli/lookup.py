@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
 from synth.core.record import Record, from_row
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 # Ids that are compared letter by letter with an unknown one.
 _COMPARED = 200
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _DONE = {"filter": "traces are filtered", "generate": "generation is done"}
 
 
-def find_run(name: str, stage: str | None = None) -> tuple[Folder, Path]:
+def find_run(name: str, stage: str | None = None) -> tuple[RunFolder, Path]:
     """Returns the folder of a run and its response store.
 
     Args:
@@ -33,11 +33,11 @@ def find_run(name: str, stage: str | None = None) -> tuple[Folder, Path]:
     if path.is_dir():
         if stage is not None and not (path / stage / MANIFEST).is_file():
             raise UserError(f"{name}: no folder of a run whose {_DONE[stage]}")
-        return Folder(path), path.parent / "responses.sqlite"
+        return RunFolder(path), path.parent / "responses.sqlite"
     from synth.config.validate import load_run
 
     run, _ = load_run(name)
-    return Folder(run.folder), run.store_path
+    return RunFolder(run.folder), run.store_path
 
 
 def find_records(stage: Path, split: str, id: str) -> Iterator[Record]:

@@ -16,7 +16,7 @@ from synth.core.dataset import read_split
 from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record
-from synth.core.run_folder import Folder, differences
+from synth.core.run_folder import RunFolder, differences
 from synth.store.usage import StoredResponse, entries
 
 # From this share on (difflib's ratio) one question is an edit of the other.
@@ -43,7 +43,7 @@ class Miss:
     samples: tuple[int, ...] = ()
 
 
-def explain_origin(folder: Folder, store_path: Path, id: str) -> str:
+def explain_origin(folder: RunFolder, store_path: Path, id: str) -> str:
     """Returns what is known of a record, or of all records of a question.
 
     Args:
@@ -75,12 +75,12 @@ def explain_origin(folder: Folder, store_path: Path, id: str) -> str:
     return "\n\n".join(parts)
 
 
-def _splits(folder: Folder) -> list[str]:
+def _splits(folder: RunFolder) -> list[str]:
     """Returns the splits of the generation that hold records."""
     return [split for split in ("train", "cut") if split in folder.need("generate")["rows"]]
 
 
-def _unknown(folder: Folder, id: str) -> str:
+def _unknown(folder: RunFolder, id: str) -> str:
     """Returns the message for an id without a record; it names ids that are near."""
     questions = {record.task.id for record in read_split(folder.stage("tasks"), "train")}
     if id in questions:

@@ -10,7 +10,7 @@ from synth.cli.lookup import find_records, nearest_ids, record_ids
 from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record, Verdict
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 _EVIDENCE_SHOWN = 600
 # Where the records of a run end up, and what that means; the first that has one is the last word.
@@ -24,7 +24,7 @@ _ENDS = (
 )
 
 
-def explain_verdicts(folder: Folder, id: str) -> str:
+def explain_verdicts(folder: RunFolder, id: str) -> str:
     """Returns what the filters said of a record, or of all records of a question.
 
     Args:

@@ -1,4 +1,4 @@
-"""A run's folder: which stages are done, and whether what they were made from still holds.
+"""Reads a run's folder: which stages are done, and whether what they were made from still holds.
 
 Each stage leaves a manifest with its `inputs` (everything its result depends on) and the `content`
 hash of what it made. A stage whose inputs are unchanged is done; one whose inputs changed is done
@@ -22,26 +22,22 @@ from synth.core.record import digest
 
 
 @dataclass(frozen=True)
-class Folder:
+class RunFolder:
     """The folder `RUNS/NAME` of one run."""
 
     path: Path
 
     def stage(self, name: str) -> Path:
-        """Where a stage's results lie."""
+        """Returns the folder of a stage's results."""
         return self.path / name
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """The manifest of a finished stage, or None."""
-        found: dict[str, Any] | None = read_json(self.stage(stage) / MANIFEST)
-        return found
+        """Returns the manifest of a finished stage, or None."""
+        manifest: dict[str, Any] | None = read_json(self.stage(stage) / MANIFEST)
+        return manifest
 
     def need(self, stage: str) -> dict[str, Any]:
-        """The manifest of a stage that must be done.
-
-        Raises:
-            UserError: It is not.
-        """
+        """Returns the manifest of a stage that must be done; raises UserError where it is not."""
         manifest = self.manifest(stage)
         if manifest is None:
             raise UserError(
@@ -50,16 +46,15 @@ class Folder:
         return manifest
 
     def content(self, stage: str) -> str:
-        """Hash of what a finished stage made; what follows depends on it."""
+        """Returns the hash of what a finished stage made; what follows depends on it."""
         return str(self.need(stage)["content"])
 
 
 @contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Keeps a second command off a run's folder while one works there.
+def lock_run_folder(path: Path) -> Iterator[None]:
+    """Keeps a second command off a run's folder, by a UserError, while one works there.
 
-    Raises:
-        UserError: Another one does. The lock goes with its process, however it ends.
+    The lock goes with its process, however it ends.
     """
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("a+") as file:
@@ -79,13 +74,11 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """What differs between two sets of inputs, a line each: `sampling.temperature: 0.7 -> 1.0`."""
+    """Says how two sets of inputs differ, a line each: `sampling.temperature: 0.7 -> 1.0`."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}, key=str):
-            if old.get(key) != new.get(key):
-                yield from differences(
-                    old.get(key), new.get(key), f"{path}.{key}" if path else str(key)
-                )
+            inner = f"{path}.{key}" if path else str(key)
+            yield from differences(old.get(key), new.get(key), inner)
     elif old != new:
         yield f"{path}: {_short(old)} -> {_short(new)}"
 

@@ -19,7 +19,7 @@ from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.record import Task
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.estimate.bounds import CostBounds
 from synth.estimate.inventory import COUNTED, KEPT, Question, StoreInventory, shuffled
 from synth.estimate.ranges import MIN_SAMPLE, Range, interval, loosest, sums_of_more
@@ -73,7 +73,7 @@ def make_estimate(
         refuse_if_lacking(run, "generate")
     do_stage("tasks", run, say)
     source, uncounted = _questions(run)
-    tasks = [record.task for record in read_split(Folder(run.folder).stage(source), "train")]
+    tasks = [record.task for record in read_split(RunFolder(run.folder).stage(source), "train")]
     bought = _ask_pilot(run, shuffled(tasks, run.seed)[:pilot], say) if pilot else None
     stock = StoreInventory(run, tasks)
     unfinished = stock.unfinished_questions()
@@ -109,7 +109,7 @@ def make_estimate(
 
 def _questions(run: Run) -> tuple[str, list[str]]:
     """The stage whose questions can be reckoned with, and what is asked besides and not counted."""
-    folder, notes = Folder(run.folder), []
+    folder, notes = RunFolder(run.folder), []
     made = folder.manifest("augment") if run.augment else None
     known = made is not None and made["inputs"]["tasks"] == folder.content("tasks")
     if run.augment and not known:

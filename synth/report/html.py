@@ -17,7 +17,7 @@ from synth import __version__
 from synth.config.run import Run, stages_of, traces_of
 from synth.core.files import atomic_write
 from synth.core.progress import duration
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.report import charts
 from synth.report.page_format import (
     clipped,
@@ -59,14 +59,14 @@ def write_report(run: Run) -> Path:
     Raises:
         UserError: A manifest or a shard of the run is damaged.
     """
-    page = _template().render(_contents(run, Folder(run.folder)))
+    page = _template().render(_contents(run, RunFolder(run.folder)))
     path = run.folder / REPORT
     with atomic_write(path, "w") as file:
         file.write(page)
     return path
 
 
-def _contents(run: Run, folder: Folder) -> dict[str, Any]:
+def _contents(run: Run, folder: RunFolder) -> dict[str, Any]:
     """What the template shows, a key a section. A stage that is not done is None."""
     done = {stage: folder.manifest(stage) for stage in STAGES}
     outdated = out_of_date_stages(run, done)

@@ -9,7 +9,7 @@ from rich.text import Text
 from synth.config.run import Run
 from synth.core.files import read_json
 from synth.core.progress import duration
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.report.evaluation import evaluation_summary
 from synth.report.tables import console as _console
 from synth.report.tables import percent as _percent
@@ -19,7 +19,7 @@ from synth.store.usage import bought
 
 def stage_summary(name: str, run: Run) -> None:
     """Prints what a finished stage came to."""
-    manifest = Folder(run.folder).manifest(name)
+    manifest = RunFolder(run.folder).manifest(name)
     if name == "generate" and manifest is not None:
         _estimate_beside_truth(run, manifest)
     show = {"filter": _funnel, "train": _training, "evaluate": evaluation_summary}.get(
@@ -52,7 +52,7 @@ def _funnel(manifest: dict[str, Any]) -> None:
 
 def explain_funnel(run: Run) -> None:
     """Prints what the filters took in tokens, time, sources and difficulty."""
-    manifest = Folder(run.folder).need("filter")
+    manifest = RunFolder(run.folder).need("filter")
     funnel, console = manifest["funnel"], _console()
     unit, total = funnel["unit"], max(1, funnel["tokens"])
     whole = sum(stage["seconds"] for stage in funnel["filters"]) or 1.0

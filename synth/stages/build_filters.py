@@ -17,7 +17,7 @@ from synth.core.models import load_tokenizer, weights_identity
 from synth.core.processes import workers
 from synth.core.prompts import load_prompt
 from synth.core.record import Task
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.build_student import token_counter, untrained_model
 from synth.stages.build_teachers import build_teacher, filter_client
 
@@ -105,7 +105,7 @@ class FilterSet:
             context.student = functools.partial(untrained_model, model, run.student.dtype, trust)
         return context
 
-    def dependencies(self, folder: Folder) -> dict[str, dict[str, Any]]:
+    def dependencies(self, folder: RunFolder) -> dict[str, dict[str, Any]]:
         """By filter: what its judgements depend on besides the record and its options."""
         run = self.run
         dependencies: dict[str, dict[str, Any]] = {}
@@ -129,7 +129,7 @@ class FilterSet:
         return dependencies
 
     def executor(
-        self, folder: Folder, outcomes: OutcomeStore, say: Callable[[str], None]
+        self, folder: RunFolder, outcomes: OutcomeStore, say: Callable[[str], None]
     ) -> Executor:
         """Returns the filters over the run's traces; raises as `check_needs`."""
         from filters.engine.executor import Executor
@@ -153,7 +153,7 @@ class FilterSet:
             say=say,
         )
 
-    def _process_tokenizer(self, folder: Folder) -> tuple[str, bool] | Path | None:
+    def _process_tokenizer(self, folder: RunFolder) -> tuple[str, bool] | Path | None:
         """The student's tokenizer for other processes: a file where it is a fast one.
 
         Such a file loads in a tenth of a second, and without transformers, which takes seconds.
@@ -203,7 +203,7 @@ def verifier_chain(verifier: str | dict[str, Any]) -> Chain:
     return build_chain([FilterSpec(*split_plugin("filter", verifier))], Context(workers=workers()))
 
 
-def eval_tasks(folder: Folder) -> list[Task]:
+def eval_tasks(folder: RunFolder) -> list[Task]:
     """Returns the questions of the evaluation, which no trace may touch."""
     return [record.task for record in read_split(folder.stage("tasks"), "eval")]
 

@@ -9,7 +9,7 @@ from synth.config.run import Run, traces_of
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.processes import workers
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.build_filters import FilterSet
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
     ]
     if not chosen:
         raise UserError(f"the config names none of the filters {', '.join(FILTERS)}")
-    folder = Folder(run.folder)
+    folder = RunFolder(run.folder)
     folder.need(traces_of(run))
     for name, config in chosen:
         yield calibrate(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.errors import UserError, nearest
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 
 def compare_runs(first: Path, second: Path, who: str = "after") -> dict[str, Any]:
@@ -26,7 +26,7 @@ def compare_runs(first: Path, second: Path, who: str = "after") -> dict[str, Any
     from sft.evaluation.scores import paired
 
     folders = (first, second)
-    manifests = [Folder(folder).need("evaluate") for folder in folders]
+    manifests = [RunFolder(folder).need("evaluate") for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
         if who not in manifest["results"]:
             hint = nearest(who, manifest["results"])

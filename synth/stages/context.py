@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from synth.config.run import Run, RunStudent
 from synth.core.dataset import MANIFEST
 from synth.core.files import read_json, write_json
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from synth.stages.build_filters import FilterSet
@@ -30,9 +30,9 @@ class StageContext:
     say: Say = print
 
     @cached_property
-    def folder(self) -> Folder:
+    def folder(self) -> RunFolder:
         """The run's folder."""
-        return Folder(self.run.folder)
+        return RunFolder(self.run.folder)
 
     @property
     def path(self) -> Path:

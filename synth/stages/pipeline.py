@@ -16,7 +16,7 @@ from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.core.processes import first_process, processes
 from synth.core.progress import duration
-from synth.core.run_folder import differences, only_one
+from synth.core.run_folder import differences, lock_run_folder
 from synth.stages.build_student import written_step
 from synth.stages.context import Say, StageContext
 
@@ -91,7 +91,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
             "launcher does this stage"
         )
     start = time.monotonic()
-    with only_one(context.folder.path) if first_process() else contextlib.nullcontext():
+    with lock_run_folder(context.folder.path) if first_process() else contextlib.nullcontext():
         manifest = work(section, context, inputs)
     if not first_process():
         return True

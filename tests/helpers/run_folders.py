@@ -5,7 +5,7 @@ import json
 from synth.core.dataset import writing
 from synth.core.files import write_json
 from synth.core.record import Generation, Record, Task, Verdict
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 
 HOSTILE = '<script>alert(1)</script></style></pre></details>"onload=alert(2) {{7*7}} {% if %} ]]>'
 
@@ -48,7 +48,7 @@ def put_generate(run, records, **counts):
     with writing(run.folder / "generate", ("train",)) as (splits, manifest):
         for record in records:
             splits["train"].write(record)
-        tasks = Folder(run.folder).content("tasks")
+        tasks = RunFolder(run.folder).content("tasks")
         manifest |= {
             "inputs": {"tasks": tasks, "generate": run.generate.model_dump(mode="json")},
             "counts": known | counts,
@@ -58,7 +58,7 @@ def put_generate(run, records, **counts):
 
 
 def put_filter(run, records):
-    folder = Folder(run.folder)
+    folder = RunFolder(run.folder)
     with writing(run.folder / "filter", ("kept", "rejected")) as (splits, manifest):
         for record in records:
             splits["rejected" if record.rejected_by else "kept"].write(record)
@@ -84,7 +84,7 @@ def put_filter(run, records):
 
 def put_train(run, losses=(1.5, 1.0, 0.5)):
     manifest = {
-        "inputs": {"filter": Folder(run.folder).content("filter"), "train": {"epochs": 3}},
+        "inputs": {"filter": RunFolder(run.folder).content("filter"), "train": {"epochs": 3}},
         "content": "trained", "steps": 3, "tokens": 900, "loss_tokens": 300, "seconds": 60.0,
         "final_loss": 0.5, "tokens_per_second": 15.0, "examples": 7,
     }  # fmt: skip
@@ -153,5 +153,5 @@ def put_evaluate(run):
         splits["before"].write(trace(2))
         splits["after"].write(trace(1, answer="after it said 2"))
         splits["after"].write(trace(2))
-        inputs = {"questions": Folder(run.folder).content("tasks"), "after": "trained"}
+        inputs = {"questions": RunFolder(run.folder).content("tasks"), "after": "trained"}
         manifest |= evaluated() | {"inputs": inputs, "complete": True, "seconds": 8.0}

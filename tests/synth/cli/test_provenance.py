@@ -13,7 +13,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import UserError
 from synth.core.record import Request
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.pipeline import do_stage
 from synth.store.keys import request_key
 from synth.store.responses import ResponseStore
@@ -49,7 +49,7 @@ def generate(tmp_path, monkeypatch, write_config):
         for stage in ("tasks", "generate"):
             do_stage(stage, run, lambda text: None)
         first = next(read_split(run.folder / "generate", "train"))
-        return explain_origin(Folder(run.folder), run.store_path, first.id)
+        return explain_origin(RunFolder(run.folder), run.store_path, first.id)
 
     return go
 
@@ -57,7 +57,9 @@ def generate(tmp_path, monkeypatch, write_config):
 def test_a_record_says_all_that_is_known_of_it(generate):
     said = generate(config())
     first = next(
-        read_split(Folder(find_run("config.yaml", "generate")[0].path).stage("generate"), "train")
+        read_split(
+            RunFolder(find_run("config.yaml", "generate")[0].path).stage("generate"), "train"
+        )
     )
     made = first.generation
     for part in (

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from synth.core.errors import UserError
-from synth.core.run_folder import only_one
+from synth.core.run_folder import lock_run_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from synth.core.run_folder import only_one
-with only_one(Path(sys.argv[1])):
+from synth.core.run_folder import lock_run_folder
+with lock_run_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -26,12 +26,12 @@ def test_a_second_command_is_refused_until_the_first_is_gone_even_killed(tmp_pat
         pytest.raises(
             UserError, match=rf"another command works on this run \(process {holder.pid}\)"
         ),
-        only_one(tmp_path),
+        lock_run_folder(tmp_path),
     ):
         pass
     holder.kill()
     holder.wait()
-    with only_one(tmp_path):
+    with lock_run_folder(tmp_path):
         pass
-    with only_one(tmp_path):
+    with lock_run_folder(tmp_path):
         pass

@@ -12,7 +12,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import ConfigError, UserError
 from synth.core.prompts import load_prompt
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.generate import client as buying
 from synth.generate.spec import GenerationSpec
 from synth.generate.sync_client import SyncClient
@@ -166,7 +166,7 @@ def judged(api, write_config, tmp_path):
         run, _ = load_run(str(write_config(config)))
         for stage in ("tasks", "generate", "filter"):
             do_stage(stage, run, lambda line: None)
-        folder = Folder(run.folder).stage("filter")
+        folder = RunFolder(run.folder).stage("filter")
         return [list(read_split(folder, split)) for split in ("kept", "rejected")]
 
     return go

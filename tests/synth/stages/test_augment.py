@@ -9,7 +9,7 @@ from synth.config.augment import Augment, Rewrite
 from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import ConfigError
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.pipeline import do_stage
 
 QUESTIONS = [
@@ -49,7 +49,7 @@ def start(api, write_config, tmp_path):
         lines = []
         for stage in ("tasks", *stages):
             do_stage(stage, run, lines.append)
-        folder = Folder(run.folder)
+        folder = RunFolder(run.folder)
         last = stages[-1]
         manifest = folder.manifest(last)
         train, rejected = (

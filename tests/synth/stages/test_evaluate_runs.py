@@ -12,7 +12,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import read_split
 from synth.core.errors import ConfigError, MissingPackage, UserError
 from synth.core.files import write_json
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.context import StageContext
 from synth.stages.evaluate import evaluate_inputs
 from synth.stages.pipeline import do_stage
@@ -69,7 +69,7 @@ def evaluated(run):
     said = []
     for stage in ("tasks", "evaluate"):
         assert do_stage(stage, run, said.append)
-    return Folder(run.folder).manifest("evaluate"), said
+    return RunFolder(run.folder).manifest("evaluate"), said
 
 
 def answers(run, who):

@@ -17,7 +17,7 @@ from synth.core.dataset import MANIFEST, writing
 from synth.core.errors import UserError
 from synth.core.models import weights_identity
 from synth.core.record import Generation, Record, Task
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages import label as labelling
 from synth.stages.context import StageContext
 from synth.stages.label import label_inputs, show_estimate
@@ -97,7 +97,7 @@ def start(tmp_path, models, write_config):
 def go(run):
     said = []
     do_stage("label", run, said.append)
-    return said, Folder(run.folder).manifest("label")
+    return said, RunFolder(run.folder).manifest("label")
 
 
 def examples(run, tmp_path):

@@ -10,7 +10,7 @@ from synth.config.validate import load_run
 from synth.core.dataset import writing
 from synth.core.errors import ConfigError, UserError
 from synth.core.record import Generation, Record, Task
-from synth.core.run_folder import Folder
+from synth.core.run_folder import RunFolder
 from synth.stages.build_student import model_path, resolved_step, written_step
 from synth.stages.context import StageContext
 from synth.stages.pipeline import do_stage
@@ -104,7 +104,7 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
     with pytest.raises(UserError, match="trained:assistant: not trained yet; `distill train`"):
         do(run, "train")
     do(run, *stages)
-    folder = Folder(run.folder)
+    folder = RunFolder(run.folder)
     assistant = folder.stage("train-assistant") / "student"
     assert json.loads((assistant / "config.json").read_text())["num_hidden_layers"] == 2
     assert model_path(run, "trained:assistant") == str(assistant)
