@@ -6,14 +6,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from synth.core.errors import DistillError, Unfinished, UserError
-from synth.core.reasoning import parse_completion
+from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
 from synth.generate.budget import BudgetTracker
-from synth.generate.concurrency import Health, TeacherClosed
-from synth.generate.responses import Reply
+from synth.generate.concurrency import TeacherClosed
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.keys import RequestKey, request_key
@@ -21,66 +21,25 @@ from synth.store.responses import ResponseMetadata, ResponseStore, StoreFull
 from synth.teachers import RequestRejected, RetryableError, parse_answer
 
 LONGEST_WAIT_S = 60.0
+T = TypeVar("T")
 
 
 class RunStopping(Exception):
     """The run is stopping: this question is left for the next time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The request is sent again, after so many seconds if the endpoint named them."""
+@dataclass(slots=True)
+class Reply:
+    """One stored response: its key, the raw completion, and the seconds it took."""
 
-    reason: str
-    after: float | None
+    key: str
+    raw: dict[str, Any]
+    latency: float
 
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """The request failed for good."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloseTeacher:
-    """The teacher answers nothing more; where that is fatal, the run ends as well."""
-
-    error: DistillError
-    fatal: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StopRun:
-    """The run ends."""
-
-    error: DistillError
-
-
-def classify(
-    error: BaseException, health: Health, may_retry: bool
-) -> Again | Reject | CloseTeacher | StopRun:
-    """Return what follows from the error of one attempt.
-
-    Args:
-        error: What the attempt raised.
-        health: The teacher's. Before its first answer a `UserError` is a mistake in the config;
-            later the key was withdrawn, or the money is gone, and another teacher may go on.
-        may_retry: Whether the request has attempts left.
-
-    Raises:
-        BaseException: The error itself, where it is none that a teacher or the store raises.
-    """
-    match error:
-        case RetryableError():
-            return Again(error.reason, error.after) if may_retry else Reject(error.reason)
-        case RequestRejected():
-            return Reject(str(error))
-        case DistillError():
-            return CloseTeacher(error, isinstance(error, UserError) and health == "untested")
-        case StoreFull():
-            return StopRun(_full_disk(error))
-    raise error
+    @property
+    def cut(self) -> bool:
+        """Whether the response was cut off at the limit on its tokens."""
+        return is_cut(parse_completion(self.raw)[2])
 
 
 class ResponseClient:
@@ -106,12 +65,7 @@ class ResponseClient:
         return request_key(request, self.spec.teachers[name].identity)
 
     async def fetch(self, name: str, request: Request, key: RequestKey | None = None) -> Reply:
-        """Return a response, bought only if it is not in the store.
-
-        Args:
-            name: The teacher's name.
-            request: What it is asked.
-            key: The request's key, where it is made already.
+        """Return a teacher's response, bought only if it is not in the store under its key.
 
         Raises:
             TeacherClosed: The teacher answers nothing more.
@@ -131,9 +85,11 @@ class ResponseClient:
             await self._acquire(name, due)
             health, answers, sent = controller.health, controller.answers, time.monotonic()
             try:
-                return await self._send(name, request, key)
+                return await self.persist(self._send(name, request, key))
             except RetryableError as failure:
-                self._on_error(name, failure, sent, key)
+                controller.on_error(failure, sent, key.key)
+                if controller.closed and name not in self.counts.out:
+                    self._close(name, controller.closed, not self._others(name))
                 # Trouble with the endpoint is not held against the request: it counts only where
                 # others were answered meanwhile. Without any answer the patience ends it.
                 attempts += (
@@ -141,34 +97,33 @@ class ResponseClient:
                     or (failure.trouble == "outage" and health != "unhealthy")
                     or controller.answers > answers
                 )
-                step = classify(failure, controller.health, attempts <= self.spec.retries)
-            except BaseException as error:
+                if attempts <= self.spec.retries:
+                    self.counts.retried[_kind(failure.reason)] += 1
+                    pause = _backoff(attempts) if failure.after is None else failure.after
+                    due = time.monotonic() + pause
+                    continue
+                reason = failure.reason
+            except RequestRejected as rejection:
                 controller.release()
-                step = classify(error, controller.health, may_retry=False)
-            match step:
-                case Again(reason, after):
-                    self.counts.retried[_kind(reason)] += 1
-                    due = time.monotonic() + (_backoff(attempts) if after is None else after)
-                case CloseTeacher(cause, fatal):
-                    if self.stop:
-                        raise RunStopping from cause
-                    self._close(name, cause, fatal or not self._others(name))
-                case StopRun(cause):
-                    self.halt(cause)
-                    raise RunStopping from cause
-                case Reject(reason):
-                    self.counts.failed[_kind(reason)] += 1
-                    failed = self.store.persist_failure(key.key, reason, self.spec.run, name)
-                    await self.persist(failed)
-                    raise RequestRejected(reason)
+                reason = str(rejection)
+            except DistillError as error:
+                controller.release()
+                if self.stop:
+                    raise RunStopping from error
+                # Before the first answer a `UserError` is a mistake in the config. Later the key
+                # was withdrawn, or the money is gone, and another teacher may go on.
+                mistake = isinstance(error, UserError) and controller.health == "untested"
+                self._close(name, error, mistake or not self._others(name))
+                continue  # no turn comes any more
+            except BaseException:
+                controller.release()
+                raise
+            self.counts.failed[_kind(reason)] += 1
+            await self.persist(self.store.persist_failure(key.key, reason, self.spec.run, name))
+            raise RequestRejected(reason)
 
     async def _acquire(self, name: str, due: float) -> None:
-        """Wait for a turn with a teacher, not before `due` (monotonic seconds).
-
-        Raises:
-            TeacherClosed: The teacher is given up.
-            RunStopping: The run ends.
-        """
+        """Wait for a turn with a teacher, not before `due` (monotonic seconds)."""
         controller = self.controllers[name]
         try:
             await controller.acquire(due)
@@ -183,12 +138,6 @@ class ResponseClient:
             if self.stop:
                 raise RunStopping
             raise TeacherClosed(controller.closed)  # type: ignore[arg-type]
-
-    def _on_error(self, name: str, failure: RetryableError, sent: float, key: RequestKey) -> None:
-        controller = self.controllers[name]
-        controller.on_error(failure, sent, key.key)
-        if controller.closed and name not in self.counts.out:
-            self._close(name, controller.closed, not self._others(name))
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Make one attempt. Its turn ends when the response is on the disk."""
@@ -254,12 +203,13 @@ class ResponseClient:
                 )
             )
 
-    async def persist(self, writing: Awaitable[None]) -> None:
-        """Wait for a note to the store; a full disk stops the run."""
+    async def persist(self, writing: Awaitable[T]) -> T:
+        """Wait for what writes to the store; a full disk stops the run."""
         try:
-            await writing
+            return await writing
         except StoreFull as error:
-            self.halt(_full_disk(error))
+            reason = f"the response store takes no more ({error}); make room and run again"
+            self.halt(Unfinished(reason))
             raise RunStopping from error
 
     def _others(self, name: str) -> bool:
@@ -295,10 +245,6 @@ class ResponseClient:
 
 def _kind(reason: str) -> str:
     return reason.split(":", 1)[0]
-
-
-def _full_disk(error: StoreFull) -> Unfinished:
-    return Unfinished(f"the response store takes no more ({error}); make room and run again")
 
 
 def _backoff(attempt: int) -> float:

@@ -30,11 +30,7 @@ FIRST_LIMIT = 32.0
 
 
 class TeacherClosed(Exception):
-    """The teacher answers nothing more.
-
-    Args:
-        error: Why, as the user is to read it if no other teacher is left.
-    """
+    """The teacher answers nothing more; `error` is for the user if no other teacher is left."""
 
     def __init__(self, error: DistillError) -> None:
         super().__init__(str(error))
@@ -43,19 +39,12 @@ class TeacherClosed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one teacher.
+    """Limits of one teacher."""
 
-    Attributes:
-        ceiling: Most requests in flight.
-        rpm: Most requests a minute, or None.
-        tpm: Most tokens a minute, or None.
-        patience_s: Seconds without an answer after which the teacher is given up.
-    """
-
-    ceiling: int = 64
-    rpm: float | None = None
-    tpm: float | None = None
-    patience_s: float = 600.0
+    ceiling: int = 64  # requests in flight
+    rpm: float | None = None  # requests a minute
+    tpm: float | None = None  # tokens a minute
+    patience_s: float = 600.0  # without an answer, before the teacher is given up
 
 
 class _Bucket:
@@ -88,12 +77,11 @@ class ConcurrencyController:
 
     def __init__(
         self,
-        name: str,
         limits: Limits,
         advertised: Callable[[], Advertised | None] = lambda: None,
         skip_probe: bool = False,
     ) -> None:
-        self.name, self.limits, self._skip_probe = name, limits, skip_probe
+        self.limits, self._skip_probe = limits, skip_probe
         self.in_flight = 0
         self.health: Health = "untested"
         self.closed: DistillError | None = None
@@ -121,11 +109,7 @@ class ConcurrencyController:
         return 1 if self.health != "healthy" else int(self._limit)
 
     async def acquire(self, due: float = 0.0) -> None:
-        """Wait for a turn, not before `due` (monotonic seconds).
-
-        Raises:
-            TeacherClosed: The teacher is given up.
-        """
+        """Wait for a turn, not before `due` (monotonic seconds). Raises TeacherClosed."""
         if self.closed is not None:
             raise TeacherClosed(self.closed)
         now = time.monotonic()
@@ -163,18 +147,16 @@ class ConcurrencyController:
     def on_error(self, failure: RetryableError, sent: float, request: object) -> None:
         """End a turn with a failure that may pass.
 
-        Args:
-            failure: What happened.
-            sent: When the request was sent (monotonic seconds).
-            request: Something that names the request: many failures of one say little of the rest.
+        `request` names what was sent at `sent` (monotonic seconds): many failures of one request
+        say little of the rest.
         """
         self.in_flight -= 1
-        now = time.monotonic()
         if failure.trouble != "malformed":
-            self._back_off(failure, sent, now, request)
+            self._back_off(failure, sent, request)
         self._pump()
 
-    def _back_off(self, failure: RetryableError, sent: float, now: float, request: object) -> None:
+    def _back_off(self, failure: RetryableError, sent: float, request: object) -> None:
+        now = time.monotonic()
         if not self._failures:
             self._failing_since = now
         self._failures += 1
@@ -240,16 +222,13 @@ class ConcurrencyController:
         while self._queue:
             now = time.monotonic()
             due, _, turn = self._queue[0]
-            if turn.done():
-                heapq.heappop(self._queue)
-                continue
-            wait = self._blocked(now)
-            if wait is None:
-                return
-            if (wait := max(wait, due - now)) > 0:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(wait, self._pump)
-                return
+            if not turn.done():
+                if (wait := self._blocked(now)) is None:
+                    return
+                if (wait := max(wait, due - now)) > 0:
+                    loop = asyncio.get_running_loop()
+                    self._timer = loop.call_later(wait, self._pump)
+                    return
+                self._take()
+                turn.set_result(None)
             heapq.heappop(self._queue)
-            self._take()
-            turn.set_result(None)

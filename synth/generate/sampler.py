@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from synth.core.reasoning import is_cut
+from synth.core.reasoning import is_cut, parse_completion, split_trace, whole_text
 from synth.core.record import Generation, Message, Record, Request, Task, Verdict
 from synth.core.usage import usage_of
-from synth.generate.client import ResponseClient
+from synth.generate.client import Reply, ResponseClient
 from synth.generate.concurrency import TeacherClosed
-from synth.generate.responses import Reply, continuation, merged
 from synth.generate.routing import Router, SampleSlot
 from synth.store.keys import RequestKey
 from synth.teachers import RequestRejected
@@ -131,6 +130,24 @@ class Sampler:
                 earlier_keys=[reply.key for reply in replies[:-1]],
             ),
         )
+
+
+def continuation(request: Request, messages: list[Message], replies: Sequence[Reply]) -> Request:
+    """Return the request that continues an answer which was cut off.
+
+    The parameters are vLLM's; teachers of other endpoints translate them.
+    """
+    prefix = Message(role="assistant", content="".join(whole_text(reply.raw) for reply in replies))
+    sampling = request.sampling | {"continue_final_message": True, "add_generation_prompt": False}
+    return replace(request, messages=[*messages, prefix], sampling=sampling)
+
+
+def merged(replies: Sequence[Reply]) -> tuple[str | None, str, str]:
+    """Return reasoning, answer and finish reason of an answer in one piece or in several."""
+    if len(replies) == 1:
+        return parse_completion(replies[0].raw)
+    text = "".join(whole_text(reply.raw) for reply in replies)
+    return (*split_trace(text), parse_completion(replies[-1].raw)[2])
 
 
 def rejections(record: Record) -> Counter[str]:

@@ -71,7 +71,7 @@ class GenerationSpec:
         teacher, options = self.teachers[name], self.options.get(name) or TeacherConfig()
         ceiling = options.concurrency or self.concurrency
         limits = Limits(ceiling, options.rpm, options.tpm, self.patience_s)
-        return ConcurrencyController(name, limits, lambda: teacher.advertised, teacher.skip_probe)
+        return ConcurrencyController(limits, lambda: teacher.advertised, teacher.skip_probe)
 
     def router(self) -> Router:
         """Return how samples are dealt to the teachers."""

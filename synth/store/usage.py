@@ -76,9 +76,9 @@ def entries(path: Path) -> Iterator[StoredResponse]:
 class Usage(NamedTuple):
     """What some responses came to: their number, tokens and dollars."""
 
-    responses: int
-    tokens: int
-    usd: float
+    responses: int = 0
+    tokens: int = 0
+    usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

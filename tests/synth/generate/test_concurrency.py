@@ -19,7 +19,7 @@ def _quick(monkeypatch):
 
 
 def lane(**limits):
-    return ConcurrencyController("t", Limits(**limits))
+    return ConcurrencyController(Limits(**limits))
 
 
 async def served(way, number, seconds=0.001, tokens=0):
@@ -230,7 +230,7 @@ def test_tokens_a_minute_are_kept():
 def test_an_allowance_that_is_used_up_is_waited_for():
     async def run():
         said = Advertised(requests=0, requests_at=time.monotonic() + 0.2)
-        way = ConcurrencyController("t", Limits(), lambda: said)
+        way = ConcurrencyController(Limits(), lambda: said)
         start = time.monotonic()
         await way.acquire()
         assert 0.15 < time.monotonic() - start < 1

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from synth.config.generate import Truncation
 from synth.core.errors import Unfinished
 from synth.core.reasoning import join_trace, split_trace, whole_text
-from synth.generate.responses import Reply, merged
+from synth.generate.client import Reply
+from synth.generate.sampler import merged
 from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
 
 WHOLE = "<think>\none two three four\n</think>\n\nso \\boxed{0}"

@@ -329,7 +329,7 @@ def test_a_preview_asks_online(server, path):
 
 
 def test_a_lane_that_opens_wide(server):
-    assert ConcurrencyController("t", Limits(ceiling=100)).limit == 1
+    assert ConcurrencyController(Limits(ceiling=100)).limit == 1
     wide = ask_with(teacher_of(server), concurrency=100).controller("teacher0")
     assert wide.limit == 100
     wide.on_error(RetryableError("ill"), time.monotonic(), "x")
