@@ -1,12 +1,11 @@
 """Adaptive sampling: a model of the chance that a question's next answer passes.
 
-The pass rates of a source's questions are taken to be spread by beta distributions with one
-strength n, their means m told by what is seen of a question (its length, its numbers and signs,
-its level and the like in the metadata) through a logistic regression. After s passes and f failures
-the next answer then passes with chance (m n + s) / (n + s + f) (beta-binomial model: Gelman et al.,
-Bayesian Data Analysis, 3rd ed., sections 2.4 and 5.3). The first answers of the first
-questions fit it by maximum a posteriori. Stopping everywhere at one chance gives the most verified
-answers for a number of samples.
+The pass rates of a source's questions follow beta distributions with one strength n, whose means m
+a logistic regression gives from a question's length, numbers, signs and metadata. After s passes
+and f failures the next answer passes with chance (m n + s) / (n + s + f) (beta-binomial model:
+Gelman et al., Bayesian Data Analysis, 3rd ed., sections 2.4 and 5.3). The first questions fit it by
+maximum a posteriori. Stopping everywhere at one chance gives the most verified answers for a number
+of samples.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,11 +90,8 @@ class Prior:
 def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int, int]]) -> Prior:
     """Return the maximum a posteriori prior after some questions, under weak normal priors.
 
-    That sampling stopped at some pass does not matter to the likelihood.
-
-    Args:
-        seen: Features of each question.
-        outcomes: Passes and failures of each.
+    `seen` has each question's features, `outcomes` its passes and failures. That sampling stopped
+    at some pass does not matter to the likelihood.
     """
     import numpy as np
     from scipy.optimize import minimize
@@ -135,23 +131,25 @@ def fit_prior(seen: Sequence[Mapping[str, float]], outcomes: Sequence[tuple[int,
     return Prior(names, means, deviations, best[:-1], float(np.exp(best[-1])))
 
 
+# What a question showed: its features, and passes and failures by teacher.
+_Learned = tuple[dict[str, float], Mapping[str, tuple[int, int]]]
+
+
 class PassRateModel:
     """Learns a prior for each source and teacher, and says which questions to give up."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self._begun: Counter[str] = Counter()
-        # By source, then by question: its features, and passes and failures by teacher.
-        self._learned: dict[
-            str, dict[str, tuple[dict[str, float], Mapping[str, tuple[int, int]]]]
-        ] = {}
+        # By source, then by question.
+        self._learned: defaultdict[str, dict[str, _Learned]] = defaultdict(dict)
         self._priors: dict[tuple[str, str], Prior] = {}
-        self._fitted: dict[str, asyncio.Event] = {}
+        self._fitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     def begin(self, source: str) -> bool:
-        """Return whether the next question of a source, in the data's order, is one to learn from.
+        """Return whether the next question of a source is one to learn from.
 
-        Which ones these are depends on the order alone, so that a rerun learns the same.
+        That depends on the order of the data alone, so that a rerun learns the same.
         """
         if self._samples.give_up is None:
             return False
@@ -160,7 +158,7 @@ class PassRateModel:
 
     def learn(self, task: Task, outcomes: Mapping[str, tuple[int, int]]) -> None:
         """Take in a question to learn from: passes and failures by teacher."""
-        learned = self._learned.setdefault(task.source, {})
+        learned = self._learned[task.source]
         learned[task.id] = question_features(task), outcomes
         if len(learned) < self._samples.learn:
             return
@@ -168,40 +166,33 @@ class PassRateModel:
         rows = [learned[id] for id in sorted(learned)]
         for teacher in sorted({name for _, by_teacher in rows for name in by_teacher}):
             asked = [(seen, by[teacher]) for seen, by in rows if teacher in by]
-            self._priors[task.source, teacher] = fit_prior(
-                [seen for seen, _ in asked], [outcome for _, outcome in asked]
-            )
-        self._event(task.source).set()
+            self._priors[task.source, teacher] = fit_prior(*zip(*asked, strict=True))
+        self._fitted[task.source].set()
 
     async def wait_until_fitted(self, source: str) -> None:
-        """Wait until a source's prior is fitted.
+        """Wait until a source's prior is fitted, before every wave but a question's first.
 
-        Who has had a first wave waits here before a second: what is given up then depends on the
-        first questions alone and not on who was how fast, and a rerun buys nothing more.
+        What is given up then depends on the first questions alone and not on who was how fast, and
+        a rerun buys nothing more.
         """
         if self._samples.give_up is not None:
-            await self._event(source).wait()
+            await self._fitted[source].wait()
 
     def end(self) -> None:
         """Let sources with too few questions to learn from be asked to the end: no more follow."""
         for source, begun in self._begun.items():
             if begun < self._samples.learn:
-                self._event(source).set()
+                self._fitted[source].set()
 
     def release(self) -> None:
         """Let everyone go who waits for a prior: the run stops."""
         for source in self._begun:
-            self._event(source).set()
-
-    def _event(self, source: str) -> asyncio.Event:
-        return self._fitted.setdefault(source, asyncio.Event())
+            self._fitted[source].set()
 
     def should_stop(self, task: Task, teacher: str, passed: int, failed: int) -> bool:
         """Return whether a question is to be given up with this teacher."""
         prior = self._priors.get((task.source, teacher))
         if prior is None or self._samples.give_up is None:
             return False
-        return (
-            prior.predictive_pass_rate(question_features(task), passed, failed)
-            < self._samples.give_up
-        )
+        chance = prior.predictive_pass_rate(question_features(task), passed, failed)
+        return chance < self._samples.give_up

@@ -151,11 +151,10 @@ class ResponseClient:
             latency = time.monotonic() - sent
             raw, body, labels = parse_answer(answer, request)
             prompt, completion, cost = usage_of(raw, price)
-            tokens = (
-                prompt + completion
-                if prompt is not None and completion is not None
-                else len(body) // 4  # a cap has to hold where an endpoint counts nothing
-            )
+            if prompt is not None and completion is not None:
+                tokens = prompt + completion
+            else:  # a cap has to hold where an endpoint counts nothing
+                tokens = len(body) // 4
             spent = (tokens, cost)
             metadata = ResponseMetadata(self.spec.run, name, prompt, completion, cost, latency)
             await self.store.persist(key, body, metadata, labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from synth.core.errors import UserError
 from synth.core.record import Message, Record, Task
 from synth.generate.adaptive_sampling import PassRateModel
-from synth.generate.client import ResponseClient, RunStopping
-from synth.generate.routing import Router, SampleSlot
+from synth.generate.client import RunStopping
+from synth.generate.routing import SampleSlot
 from synth.generate.sampler import Sampler
 from synth.generate.spec import GenerationSpec
 
@@ -26,13 +25,8 @@ LEARNS_FROM = 6
 class StopPolicy:
     """Decides which samples of one question come next, and when it is given up.
 
-    Args:
-        spec: The generation's specification.
-        model: Pass rates, by which a question is given up.
-        slots: All samples that the question may get, in their order.
-
     Attributes:
-        slots: The samples that are left.
+        slots: The samples that are left, in their order.
         outcomes: Passes and failures: by teacher under `cascade`, else of all under `""`.
     """
 
@@ -61,10 +55,9 @@ class StopPolicy:
         return max(wanted, self._samples.start or 0) if first else wanted
 
     def take(self, wanted: int, task: Task, may_give_up: bool) -> tuple[list[SampleSlot], bool]:
-        """Take the next wave, of one teacher only in a cascade: the next may not be needed.
+        """Take the next wave, and tell whether the question is given up with none.
 
-        Returns:
-            The samples, and whether the question is given up with none.
+        In a cascade a wave is of one teacher only: the next may not be needed.
         """
         wave: list[SampleSlot] = []
         while self.slots and len(wave) < wanted:
@@ -85,8 +78,9 @@ class StopPolicy:
 class VotePolicy:
     """Makes the answer on which enough samples agree the reference, where a question has none."""
 
-    def __init__(self, spec: GenerationSpec, task: Task, threads: ThreadPoolExecutor) -> None:
-        self._vote, self._agree, self._threads = spec.vote, spec.agree, threads
+    def __init__(self, sampler: Sampler, task: Task) -> None:
+        spec, self._threads = sampler.client.spec, sampler.threads
+        self._vote, self._agree = spec.vote, spec.agree
         self.pending = spec.vote is not None and task.answer is None
         self._votes = 0
 
@@ -116,18 +110,14 @@ class QuestionLoop:
     Attributes:
         task: The question; its reference answer may come by agreement.
         learning: Whether the pass-rate model learns from it.
-        aside: Gives a context in which the question does not count as under way, so that others
-            begin meanwhile.
+        aside: A context in which the question does not count as under way: others begin meanwhile.
         records: What came of it so far.
     """
 
     task: Task
     learning: bool
-    client: ResponseClient
     sampler: Sampler
     model: PassRateModel
-    router: Router
-    threads: ThreadPoolExecutor
     aside: AbstractContextManager[None]
     records: list[Record] = field(default_factory=list)
 
@@ -137,10 +127,15 @@ class QuestionLoop:
         Raises:
             RunStopping: The run ends; `records` holds what came before.
         """
-        spec, counts = self.client.spec, self.client.counts
-        messages = self._messages()
-        slots = self.router.order(self.task.question, spec.samples.max)
-        stop, vote = StopPolicy(spec, self.model, slots), VotePolicy(spec, self.task, self.threads)
+        client = self.sampler.client
+        spec, counts = client.spec, client.counts
+        try:
+            messages = spec.prompt.messages(self.task, spec.values)
+        except UserError as error:
+            client.halt(UserError(f"{error} (question {self.task.id})"))
+            raise RunStopping from error
+        slots = self.sampler.router.order(self.task.question, spec.samples.max)
+        stop, vote = StopPolicy(spec, self.model, slots), VotePolicy(self.sampler, self.task)
         first = True
         while stop.slots:
             await self._wait_for_model(stop.outcomes, first)
@@ -163,17 +158,10 @@ class QuestionLoop:
         if self.learning:
             self.model.learn(self.task, stop.outcomes)
 
-    def _messages(self) -> list[Message]:
-        try:
-            return self.client.spec.prompt.messages(self.task, self.client.spec.values)
-        except UserError as error:
-            self.client.halt(UserError(f"{error} (question {self.task.id})"))
-            raise RunStopping from error
-
     async def _wait_for_model(self, outcomes: Mapping[str, tuple[int, int]], first: bool) -> None:
         """Hand on what was learned, and wait for the model before every wave but the first."""
         # Under `cascade` a later teacher has to be learned of too.
-        spec = self.client.spec
+        spec = self.sampler.client.spec
         enough = spec.samples.max if spec.route == "cascade" else LEARNS_FROM
         if self.learning and len(self.records) >= enough:
             self.model.learn(self.task, dict(outcomes))

@@ -3,57 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from synth.core.record import Record, Task
 
 FILE = "questions.parquet"
+COLUMNS = {
+    "id": "string",
+    "source": "string",
+    "asked": "int64",
+    "passed": "int64",
+    "pass_rate": "double",
+    "answer": "string",
+    "by_teacher": "string",
+    "reasons": "string",
+    "tokens": "int64",
+}
 
 
 class QuestionWriter:
     """Writes `questions.parquet`: how often a question was asked, and how often it was solved.
 
-    Columns: `id`, `source`, `asked`, `passed` (every trace filter), `pass_rate`, `answer` (the
-    reference, also where it came by agreement), `by_teacher` (JSON: teacher to [asked, passed]),
-    `reasons` (JSON: why answers did not pass), `tokens` (of all its answers).
+    `passed` counts the answers that passed every trace filter; `answer` is the reference, also
+    where it came by agreement. `by_teacher` (JSON) gives [asked, passed], `reasons` (JSON) counts
+    why answers did not pass, and `tokens` is of all the answers.
     """
 
     GROUP = 10_000
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._writer: Any = None
 
     def write(self, task: Task, records: list[Record]) -> None:
         """Add a question with its records and their verdicts."""
-        asked: dict[str, list[int]] = {}
-        reasons: dict[str, int] = {}
-        tokens = 0
+        by_teacher: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        reasons: Counter[str] = Counter()
+        passed = tokens = 0
         for record in records:
             assert record.generation is not None
-            tally = asked.setdefault(record.generation.teacher, [0, 0])
             rejected = record.rejected_by
-            tally[0] += 1
-            tally[1] += rejected is None
+            by_teacher[record.generation.teacher][0] += 1
+            by_teacher[record.generation.teacher][1] += rejected is None
+            passed += rejected is None
             tokens += record.generation.completion_tokens or 0
             if rejected is not None:
-                reasons[rejected.kind] = reasons.get(rejected.kind, 0) + 1
-        passed = sum(tally[1] for tally in asked.values())
-        self._rows.append(
-            {
-                "id": task.id,
-                "source": task.source,
-                "asked": len(records),
-                "passed": passed,
-                "pass_rate": passed / len(records) if records else None,
-                "answer": records[0].task.answer if records else task.answer,
-                "by_teacher": json.dumps(asked),
-                "reasons": json.dumps(reasons),
-                "tokens": tokens,
-            }
-        )
+                reasons[rejected.kind] += 1
+        asked = len(records)
+        answer = records[0].task.answer if records else task.answer
+        row = (task.id, task.source, asked, passed, passed / asked if asked else None, answer)
+        self._rows.append((*row, json.dumps(by_teacher), json.dumps(reasons), tokens))
         if len(self._rows) >= self.GROUP:
             self._flush()
 
@@ -66,22 +68,10 @@ class QuestionWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        whole, text = pa.int64(), pa.string()
-        schema = pa.schema(
-            {
-                "id": text,
-                "source": text,
-                "asked": whole,
-                "passed": whole,
-                "pass_rate": pa.float64(),
-                "answer": text,
-                "by_teacher": text,
-                "reasons": text,
-                "tokens": whole,
-            }
-        )
+        schema = pa.schema([(name, pa.type_for_alias(type)) for name, type in COLUMNS.items()])
         if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=schema))
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in self._rows]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         self._rows = []

@@ -32,12 +32,10 @@ class Router:
     caps: Mapping[str, int] = field(default_factory=dict)
 
     def order(self, question: str, max_samples: int) -> Iterator[SampleSlot]:
-        """Yield all samples that a question may get, in their order: at most `max_samples` a tier.
+        """Yield all samples that a question may get, in their order: at most `max_samples`.
 
-        Args:
-            question: The question's text. With `weights` it decides who answers, together with
-                the sample's number and nothing else, so that a rerun asks the same.
-            max_samples: The cap on samples; of each teacher under `cascade`, else of all together.
+        Under `cascade` that is the cap of each teacher. With `weights` the question's text and the
+        sample's number decide who answers, and nothing else, so that a rerun asks the same.
         """
         if self.kind == "cascade":
             for name in self.teachers:
@@ -55,9 +53,9 @@ class Router:
 
     def substitutes(self, name: str) -> list[str]:
         """Return who answers in place of a teacher that does not, in order."""
-        index = list(self.teachers).index(name)
-        if self.kind == "cascade":  # the cheaper ones had their turn
-            return list(self.teachers[index + 1 :])
+        if self.kind == "cascade":  # each has samples of its own
+            return []
+        index = self.teachers.index(name)
         return [*self.teachers[index + 1 :], *self.teachers[:index]]
 
     def _drawn(self, question: str, sample: int) -> str:

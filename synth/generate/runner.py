@@ -33,32 +33,22 @@ Emit = Callable[[Task, list[Record]], None]
 
 
 class _Runner:
-    """One generation under way. `run` does it all; the rest is its parts."""
-
     def __init__(self, spec: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
         self._counts = counts
         self._client = ResponseClient(spec, store, counts)
-        self._router = spec.router()
         self._model = PassRateModel(spec.samples)
         self._client.on_halt.append(self._model.release)
         self._threads = ThreadPoolExecutor(spec.check_threads, thread_name_prefix="check")
-        self._sampler = Sampler(self._client, self._router, self._threads)
+        self._sampler = Sampler(self._client, self._threads)
         ceilings = sum(c.limits.ceiling for c in self._client.controllers.values())
         self._max_active = 8 + int(AHEAD * ceilings)
+        self._pending: deque[tuple[Task, asyncio.Task[list[Record]]]] = deque()
         self._active = self._waiting_characters = 0
         self._finished = asyncio.Event()
 
     async def run(self, tasks: Iterable[Task], emit: Emit) -> None:
-        """Answer every task and hand its records to `emit`, in the order of the tasks.
-
-        A run that stops hands on what it has of the questions that it had begun.
-
-        Raises:
-            UserError: A mistake that no retry mends (wrong key, unknown model, wrong address).
-            Unfinished: A cap is reached, no teacher is left, or the store's disk is full.
-            Interrupted: Ctrl-C; a second one does not wait for what is in flight.
-        """
-        pending: deque[tuple[Task, asyncio.Task[list[Record]]]] = deque()
+        """Answer every task and hand its records to `emit`, in the order of the tasks."""
+        pending = self._pending
         handled = self._handle_interrupt()
         try:
             for task in tasks:
@@ -68,10 +58,10 @@ class _Runner:
                 self._active += 1
                 pending.append((task, asyncio.create_task(self._question(task, learning))))
                 while pending and (pending[0][1].done() or self._full()):
-                    await self._advance(pending, emit)
+                    await self._advance(emit)
             self._model.end()
             while pending and not self._client.stop:
-                await self._advance(pending, emit)
+                await self._advance(emit)
         except BaseException:
             self._client.halt(Unfinished("stopped by an error"))
             raise
@@ -90,26 +80,20 @@ class _Runner:
     def _full(self) -> bool:
         return self._active >= self._max_active or self._waiting_characters > MAX_WAITING_CHARACTERS
 
-    async def _advance(
-        self, pending: deque[tuple[Task, asyncio.Task[list[Record]]]], emit: Emit
-    ) -> None:
+    async def _advance(self, emit: Emit) -> None:
         """Hand on the first question if it is done, or wait until some question is."""
-        task, work = pending[0]
+        task, work = self._pending[0]
         if work.done():
-            pending.popleft()
-            records = work.result()
-            self._waiting_characters -= _characters(records)
-            emit(task, records)
-            return
-        self._finished.clear()
-        await self._finished.wait()
+            self._pending.popleft()
+            self._waiting_characters -= _characters(work.result())
+            emit(task, work.result())
+        else:
+            self._finished.clear()
+            await self._finished.wait()
 
     async def _question(self, task: Task, learning: bool) -> list[Record]:
         """Return the records of one question; on a stop, those that came before it."""
-        loop = QuestionLoop(
-            task, learning, self._client, self._sampler, self._model, self._router, self._threads,
-            self._aside(),
-        )  # fmt: skip
+        loop = QuestionLoop(task, learning, self._sampler, self._model, self._aside())
         try:
             await loop.run()
             self._counts.questions += 1
@@ -166,17 +150,15 @@ async def generate(
     emit: Emit,
     counts: GenerationStats,
 ) -> None:
-    """Answer every task, then close the teachers.
+    """Answer every task, then close the teachers; `counts` is filled on the way.
 
-    Args:
-        spec: Who is asked, and how.
-        store: The response store.
-        tasks: The questions.
-        emit: Takes each question with its records, in the order of the questions.
-        counts: Filled as the generation goes on.
+    `emit` takes each question with its records, in the order of the questions. A run that stops
+    hands on what it has of the questions that it had begun.
 
     Raises:
-        UserError, Unfinished, Interrupted: See `_Runner.run`.
+        UserError: A mistake that no retry mends (wrong key, unknown model, wrong address).
+        Unfinished: A cap is reached, no teacher is left, or the store's disk is full.
+        Interrupted: Ctrl-C; a second one does not wait for what is in flight.
 
     Example:
         >>> asyncio.run(generate(spec, store, tasks, emit, GenerationStats()))  # doctest: +SKIP

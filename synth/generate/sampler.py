@@ -14,7 +14,7 @@ from synth.core.record import Generation, Message, Record, Request, Task, Verdic
 from synth.core.usage import usage_of
 from synth.generate.client import Reply, ResponseClient
 from synth.generate.concurrency import TeacherClosed
-from synth.generate.routing import Router, SampleSlot
+from synth.generate.routing import SampleSlot
 from synth.store.keys import RequestKey
 from synth.teachers import RequestRejected
 
@@ -24,21 +24,18 @@ class Sampler:
 
     Args:
         client: Where responses come from.
-        router: Who answers in place of a teacher that does not.
         threads: Where filters and tokenizers run.
     """
 
-    def __init__(self, client: ResponseClient, router: Router, threads: ThreadPoolExecutor) -> None:
-        self._client, self._spec, self._counts = client, client.spec, client.counts
-        self._router, self._threads = router, threads
+    def __init__(self, client: ResponseClient, threads: ThreadPoolExecutor) -> None:
+        self.client, self.router, self.threads = client, client.spec.router(), threads
+        self._spec, self._counts = client.spec, client.counts
 
     async def sample(self, task: Task, messages: list[Message], slot: SampleSlot) -> Record | None:
         """Return one answer, from whichever teacher gives it; None if none does."""
         request = Request(messages, self._spec.sampling.parameters(slot.sample), slot.sample, task)
-        key, store = self._client.key(slot.teacher, request), self._client.store
-        names = [slot.teacher]
-        if self._spec.route != "cascade":
-            names += self._router.substitutes(slot.teacher)
+        key, store = self.client.key(slot.teacher, request), self.client.store
+        names = [slot.teacher, *self.router.substitutes(slot.teacher)]
         if len(names) > 1 and (fallback := store.fallback_teacher(key.key)) in names:
             names = [str(fallback)]
         for name in names:
@@ -51,15 +48,15 @@ class Sampler:
                     continue
                 return None
             if name != slot.teacher:
-                await self._client.persist(store.persist_fallback_teacher(key.key, name))
+                await self.client.persist(store.persist_fallback_teacher(key.key, name))
             return record
-        self._client.end_if_none_left()
+        self.client.end_if_none_left()
         return None
 
     async def _answer(self, name: str, request: Request, key: RequestKey | None) -> Record:
         """Return one answer of one teacher, continued or asked again where it was cut off."""
         policy, messages = self._spec.truncation, request.messages
-        replies = [await self._client.fetch(name, request, key)]
+        replies = [await self.client.fetch(name, request, key)]
         for _ in range(policy.times):
             if policy.policy not in ("raise_max_tokens", "continue") or not replies[-1].cut:
                 break
@@ -69,7 +66,7 @@ class Sampler:
                 limit = int(request.sampling["max_tokens"] * policy.factor)
                 request = replace(request, sampling={**request.sampling, "max_tokens": limit})
                 replies = []
-            replies.append(await self._client.fetch(name, request))
+            replies.append(await self.client.fetch(name, request))
         record = self._record(name, request, messages, replies)
         await self.check(record)
         return record
@@ -78,7 +75,7 @@ class Sampler:
         """Give a record its verdicts and count it."""
         if self._spec.check is not None or self._spec.count_tokens is not None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._check_in_thread, record)
+            await loop.run_in_executor(self.threads, self._check_in_thread, record)
         self._counts.kept += record.rejected_by is None
         self._counts.rejected += rejections(record)
         generation = record.generation

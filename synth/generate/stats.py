@@ -14,9 +14,8 @@ class GenerationStats:
     """What a generation came to so far; progress is shown from it, and the manifest keeps it.
 
     Attributes:
-        questions: Questions finished, of `questions_total`.
-        solved: Of these, the ones with at least one record that passed.
-        gave_up: Of these, the ones that were given up for their low pass rate.
+        questions: Questions finished, of `questions_total`; `solved` have a record that passed.
+        gave_up: Of these, the ones given up for their low pass rate.
         voted: Of these, the ones whose reference answer came by agreement.
         bought: Responses paid for in this call; `reused` came from the store.
         kept: Records that passed the trace filters; `rejected` counts the others by reason.
@@ -54,24 +53,14 @@ class GenerationStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with the seconds since the start."""
-        values = {
-            k: dict(v) if isinstance(v, Counter) else v
-            for k, v in vars(self).items()
-            if k not in ("started", "in_flight", "student_tokens")
-        }
-        return values | {
-            "student_tokens": self.lengths(),
-            "seconds": round(time.monotonic() - self.started, 3),
-        }
+        values = {k: v for k, v in vars(self).items() if k not in ("started", "in_flight")}
+        seconds = round(time.monotonic() - self.started, 3)
+        return values | {"student_tokens": self.lengths(), "seconds": seconds}
 
     def lengths(self) -> dict[str, int] | None:
         """Return median, 95th percentile and maximum of the lengths in the student's tokens."""
         if not self.student_tokens:
             return None
-        ordered = sorted(self.student_tokens)
-        last = len(ordered) - 1
-        return {
-            "median": ordered[last // 2],
-            "p95": ordered[round(0.95 * last)],
-            "max": ordered[last],
-        }
+        ordered, last = sorted(self.student_tokens), len(self.student_tokens) - 1
+        indices = {"median": last // 2, "p95": round(0.95 * last), "max": last}
+        return {name: ordered[index] for name, index in indices.items()}

@@ -26,11 +26,7 @@ class SyncClient:
 
     Args:
         store: Path of the response store.
-        ask: Who can be asked, and how: limits, prices, retries, budget. Its prompt, sampling and
-            samples are not used.
-
-    Attributes:
-        counts: What was bought, reused and failed so far.
+        ask: Who can be asked, and how. Its prompt, sampling and samples are not used.
     """
 
     def __init__(self, store: Path, ask: GenerationSpec) -> None:

@@ -1,8 +1,9 @@
-"""The raw response of a chat completion: parsing it, and packing its logprobs for the store."""
+"""The raw response of a chat completion: parsing it, and its logprobs as soft labels."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from synth.core.compression import parse_json
@@ -15,37 +16,54 @@ from synth.teachers.base import RetryableError
 def parse_answer(
     answer: dict[str, Any] | bytes, request: Request
 ) -> tuple[dict[str, Any], bytes, bytes | None]:
-    """What a teacher returned, as JSON values, as bytes for the store, and its soft labels packed.
+    """Return an answer as JSON values, as bytes for the store, and its soft labels packed.
 
     Raises:
-        Retry: It is no chat completion, or lacks the soft labels that were asked for.
+        RetryableError: It is no chat completion, or lacks the soft labels that were asked for.
     """
     if isinstance(answer, bytes):
         try:
             raw, body = parse_json(answer), answer
         except ValueError as error:
-            raise _malformed(f"not JSON ({str(error)[:100]})") from error
+            raise malformed(f"not JSON ({str(error)[:100]})") from error
         if not isinstance(raw, dict):
-            raise _malformed("not a JSON object")
+            raise malformed("not a JSON object")
     else:
         raw, body = answer, b""
     try:
         parse_completion(raw)
     except ValueError as error:
-        raise _malformed(str(error)) from error
+        raise malformed(str(error)) from error
     if not request.sampling.get("top_logprobs"):
         return raw, body or _dumped(raw), None
     given = raw.pop("labels", None)
     try:
         labels = given if isinstance(given, TopLogprobs) else take_labels(raw)
     except ValueError as error:
-        raise _malformed(f"soft labels: {error}") from error
+        raise malformed(f"soft labels: {error}") from error
     return raw, _dumped(raw), pack(labels)
+
+
+def with_labels(
+    answer: dict[str, Any] | bytes,
+    id_of: Callable[[dict[str, Any]], int | None] | None = None,
+    width: int | None = None,
+) -> dict[str, Any]:
+    """Return an answer with its soft labels read: ids by `id_of`, and the `width` likeliest."""
+    try:
+        raw = parse_json(answer) if isinstance(answer, bytes) else answer
+        labels = take_labels(raw, id_of)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise malformed(f"soft labels: {error}") from error
+    labels.top_ids = labels.top_ids[:, :width]
+    labels.top_logprobs = labels.top_logprobs[:, :width]
+    return {**raw, "labels": labels}
 
 
 def _dumped(raw: dict[str, Any]) -> bytes:
     return json.dumps(raw).encode()  # ASCII: lone surrogates stay as escapes
 
 
-def _malformed(what: str) -> RetryableError:
+def malformed(what: str) -> RetryableError:
+    """Return the error for an answer that makes no sense."""
     return RetryableError(f"malformed response: {what}", trouble="malformed")

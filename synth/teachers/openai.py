@@ -18,6 +18,7 @@ from synth.core.record import Request
 from synth.teachers._openai.rate_limits import advertised
 from synth.teachers._openai.status_errors import StatusErrors
 from synth.teachers._openai.token_ids import ids_by_bytes
+from synth.teachers._response import malformed, with_labels
 from synth.teachers.base import RetryableError, Teacher, TeacherConfig
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Config(TeacherConfig):
 
 
 def check(config: Config) -> list[str]:
-    """Says whether the key's environment variable is not set."""
+    """Return a message where the key's environment variable is not set."""
     if config.api_key_env and not os.environ.get(config.api_key_env):
         return [
             f"the model {config.model} takes its key from the environment variable "
@@ -66,17 +67,12 @@ def check(config: Config) -> list[str]:
 
 
 def build(config: Config, name: str) -> OpenAITeacher:
-    """The teacher. Raises UserError where the key's environment variable is not set."""
+    """Build the teacher. Raises UserError where the key's environment variable is not set."""
     return OpenAITeacher(config, env_key(config.api_key_env, f"teacher {name}"))
 
 
 class OpenAITeacher(Teacher):
-    """One model behind an OpenAI-compatible API.
-
-    Args:
-        config: Where and which.
-        key: The API's key, or None.
-    """
+    """One model behind an OpenAI-compatible API; `key` is the API's, or None."""
 
     def __init__(self, config: Config, key: str | None) -> None:
         self._config, self._key = config, key
@@ -88,10 +84,11 @@ class OpenAITeacher(Teacher):
         }
         self._session: aiohttp.ClientSession | None = None
         self._url = ""
+        self._tokenizer = None if config.token_ids in (None, "vllm") else config.token_ids
         self._id_of: Any = None
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
-        """Sends one request and returns the bytes of the API's JSON."""
+        """Send one request and return the bytes of the API's JSON."""
         import aiohttp
 
         if self._session is None:
@@ -103,21 +100,20 @@ class OpenAITeacher(Teacher):
         except TimeoutError as error:
             raise RetryableError(f"timeout: no answer in {self._config.timeout_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            said = " ".join(str(error).replace("ssl:default ", "").split())[:200]
-            raise RetryableError(
-                f"cannot reach {self._config.base_url}: {said}", unreachable=True
-            ) from error
+            cause = " ".join(str(error).replace("ssl:default ", "").split())[:200]
+            reason = f"cannot reach {self._config.base_url}: {cause}"
+            raise RetryableError(reason, unreachable=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise RetryableError(f"connection cut: {said}") from error
+            cause = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RetryableError(f"connection cut: {cause}") from error
         if any(name.lower().startswith("x-ratelimit-") for name in response.headers):
             self.advertised = advertised(response.headers)
         if response.status != 200:
             raise self._errors.error(response.status, response.headers, answer)
-        return self._with_labels(answer) if self._tokenizer_wanted(request) else answer
+        return self._labelled(answer, request)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -131,8 +127,8 @@ class OpenAITeacher(Teacher):
 
         # Only for what it knows of the API: nothing is sent through it.
         client = openai.AsyncOpenAI(api_key=self._key or "none", base_url=self._config.base_url)
-        said = {**client.default_headers, **client.auth_headers}
-        headers = {name: value for name, value in said.items() if isinstance(value, str)}
+        sdk_headers = {**client.default_headers, **client.auth_headers}
+        headers = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
         self._url = f"{str(client.base_url).rstrip('/')}/chat/completions"
         verify = ssl.create_default_context(
             cafile=None if os.environ.get("SSL_CERT_FILE") else certifi.where()
@@ -152,38 +148,23 @@ class OpenAITeacher(Teacher):
         messages: list[Any] = list(request.messages)
         if "max_tokens" in sampling:
             sampling[config.max_tokens_name] = sampling.pop("max_tokens")
-        if sampling.get("top_logprobs") and config.token_ids in (None, "vllm"):
+        if sampling.get("top_logprobs") and self._tokenizer is None:
             sampling["return_tokens_as_token_ids"] = True
         if sampling.get("continue_final_message") and config.continue_with == "prefix":
             del sampling["continue_final_message"], sampling["add_generation_prompt"]
             messages[-1] = {**messages[-1], "prefix": True}
         return {"model": config.model, "messages": messages, **sampling}
 
-    def _tokenizer_wanted(self, request: Request) -> bool:
-        return bool(request.sampling.get("top_logprobs")) and self._config.token_ids not in (
-            None,
-            "vllm",
-        )
-
-    def _with_labels(self, answer: bytes) -> dict[str, Any] | bytes:
-        """The completion with soft labels whose ids are looked up in the tokenizer."""
-        from synth.core.compression import parse_json
-        from synth.core.logprobs import take_labels
-
-        if self._id_of is None:
-            self._id_of = ids_by_bytes(str(self._config.token_ids))
-        try:
-            raw = parse_json(answer)
-            raw["labels"] = take_labels(raw, self._id_of)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise RetryableError(
-                f"malformed response: soft labels: {error}", trouble="malformed"
-            ) from error
-        return dict(raw)
+    def _labelled(self, answer: dict[str, Any] | bytes, request: Request) -> dict[str, Any] | bytes:
+        """Return an answer, with soft labels where the tokenizer gives their ids."""
+        if self._tokenizer is None or not request.sampling.get("top_logprobs"):
+            return answer
+        self._id_of = self._id_of or ids_by_bytes(self._tokenizer)
+        return with_labels(answer, self._id_of)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body; one that does not end is not read to the end of memory."""
+    """Read the whole body; one that does not end is not read to the end of memory."""
     length = response.content_length
     if length is not None and length <= LARGEST_ANSWER:
         return await response.read()
@@ -192,7 +173,5 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > LARGEST_ANSWER:
-            raise RetryableError(
-                f"malformed response: more than {LARGEST_ANSWER >> 20} MiB", trouble="malformed"
-            )
+            raise malformed(f"more than {LARGEST_ANSWER >> 20} MiB")
     return b"".join(parts)

@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import copy
 import json
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -24,17 +23,18 @@ from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
 from synth.core.usage import usage_of
 from synth.store.keys import RequestKey, request_key
-from synth.store.responses import Batch, ResponseMetadata, StoreFull
+from synth.store.responses import Batch, ResponseMetadata, ResponseStore, StoreFull
 from synth.teachers import openai
-from synth.teachers._openai.batch_endpoints import ENDPOINT, BatchClient, UnknownResource
-from synth.teachers._openai.batch_results import ResultLine, index_lines
+from synth.teachers._openai.batch_endpoints import (
+    ENDPOINT,
+    BatchClient,
+    ResultLine,
+    UnknownResource,
+)
 from synth.teachers._pricing import price_of
 from synth.teachers._response import parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
 from synth.teachers.openai import check as check
-
-if TYPE_CHECKING:
-    from synth.store.responses import ResponseStore
 
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits
@@ -69,7 +69,7 @@ class Config(openai.Config):
 
 
 def build(config: Config, name: str) -> OpenAIBatchTeacher:
-    """The teacher. Raises UserError where the key's environment variable is not set."""
+    """Build the teacher. Raises UserError where the key's environment variable is not set."""
     return OpenAIBatchTeacher(config, env_key(config.api_key_env, f"teacher {name}"), name)
 
 
@@ -82,11 +82,6 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
 
     Its identity is the online teacher's: an answer is the same however it was bought, so changing
     between the kinds buys nothing again.
-
-    Args:
-        config: Where, which, and how it is batched.
-        key: The API's key, or None.
-        name: The teacher's name in the config.
     """
 
     skip_probe = True  # one request would be a batch; the upload proves key and address
@@ -96,7 +91,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         self._options, self._name = config, name
         self._client = BatchClient(self._errors, config.timeout_s, name, config.give_up_h)
         self._endpoint = canonical_json(self.identity)
-        self._store: ResponseStore | None = None
+        self._store: ResponseStore
         self._run = ""
         self._waiting: dict[str, asyncio.Future[_Outcome]] = {}
         self._gathered: list[tuple[RequestKey, bytes]] = []
@@ -110,7 +105,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         self._only_online = False
 
     def open(self, store: ResponseStore, run: str) -> None:
-        """Takes up the batches that earlier runs left at the provider."""
+        """Take up the batches that earlier runs left at the provider."""
         self._store, self._run = store, run
         loop = asyncio.get_running_loop()
         for batch in reversed(store.batches(self._endpoint)):
@@ -120,11 +115,11 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             self._start(self._resume(batch), batch.requests)
 
     def disable_batching(self) -> None:
-        """Asks online from now on: someone waits for a few answers."""
+        """Ask online from now on: someone waits for a few answers."""
         self._only_online = True
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
-        """The request's answer, out of a batch."""
+        """Return the request's answer, out of a batch."""
         key = request_key(request, self.identity)
         if self._only_online or (self._options.online and key.key in self._left_over):
             async with self._online:
@@ -142,7 +137,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             raise
 
     def cancel_pending(self) -> None:
-        """Leaves all batches to the next run: whoever waits for an answer is told so."""
+        """Leave all batches to the next run: whoever waits for an answer is told so."""
         self._client.closing.set()
         for work in self._work:
             work.cancel()
@@ -153,27 +148,21 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         self._tell_left()
 
     async def close(self) -> None:
-        """Collects what has ended, keeps the answers that nobody asked for, and closes."""
-        if self._store is not None:
-            self._client.closing.set()
-            self._forget_gathered()
-            await asyncio.gather(*self._work, return_exceptions=True)
-            self._tell_left()
-            with contextlib.suppress(StoreFull):  # then their batches stay noted
-                await self._keep_unasked()
-                await self._end_settled()
+        """Collect what has ended, keep the answers that nobody asked for, and close."""
+        self._client.closing.set()
+        self._forget_gathered()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        self._tell_left()
+        with contextlib.suppress(StoreFull):  # then their batches stay noted
+            await self._keep_unasked()
+            await self._end_settled()
         await self._client.close()
         await super().close()
 
     def _gather(self, key: RequestKey, request: Request) -> asyncio.Future[_Outcome]:
-        """Puts a request into the next batch."""
-        entry = {
-            "custom_id": key.key,
-            "method": "POST",
-            "url": ENDPOINT,
-            "body": self._body(request),
-        }
-        line = json.dumps(entry).encode() + b"\n"
+        """Put a request into the next batch."""
+        entry = {"custom_id": key.key, "method": "POST", "url": ENDPOINT}
+        line = json.dumps({**entry, "body": self._body(request)}).encode() + b"\n"
         if self._gathered and self._bytes + len(line) > self._options.max_bytes:
             self._send_off()
         loop = asyncio.get_running_loop()
@@ -200,7 +189,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         self._gathered, self._bytes = [], 0
 
     def _start(self, work: Coroutine[Any, Any, None], requests: Sequence[RequestKey]) -> None:
-        """Works at a batch in the background; what goes wrong is told to all that wait for it."""
+        """Work at a batch in the background; what goes wrong is told to all that wait for it."""
 
         async def guarded() -> None:
             try:
@@ -222,23 +211,20 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
 
     async def _submit(self, requests: list[RequestKey], lines: bytes) -> None:
         batch = Batch(await self._client.upload(lines), None, time.time(), requests)
-        await self._opened.persist_batch(batch, self._endpoint)
+        await self._store.persist_batch(batch, self._endpoint)
         await self._make(batch)
         await self._follow(batch)
 
     async def _make(self, batch: Batch) -> None:
-        id = await self._client.create(batch.file, self._options.completion_window, batch.created)
-        await self._name_it(batch, id)
-        self._client.say(f"batch {id}: {len(batch.requests):,} requests submitted")
-
-    async def _name_it(self, batch: Batch, id: str) -> None:
-        batch.id = id
-        await self._opened.persist_batch(batch, self._endpoint)
+        window = self._options.completion_window
+        batch.id = await self._client.create(batch.file, window, batch.created)
+        await self._store.persist_batch(batch, self._endpoint)
+        self._client.say(f"batch {batch.id}: {len(batch.requests):,} requests submitted")
 
     async def _resume(self, batch: Batch) -> None:
-        """Goes on with a batch that an earlier run noted."""
+        """Go on with a batch that an earlier run noted."""
         try:
-            if batch.requests and await self._found(batch):
+            if batch.requests and await self._exists(batch):
                 await self._follow(batch)
             else:
                 await self._drop(batch)
@@ -257,24 +243,23 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             self._client.say(str(told))  # the run may have no use for it, and end well
             raise told from error
 
-    async def _found(self, batch: Batch) -> bool:
-        """Whether there is a batch: the run may have been killed before it was made."""
-        if batch.id is not None:
-            return True
-        found = await self._client.find(batch.file, batch.created)
-        if found is None:  # it may have been on its way at that moment
-            await self._client.sleep(self._options.poll_s)
-            found = await self._client.find(batch.file, batch.created)
-        if found is not None:
-            await self._name_it(batch, found)
-        return found is not None
+    async def _exists(self, batch: Batch) -> bool:
+        """Return whether there is a batch: the run may have been killed before it was made."""
+        if batch.id is None:
+            batch.id = await self._client.find(batch.file, batch.created)
+            if batch.id is None:  # it may have been on its way at that moment
+                await self._client.sleep(self._options.poll_s)
+                batch.id = await self._client.find(batch.file, batch.created)
+            if batch.id is not None:
+                await self._store.persist_batch(batch, self._endpoint)
+        return batch.id is not None
 
     async def _drop(self, batch: Batch) -> None:
-        await self._opened.end_batch(batch.file)
+        await self._store.end_batch(batch.file)
         self._resolve(batch.requests, lambda _: None)
 
     async def _follow(self, batch: Batch) -> None:
-        """Waits until a batch has ended and hands its answers out."""
+        """Wait until a batch has ended and hand its answers out."""
         alone = 0
         while (ended := await self._end_of(batch))["status"] == "failed":
             alone = 0 if self._submitted else alone + 1
@@ -283,7 +268,9 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         lines: dict[str, ResultLine] = {}
         for name in ("error_file_id", "output_file_id"):
             if ended.get(name):
-                lines |= await self._lines(str(ended[name]))
+                # Beside the store, where gigabytes have room.
+                folder = self._store.path.parent
+                lines |= await self._client.download(str(ended[name]), folder)
         status = ended["status"]
         answered = [r for r in batch.requests if r.key in lines and lines[r.key].good]
         self._collected.append((batch, answered))
@@ -294,18 +281,18 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         await self._end_settled()
 
     async def _end_of(self, batch: Batch) -> dict[str, Any]:
-        """The batch as it ended; cancelled where it takes too long."""
+        """Return a batch as it ended; cancelled where it takes too long."""
         id, told, told_at, cancelled = str(batch.id), "", 0.0, False
         self._submitted[id] = batch
         while True:
-            said = await self._client.retrieve(id)
-            status, counts = said.get("status"), said.get("request_counts") or {}
+            state = await self._client.retrieve(id)
+            status, counts = state.get("status"), state.get("request_counts") or {}
             late = _age_h(batch) > self._options.give_up_h
             # Answers without a file of them are to come: what is missing would be bought again.
-            whole = late or not counts.get("completed") or said.get("output_file_id")
+            whole = late or not counts.get("completed") or state.get("output_file_id")
             if status in _ENDED and (whole or status == "failed"):
                 del self._submitted[id]
-                return said
+                return state
             line = (
                 f"batch {id}: {status}, {counts.get('completed', 0)} of {len(batch.requests)} "
                 f"answered, {counts.get('failed', 0)} failed"
@@ -320,13 +307,10 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             await self._client.sleep(self._options.poll_s)
 
     async def _await_room(self, batch: Batch, failed: dict[str, Any], alone: int) -> None:
-        """Returns when a batch that failed may be made again.
+        """Return when a batch that failed, as the provider says, may be made again.
 
-        Args:
-            batch: The batch.
-            failed: What the provider says of it.
-            alone: How often it failed in a row with no other of ours to wait for: the others may
-                have ended a moment ago, or be another run's.
+        `alone` is how often it failed in a row with no other of ours to wait for: the others may
+        have ended a moment ago, or be another run's.
 
         Raises:
             UserError: Its requests are not valid; nothing of it was answered.
@@ -334,28 +318,21 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         """
         errors = ((failed.get("errors") or {}).get("data") or [{}])[:3]
         codes = " ".join(str(error.get("code")) for error in errors)
-        said = "; ".join(" ".join(str(e.get("message")).split())[:300] for e in errors)
+        reasons = "; ".join(" ".join(str(e.get("message")).split())[:300] for e in errors)
         if "token_limit" in codes and alone < _ALONE:
-            self._client.say(f"batch {batch.id}: waits for room ({said})")
+            self._client.say(f"batch {batch.id}: waits for room ({reasons})")
             await self._client.sleep(10 * self._options.poll_s)
             return
-        await self._opened.end_batch(batch.file)
+        await self._store.end_batch(batch.file)
         where = f"{self._options.base_url}: batch {batch.id} failed"
         if "token_limit" in codes:
-            raise Unfinished(f"{where}: {said}; lower max_requests, or wait for other batches")
+            raise Unfinished(f"{where}: {reasons}; lower max_requests, or wait for other batches")
         if "quota" in codes or "billing" in codes:
-            raise Unfinished(f"{where}: the balance or quota is used up: {said}")
-        raise UserError(f"{where}: {codes}: {said}")
-
-    async def _lines(self, id: str) -> dict[str, ResultLine]:
-        """The lines of a file of answers, by the key of their requests."""
-        # Beside the store, for it may hold gigabytes; it has no name, so a kill leaves none of it.
-        file = tempfile.TemporaryFile(dir=self._opened.path.parent)  # noqa: SIM115
-        await self._client.download(id, file)
-        return await asyncio.to_thread(index_lines, file)
+            raise Unfinished(f"{where}: the balance or quota is used up: {reasons}")
+        raise UserError(f"{where}: {codes}: {reasons}")
 
     def _answer(self, outcome: ResultLine | Exception, request: Request) -> dict[str, Any] | bytes:
-        """What a line of the answers holds, or the exception that it stands for."""
+        """Return what a line of the answers holds, or raise what it stands for."""
         if isinstance(outcome, Exception):
             raise copy.copy(outcome)  # one may be for thousands, and each adds its traceback
         line = outcome.read()
@@ -363,16 +340,16 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         response = response if isinstance(response, dict) else {}
         status, body = response.get("status_code"), response.get("body")
         if status == 200 and isinstance(body, dict):
-            wanted = self._tokenizer_wanted(request)
-            return self._with_labels(json.dumps(body).encode()) if wanted else body
+            return self._labelled(body, request)
         if not isinstance(status, int) or status == 200:
-            said = error.get("message") or error.get("code") if isinstance(error, dict) else error
-            raise _left_over(" ".join(str(said).split())[:300])
+            if isinstance(error, dict):
+                error = error.get("message") or error.get("code")
+            raise _left_over(" ".join(str(error).split())[:300])
         failure = self._errors.error(status, {}, json.dumps(body).encode())
         raise _left_over(failure.reason) if isinstance(failure, RetryableError) else failure
 
     async def _keep_unasked(self) -> None:
-        """Stores the answers that came and that this run had no use for: they are paid for."""
+        """Store the answers that came and that this run had no use for: they are paid for."""
         kept, price = 0, price_of(self._options)
         for batch, answered in self._collected:
             for request in answered:
@@ -385,9 +362,9 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
                     raw, body, labels = parse_answer(self._answer(line, asked), asked)
                 except (RetryableError, RequestRejected, DistillError):
                     continue
-                took = time.time() - batch.created
-                bought = ResponseMetadata(self._run, self._name, *usage_of(raw, price), took)
-                await self._opened.persist(request, body, bought, labels)
+                latency = time.time() - batch.created
+                metadata = ResponseMetadata(self._run, self._name, *usage_of(raw, price), latency)
+                await self._store.persist(request, body, metadata, labels)
                 kept += 1
         if kept:
             self._client.say(
@@ -395,18 +372,11 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             )
 
     async def _end_settled(self) -> None:
-        """Forgets the batches whose answers are all in the store."""
-        collected, store = self._collected, self._opened
-        self._collected = [entry for entry in collected if store.unanswered(entry[1])]
-        open_ = {batch.file for batch, _ in self._collected}
-        for batch, _ in collected:
-            if batch.file not in open_:
-                await store.end_batch(batch.file)
-
-    @property
-    def _opened(self) -> ResponseStore:
-        assert self._store is not None, "open comes before the first request"
-        return self._store
+        """Forget the batches whose answers are all in the store."""
+        settled = [b for b, answered in self._collected if not self._store.unanswered(answered)]
+        self._collected = [entry for entry in self._collected if entry[0] not in settled]
+        for batch in settled:
+            await self._store.end_batch(batch.file)
 
     def _tell_left(self) -> None:
         for id, batch in self._submitted.items():
@@ -427,6 +397,6 @@ def _left_over(why: str) -> RetryableError:
 
 
 def _asked(request: RequestKey) -> Request:
-    """The request again, from what was hashed for its key."""
+    """Return the request again, from what was hashed for its key."""
     body = json.loads(request.body.decode("utf-8", "surrogatepass"))
     return Request(body["messages"], body["sampling"], body["sample"])

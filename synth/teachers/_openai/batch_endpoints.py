@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from synth.core.compression import parse_json
@@ -28,6 +32,21 @@ _CLOCKS_DIFFER_S = 86400.0
 
 class UnknownResource(UserError):
     """The provider knows no such file, batch or address."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """Where a request's line is in a file that was downloaded, and whether it holds an answer."""
+
+    file: IO[bytes]
+    start: int
+    length: int
+    good: bool
+
+    def read(self) -> Any:
+        """Return the line as JSON values."""
+        self.file.seek(self.start)
+        return parse_json(self.file.read(self.length))
 
 
 class BatchClient:
@@ -50,50 +69,52 @@ class BatchClient:
         self._errors, self._timeout_s = errors, timeout_s
         self._name, self._patience_s = name, 3600 * patience_h
         self._reached = False
-        self._client: openai.AsyncOpenAI | None = None
 
     async def upload(self, lines: bytes) -> str:
         """Upload the requests of a batch; return the file's id."""
-        file = ("requests.jsonl", lines, "application/jsonl")
-        answer = await self._retry(
-            lambda sdk: self._object(sdk.files.with_raw_response.create(file=file, purpose="batch"))
+        content = ("requests.jsonl", lines, "application/jsonl")
+        files = self._sdk.files.with_raw_response
+        created = await self._retry(
+            lambda: self._object(files.create(file=content, purpose="batch"))
         )
-        return str(answer["id"])
+        return str(created["id"])
 
     async def create(self, file: str, window: str, since: float) -> str:
         """Make a batch of an uploaded file, once; return its id."""
         tried = False
 
-        async def attempt(sdk: openai.AsyncOpenAI) -> str:
+        async def attempt() -> str:
             nonlocal tried
             # The answer to an attempt may have been lost after the batch was made.
-            if tried and (id := await self._batch_of(sdk, file, since)):
+            if tried and (id := await self._batch_of(file, since)):
                 return id
             tried = True
-            options: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": window}
-            create = sdk.batches.with_raw_response.create(input_file_id=file, **options)
+            create = self._batches.create(
+                input_file_id=file, endpoint=ENDPOINT, completion_window=window
+            )
             return str((await self._object(create))["id"])
 
         return await self._retry(attempt)
 
     async def find(self, file: str, since: float) -> str | None:
         """Return the batch that was made of a file not long before `since` (Unix time), or None."""
-        return await self._retry(lambda sdk: self._batch_of(sdk, file, since))
+        return await self._retry(lambda: self._batch_of(file, since))
 
     async def retrieve(self, id: str) -> dict[str, Any]:
         """Return a batch as the provider describes it."""
-        return await self._retry(
-            lambda sdk: self._object(sdk.batches.with_raw_response.retrieve(id))
-        )
+        return await self._retry(lambda: self._object(self._batches.retrieve(id)))
 
     async def cancel(self, id: str) -> None:
         """Ask for a batch to be cancelled; that it ended meanwhile does not matter."""
         with contextlib.suppress(UserError, RetryableError):
-            await self._object(self._sdk.batches.with_raw_response.cancel(id))
+            await self._object(self._batches.cancel(id))
 
-    async def download(self, id: str, file: IO[bytes]) -> None:
-        """Write a file of the provider's into an open one, a MiB at a time."""
-        await self._retry(lambda sdk: self._write(sdk, id, file))
+    async def download(self, id: str, folder: Path) -> dict[str, ResultLine]:
+        """Return the lines of a result file by the key of their requests, kept on the disk."""
+        # It may hold gigabytes. It has no name in the folder, so a kill leaves none of it.
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        await self._retry(lambda: self._write(id, file))
+        return await asyncio.to_thread(_index_lines, file)
 
     async def sleep(self, seconds: float) -> None:
         """Wait. Raises Interrupted where the run ends meanwhile."""
@@ -108,47 +129,40 @@ class BatchClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if sdk := vars(self).pop("_sdk", None):
+            await sdk.close()
 
-    @property
+    @functools.cached_property
     def _sdk(self) -> openai.AsyncOpenAI:
         import openai
 
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                api_key=self._errors.key or "none",
-                base_url=self._errors.base_url,
-                timeout=openai.Timeout(self._timeout_s, connect=60),
-                max_retries=0,  # `_retry` does it, for longer and with a message
-                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
-            )
-        return self._client
+        return openai.AsyncOpenAI(
+            api_key=self._errors.key or "none",
+            base_url=self._errors.base_url,
+            timeout=openai.Timeout(self._timeout_s, connect=60),
+            max_retries=0,  # `_retry` does it, for longer and with a message
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
 
-    async def _batch_of(self, sdk: openai.AsyncOpenAI, file: str, since: float) -> str | None:
+    @property
+    def _batches(self) -> Any:
+        return self._sdk.batches.with_raw_response
+
+    async def _batch_of(self, file: str, since: float) -> str | None:
         cursor: dict[str, Any] = {}
         while True:
-            call: Any = sdk.batches.with_raw_response.list(limit=100, **cursor)
-            page = await self._object(call, required="data")
+            page = await self._object(self._batches.list(limit=100, **cursor), required="data")
             batches = [entry for entry in page["data"] or () if isinstance(entry, dict)]
             for batch in batches:
                 if batch.get("input_file_id") == file and batch.get("status") != "failed":
                     return str(batch.get("id"))
-            oldest = batches[-1].get("created_at") if batches else None
-            if not page.get("has_more") or not isinstance(oldest, int | float):
-                return None
-            if oldest < since - _CLOCKS_DIFFER_S:
+            oldest = batches[-1].get("created_at") if batches and page.get("has_more") else None
+            if not isinstance(oldest, int | float) or oldest < since - _CLOCKS_DIFFER_S:
                 return None
             cursor = {"after": str(batches[-1].get("id"))}
 
     async def _object(self, call: Awaitable[Any], required: str = "id") -> dict[str, Any]:
-        """Return the JSON object that answers a call.
-
-        Raises:
-            RetryableError: Another attempt may succeed.
-            UserError, Unfinished: None will.
-        """
+        """Return the JSON object that answers a call."""
         with self._translated():
             response = await call
         try:
@@ -160,27 +174,24 @@ class BatchClient:
             raise RetryableError(f"malformed response: {call_name}: no object with {required!r}")
         return values
 
-    async def _write(self, sdk: openai.AsyncOpenAI, id: str, file: IO[bytes]) -> None:
+    async def _write(self, id: str, file: IO[bytes]) -> None:
+        """Write a file of the provider's into an open one, a MiB at a time."""
         import openai
 
         # A provider may redirect to where its files lie; all other calls end at a redirect.
         async with openai.DefaultAsyncHttpxClient() as http:
-            files = sdk.with_options(http_client=http).files
-            async with contextlib.AsyncExitStack() as stack:
-                with self._translated():
-                    content = files.with_streaming_response.content(id)
-                    response = await stack.enter_async_context(content)
-                file.seek(0)
-                file.truncate()
-                chunks = response.iter_bytes(1 << 20)
-                while True:
+            files = self._sdk.with_options(http_client=http).files
+            with self._translated():
+                async with files.with_streaming_response.content(id) as response:
+                    file.seek(0)
+                    file.truncate()
                     try:
-                        chunk = await anext(chunks, b"")
+                        async for chunk in response.iter_bytes(1 << 20):
+                            file.write(chunk)
+                    except OSError:  # of the disk
+                        raise
                     except Exception as error:  # whatever the SDK's HTTP library raises
                         raise self._unreachable(error) from error
-                    if not chunk:
-                        return
-                    file.write(chunk)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -217,12 +228,12 @@ class BatchClient:
             unreachable=type(error).__name__ == "ConnectError",  # of httpx or httpx2
         )
 
-    async def _retry(self, call: Callable[[openai.AsyncOpenAI], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call until it is answered."""
         attempt, since = 0, time.monotonic()
         while True:
             try:
-                answer = await call(self._sdk)
+                answer = await call()
                 self._reached = True
                 return answer
             except RetryableError as failure:
@@ -235,3 +246,19 @@ class BatchClient:
                 if attempt > 1:
                     self.say(f"{failure.reason}; tried again in {pause:.0f} s")
                 await self.sleep(pause)
+
+
+def _index_lines(file: IO[bytes]) -> dict[str, ResultLine]:
+    """Return the lines of a file by the key of their requests; broken lines are left out."""
+    lines: dict[str, ResultLine] = {}
+    file.seek(0)
+    start = 0
+    for text in file:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = parse_json(text)
+            if isinstance(line, dict) and isinstance(line.get("custom_id"), str):
+                response = line.get("response")
+                good = isinstance(response, dict) and response.get("status_code") == 200
+                lines[line["custom_id"]] = ResultLine(file, start, len(text), good)
+        start += len(text)
+    return lines

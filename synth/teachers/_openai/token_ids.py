@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 
-def ids_by_bytes(tokenizer: str) -> Any:
-    """Looks token ids up by the bytes that an API sends for each token."""
+def ids_by_bytes(tokenizer: str) -> Callable[[dict[str, Any]], int | None]:
+    """Return what looks token ids up by the bytes that an API sends for each token."""
     from synth.core.models import load_tokenizer
 
     loaded = load_tokenizer(tokenizer)
@@ -23,7 +24,7 @@ def ids_by_bytes(tokenizer: str) -> Any:
 
 
 def _token_bytes(text: str) -> bytes:
-    """The bytes that a token of the vocabulary stands for (byte-level BPE's letters undone)."""
+    """Return what a token of the vocabulary stands for (byte-level BPE's letters undone)."""
     table = _byte_letters()
     if all(letter in table for letter in text):
         return bytes(table[letter] for letter in text)
@@ -32,7 +33,6 @@ def _token_bytes(text: str) -> bytes:
 
 @functools.cache
 def _byte_letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest from U+0100 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
