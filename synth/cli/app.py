@@ -140,7 +140,7 @@ def dedup(
     """Measures the dedup filters on the traces at hand: recall and precision that they reach."""
     from synth.config.validate import load_run
     from synth.report.terminal import calibration_summary
-    from synth.stages.calibrate_dedup import calibrations
+    from synth.stages.filter import calibrations
     from synth.stages.import_traces import config_for
     from synth.stages.pipeline import do_stage
 

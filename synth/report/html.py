@@ -18,30 +18,10 @@ from synth.config.run import Run, stages_of, traces_of
 from synth.core.files import atomic_write
 from synth.core.progress import duration
 from synth.core.run_folder import RunFolder
-from synth.report import charts
-from synth.report.page_format import (
-    clipped,
-    dollars,
-    escape_control,
-    number_filter,
-    plain,
-    signed,
-)
+from synth.report import charts, page_format, sections
+from synth.report.evaluation import group_rows
+from synth.report.page_format import number_filter
 from synth.report.run_state import config_changes, headline, optional_stages, out_of_date_stages
-from synth.report.sections import (
-    accuracy_bars,
-    answer_changes,
-    answer_pairs,
-    benchmark_table,
-    config_text,
-    group_scores,
-    rejection_reasons,
-    skipped_rows,
-    subset_scores,
-    teacher_names,
-    teacher_row,
-    training_losses,
-)
 from synth.report.trace_stats import TraceStats, collect_stats
 
 REPORT = "report.html"
@@ -51,13 +31,9 @@ STAGES = (
 
 
 def write_report(run: Run) -> Path:
-    """Writes `report.html` into the run's folder from whatever stages are done.
+    """Writes `report.html` into the run's folder from whatever stages are done; returns its path.
 
-    Returns:
-        Where it lies.
-
-    Raises:
-        UserError: A manifest or a shard of the run is damaged.
+    Raises UserError where a manifest or a shard of the run is damaged.
     """
     page = _template().render(_contents(run, RunFolder(run.folder)))
     path = run.folder / REPORT
@@ -67,23 +43,19 @@ def write_report(run: Run) -> Path:
 
 
 def _contents(run: Run, folder: RunFolder) -> dict[str, Any]:
-    """What the template shows, a key a section. A stage that is not done is None."""
+    """Returns what the template shows, a key a section. A stage that is not done is None."""
     done = {stage: folder.manifest(stage) for stage in STAGES}
     outdated = out_of_date_stages(run, done)
     chain = {f"train-{name}": folder.manifest(f"train-{name}") for name in run.chain}
     # Traces of filters that are out of date would be counted beside a newer generation.
     filtered = done["filter"] is not None and "filter" not in outdated
-    if filtered:
-        piles = {
-            split: collect_stats(folder.stage("filter"), split, done["filter"])
-            for split in ("kept", "rejected")
-        }
-    else:
-        piles = (
-            {"traces": collect_stats(folder.stage(traces_of(run)), "train", done[traces_of(run)])}
-            if done[traces_of(run)]
-            else {}
-        )
+    stage = "filter" if filtered else traces_of(run)
+    splits = {"kept": "kept", "rejected": "rejected"} if filtered else {"traces": "train"}
+    stats: dict[str, TraceStats] = {}
+    if (manifest := done[stage]) is not None:
+        for name, split in splits.items():
+            stats[name] = collect_stats(folder.stage(stage), split, manifest)
+    tasks, results = done["tasks"], (done["evaluate"] or {}).get("results", {})
     return {
         **done,
         "imported": done["import"],
@@ -98,20 +70,20 @@ def _contents(run: Run, folder: RunFolder) -> dict[str, Any]:
         "asked": stages_of(run),
         "out_of_date": outdated,
         "changes": list(config_changes(run, done)),
-        "config": config_text(run),
-        "teachers": [teacher_row(run, name) for name in teacher_names(run)],
+        "config": sections.config_text(run),
+        "teachers": [sections.teacher_row(run, name) for name in sections.teacher_names(run)],
         "headline": headline(run, done),
-        "skipped": skipped_rows(done["tasks"]["skipped"]) if done["tasks"] else [],
-        "unasked": rejection_reasons(folder.stage("tasks")) if done["tasks"] else Counter(),
-        "piles": piles,
-        "all": sum(piles.values(), TraceStats()),
-        "log": list(training_losses(folder.stage("train") / "log.jsonl")) if done["train"] else [],
-        "accuracy": accuracy_bars(done["evaluate"]),
-        "subsets": subset_scores(done["evaluate"]),
-        "parts": group_scores(done["evaluate"]),
-        "benchmarks": benchmark_table(done["evaluate"]),
-        "turned": answer_changes(done["evaluate"]),
-        "pairs": answer_pairs(folder.stage("evaluate"), done["evaluate"]),
+        "skipped": sections.skipped_rows(tasks["skipped"]) if tasks else [],
+        "unasked": sections.rejection_reasons(folder.stage("tasks")) if tasks else Counter(),
+        "piles": stats,
+        "all": sum(stats.values(), TraceStats()),
+        "log": sections.training_losses(folder.stage("train")) if done["train"] else [],
+        "accuracy": sections.accuracy_bars(results),
+        "subsets": sections.subset_scores(results),
+        "parts": group_rows(results.values()),
+        "benchmarks": sections.benchmark_table(results),
+        "turned": sections.answer_changes(results),
+        "pairs": sections.answer_pairs(folder.stage("evaluate"), results),
     }
 
 
@@ -120,7 +92,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=escape_control,
+        finalize=page_format.escape_control,
         # What an older manifest lacks is a dash, at whatever depth.
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
@@ -128,13 +100,13 @@ def _template() -> jinja2.Template:
     )
     environment.globals["charts"] = charts
     environment.filters |= {
-        "plain": plain,
-        "clipped": clipped,
+        "plain": page_format.plain,
+        "clipped": page_format.clipped,
         "count": number_filter("{:,.0f}".format),
         "figure": number_filter("{:,.4g}".format),
         "percent": number_filter("{:.1%}".format),
-        "signed": number_filter(signed),
+        "signed": number_filter(page_format.signed),
         "duration": number_filter(duration),
-        "dollars": number_filter(dollars),
+        "dollars": number_filter(page_format.dollars),
     }
     return environment.get_template("report.html.jinja")

@@ -14,8 +14,11 @@ from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run
 from synth.core.dataset import read_split
 from synth.core.record import Record
-from synth.report.evaluation import benchmark_rows
+from synth.report.evaluation import Scores, benchmark_rows, subset_rows
 from synth.report.page_format import escape_control
+
+Results = Mapping[str, Scores]  # of the evaluation, by who was asked
+Bar = tuple[str, str, float, float, float]  # title, class, share right and its interval
 
 # Kinds of change from before to after training, and how many questions of each are shown.
 PAIRS_SHOWN = {(False, True): 3, (True, False): 2, (False, False): 1, (True, True): 1}
@@ -29,12 +32,7 @@ def teacher_names(run: Run) -> Iterable[str]:
 def teacher_row(run: Run, name: str) -> dict[str, Any]:
     """Returns what the page shows of a teacher."""
     kind, options = split_plugin("teacher", run.teachers[name])
-    return {
-        "name": name,
-        "kind": kind,
-        "model": options.get("model"),
-        "price": options.get("price"),
-    }
+    return {"name": name, "kind": kind, **{key: options.get(key) for key in ("model", "price")}}
 
 
 def config_text(run: Run) -> str:
@@ -70,10 +68,10 @@ def rejection_reasons(stage: Path) -> Counter[str]:
     return Counter(f"{verdict.filter}: {verdict.kind}" for verdict in verdicts if verdict)
 
 
-def training_losses(path: Path) -> Iterator[tuple[int, float]]:
-    """Yields step and loss of each step in the training log; a resumed training repeats some."""
+def training_losses(stage: Path) -> list[tuple[int, float]]:
+    """Returns step and loss of each step in the training log; a resumed training repeats some."""
     losses: dict[int, float] = {}
-    if path.exists():
+    if (path := stage / "log.jsonl").exists():
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
@@ -81,85 +79,38 @@ def training_losses(path: Path) -> Iterator[tuple[int, float]]:
                     losses[int(entry["step"])] = float(entry["loss"])
                 except (ValueError, KeyError, TypeError):
                     continue  # a line without a loss, or the last one of a training that was killed
-    yield from sorted(losses.items())
+    return sorted(losses.items())
 
 
-def accuracy_bars(
-    evaluated: Mapping[str, Any] | None,
-) -> list[tuple[str, str, float, float, float]]:
-    """Returns the bars of the chart of accuracy: title, class, share right and its interval."""
-    results = (evaluated or {}).get("results", {})
-    return [
-        (escape_control(row["title"]), _kind(who), row["accuracy"], row["low"], row["high"])
-        for who, row in results.items()
-    ]
+def accuracy_bars(results: Results) -> list[Bar]:
+    """Returns the bars of the chart of accuracy."""
+    return [_bar(who, row, "", row["accuracy"], row) for who, row in results.items()]
 
 
-def _kind(who: str) -> str:
-    """The class of a bar: the models of a chain look alike."""
-    return who.partition("_")[0]
+def _bar(who: str, result: Scores, suffix: str, share: float, ends: Scores) -> Bar:
+    """Returns a bar; its class is such that the models of a chain look alike."""
+    title = escape_control(result["title"]) + suffix
+    return title, who.partition("_")[0], share, ends["low"], ends["high"]
 
 
-def subset_scores(evaluated: Mapping[str, Any] | None) -> dict[str, list[Any]]:
+def subset_scores(results: Results) -> dict[str, list[Any]]:
     """Returns pass@k and majority@k as names and rows of a table, and pass@k as bars of a chart."""
-    results = (evaluated or {}).get("results", {})
-    cells = {
-        who: {
-            f"{name}@{row['k']}": row
-            for name in ("pass", "majority")
-            for row in result.get(f"{name}_at_k", [])
-            if row["k"] > 1
-        }
-        for who, result in results.items()
-    }
-    names = list(dict.fromkeys(name for row in cells.values() for name in row))
+    names, rows = subset_rows(results.values())
     return {
         "names": names,
-        "rows": [
-            (results[who]["title"], [row.get(name) for name in names]) for who, row in cells.items()
-        ],
+        "rows": [(r["title"], cells) for r, cells in zip(results.values(), rows, strict=True)],
         "bars": [
-            (
-                f"{escape_control(results[who]['title'])}, {name}",
-                _kind(who),
-                cell["share"],
-                cell["low"],
-                cell["high"],
-            )
-            for who, row in cells.items()
-            for name, cell in row.items()
-            if name.startswith("pass")
+            _bar(who, result, f", {name}", cell["share"], cell)
+            for (who, result), cells in zip(results.items(), rows, strict=True)
+            for name, cell in zip(names, cells, strict=True)
+            if cell and name.startswith("pass")
         ],
     }
 
 
-def group_scores(
-    evaluated: Mapping[str, Any] | None,
-) -> dict[str, list[tuple[str, int, list[Any]]]]:
-    """Returns accuracy by difficulty and by source, where there are several.
-
-    Returns:
-        For each way to sort the questions its rows: the group, its number of questions, and for
-        each who was evaluated the share right with its interval.
-    """
-    results = list((evaluated or {}).get("results", {}).values())
-    tables = {}
-    for sort in ("difficulty", "source"):
-        columns = [result.get("by", {}).get(sort, []) for result in results]
-        # All were asked the same questions, so their groups are the same.
-        rows = [
-            (cells[0]["group"], cells[0]["questions"], list(cells))
-            for cells in zip(*columns, strict=True)
-        ]
-        if rows:
-            tables[sort] = rows
-    return tables
-
-
-def benchmark_table(evaluated: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def benchmark_table(results: Results) -> dict[str, Any] | None:
     """Returns the benchmarks of lm-eval as the titles and rows of a table, where any were run."""
-    results = (evaluated or {}).get("results", {}).values()
-    measured = [result for result in results if result.get("lm_eval")]
+    measured = [result for result in results.values() if result.get("lm_eval")]
     if not measured:
         return None
     return {
@@ -169,42 +120,36 @@ def benchmark_table(evaluated: Mapping[str, Any] | None) -> dict[str, Any] | Non
     }
 
 
-def answer_changes(evaluated: Mapping[str, Any] | None) -> dict[str, int] | None:
+def answer_changes(results: Results) -> dict[str, int] | None:
     """Returns how many questions are answered better, worse and as before after training."""
-    results = (evaluated or {}).get("results", {})
     if not {"before", "after"} <= set(results):
         return None
-    both = list(
-        zip(results["before"]["per_question"], results["after"]["per_question"], strict=True)
-    )
-    better, worse = sum(b < a for b, a in both), sum(b > a for b, a in both)
-    return {"better": better, "worse": worse, "same": len(both) - better - worse}
+    before, after = (results[who]["per_question"] for who in ("before", "after"))
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return {"better": better, "worse": worse, "same": len(gains) - better - worse}
 
 
-def answer_pairs(stage: Path, evaluated: Mapping[str, Any] | None) -> list[tuple[Record, Record]]:
+def answer_pairs(stage: Path, results: Results) -> list[tuple[Record, Record]]:
     """Returns a few questions with the answers before and after, of each kind of change some."""
-    if not {"before", "after"} <= set((evaluated or {}).get("results", {})):
+    if not {"before", "after"} <= set(results):
         return []
-    after = {
-        record.task.id: record.rejected_by is None for record in _first_answers(stage, "after")
-    }
+    right_after = {r.task.id: r.rejected_by is None for r in _first_answers(stage, "after")}
     room = dict(PAIRS_SHOWN)
-    chosen: dict[str, Record] = {}
+    chosen: dict[str, tuple[tuple[bool, bool], Record]] = {}
     for record in _first_answers(stage, "before"):
-        kind = (record.rejected_by is None, after.get(record.task.id, False))
-        if record.task.id in after and room[kind]:
+        kind = (record.rejected_by is None, right_after.get(record.task.id, False))
+        if record.task.id in right_after and room[kind]:
             room[kind] -= 1
-            chosen[record.task.id] = record
+            chosen[record.task.id] = (kind, record)
     pairs = [
-        (chosen[record.task.id], record)
+        (*chosen[record.task.id], record)
         for record in _first_answers(stage, "after")
         if record.task.id in chosen
     ]
     order = list(PAIRS_SHOWN)
-    return sorted(
-        pairs,
-        key=lambda pair: order.index((pair[0].rejected_by is None, pair[1].rejected_by is None)),
-    )
+    pairs.sort(key=lambda pair: order.index(pair[0]))
+    return [(before, after) for _, before, after in pairs]
 
 
 def _first_answers(stage: Path, split: str) -> Iterator[Record]:

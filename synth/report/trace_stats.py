@@ -1,7 +1,8 @@
-"""What a report says of the traces of one split, gathered in one pass while they stream by."""
+"""Statistics of the traces of one split, for the report."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -23,7 +24,6 @@ class TraceStats:
         tokens: How many traces have which number of completion tokens; those unknown are not in it.
         prompt_tokens: Of the traces that say it, as is `cost_usd` of the `priced` ones.
         finish: Finish reasons; `models` counts the names that the endpoints gave.
-        teachers: Traces of each teacher.
         shown: The traces that the report shows.
     """
 
@@ -40,16 +40,16 @@ class TraceStats:
     def add(self, record: Record) -> None:
         """Counts one trace."""
         self.rows += 1
-        if (made := record.generation) is None:
+        if (generation := record.generation) is None:
             return
-        self.finish[made.finish_reason] += 1
-        self.models[made.model] += 1
-        self.teachers[made.teacher] += 1
-        self.prompt_tokens += made.prompt_tokens or 0
-        if made.completion_tokens is not None:
-            self.tokens[made.completion_tokens] += 1
-        if made.cost_usd is not None:
-            self.cost_usd += made.cost_usd
+        self.finish[generation.finish_reason] += 1
+        self.models[generation.model] += 1
+        self.teachers[generation.teacher] += 1
+        self.prompt_tokens += generation.prompt_tokens or 0
+        if generation.completion_tokens is not None:
+            self.tokens[generation.completion_tokens] += 1
+        if generation.cost_usd is not None:
+            self.cost_usd += generation.cost_usd
             self.priced += 1
 
     def __add__(self, other: TraceStats) -> TraceStats:
@@ -58,10 +58,14 @@ class TraceStats:
         )
 
     @property
+    def known_tokens(self) -> int:
+        """Completion tokens of the traces that say it."""
+        return sum(value * count for value, count in self.tokens.items())
+
+    @property
     def completion_tokens(self) -> int | None:
         """Tokens of all traces, or None where not every trace says its own."""
-        whole = self.tokens.total() == self.rows
-        return sum(value * count for value, count in self.tokens.items()) if whole else None
+        return self.known_tokens if self.tokens.total() == self.rows else None
 
     @property
     def cost(self) -> float | None:
@@ -71,53 +75,49 @@ class TraceStats:
     @property
     def mean(self) -> float | None:
         """Mean number of completion tokens of the traces that say it."""
-        total = self.tokens.total()
-        return sum(value * count for value, count in self.tokens.items()) / total if total else None
+        return self.known_tokens / self.tokens.total() if self.tokens else None
 
     def quantile(self, share: float) -> int | None:
-        """The number of tokens that so many of the traces do not exceed."""
-        wanted, seen = max(1, math.ceil(share * self.tokens.total())), 0
-        for value in sorted(self.tokens):
-            seen += self.tokens[value]
-            if seen >= wanted:
-                return value
-        return None
+        """Returns the number of tokens that so many of the traces do not exceed."""
+        rank, values = max(1, math.ceil(share * self.tokens.total())), sorted(self.tokens)
+        counts = itertools.accumulate(self.tokens[value] for value in values)
+        return next((v for v, count in zip(values, counts, strict=True) if count >= rank), None)
 
 
-def collect_stats(place: Path, split: str, manifest: Mapping[str, Any] | None) -> TraceStats:
+def collect_stats(stage: Path, split: str, manifest: Mapping[str, Any]) -> TraceStats:
     """Returns the statistics of a split, read in one pass."""
-    pile = TraceStats()
-    rows = (manifest or {}).get("rows", {}).get(split, 0)
+    stats = TraceStats()
 
     def counted() -> Iterator[Record]:
-        for record in read_split(place, split):
-            pile.add(record)
+        for record in read_split(stage, split):
+            stats.add(record)
             yield record
 
-    pile.shown = spread(counted(), rows, _sort_of, TRACES_SHOWN)
-    return pile
+    rows = manifest.get("rows", {}).get(split, 0)
+    stats.shown = spread(counted(), rows, _sort_of, TRACES_SHOWN)
+    return stats
 
 
 def _sort_of(record: Record) -> Hashable:
-    """Traces that differ in this are worth showing side by side."""
+    """Returns that in which traces differ that are worth showing side by side."""
     if verdict := record.rejected_by:
         return verdict.filter, verdict.kind
     return record.task.source, record.generation and record.generation.teacher
 
 
 def spread(
-    records: Iterable[Record], rows: int, sort_of: Callable[[Record], Hashable], most: int
+    records: Iterable[Record], rows: int, sort_of: Callable[[Record], Hashable], limit: int
 ) -> list[Record]:
-    """The first record of each sort, then others from all over the data: the same ones every time.
+    """Returns the first record of each sort, then others from all over the data, never by lot.
 
     Reads all records, holds few of them.
     """
     first: dict[Hashable, Record] = {}
     others: list[Record] = []
-    step = max(1, rows // most)
+    step = max(1, rows // limit)
     for index, record in enumerate(records):
-        if len(first) < most and (sort := sort_of(record)) not in first:
+        if len(first) < limit and (sort := sort_of(record)) not in first:
             first[sort] = record
-        elif index % step == 0 and len(others) < most:
+        elif index % step == 0 and len(others) < limit:
             others.append(record)
-    return [*first.values(), *others][:most]
+    return [*first.values(), *others][:limit]

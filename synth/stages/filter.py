@@ -1,18 +1,27 @@
-"""The stage `filter`: runs the filters over the traces and parts the kept from the rejected."""
+"""The stage `filter`: runs the filters over the traces and parts the kept from the rejected.
+
+Also `distill dedup --calibrate`: how well its dedup filters do on the user's own traces.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from synth.config.run import traces_of
-from synth.core.dataset import writing
+from synth.config.run import Run, traces_of
+from synth.core.dataset import read_split, writing
+from synth.core.errors import UserError
+from synth.core.processes import workers
 from synth.core.progress import duration, shown
 from synth.core.record import Record
+from synth.core.run_folder import RunFolder
+from synth.stages.build_filters import FilterSet
 from synth.stages.context import StageContext
 
 if TYPE_CHECKING:
+    from filters.engine.calibrate_dedup import Calibration
     from filters.engine.filter import Filter
 
 OUTCOMES = "verdicts.sqlite"
@@ -73,3 +82,31 @@ def _edit(record: Record, editors: list[Filter]) -> None:
     for editor in editors:
         if editor.name in evidence:
             editor.module.edit(editor.config, record, evidence[editor.name])
+
+
+def calibrations(run: Run, pairs: int) -> Iterator[Calibration]:
+    """Yields how each dedup filter of the config does on a run's traces with `pairs` planted edits.
+
+    Raises UserError where the config names no dedup filter, or the traces are not there.
+    """
+    from filters.base import Context
+    from filters.engine.calibrate_dedup import FILTERS, calibrate
+
+    chosen = [
+        (name, loaded.config)
+        for loaded in FilterSet.from_config(run).filters
+        if (name := loaded.module.__name__.rpartition(".")[2]) in FILTERS
+    ]
+    if not chosen:
+        raise UserError(f"the config names none of the filters {', '.join(FILTERS)}")
+    folder = RunFolder(run.folder)
+    folder.need(traces_of(run))
+    for name, config in chosen:
+        yield calibrate(
+            name,
+            lambda: read_split(folder.stage(traces_of(run)), "train"),
+            config.model_dump(exclude_unset=True),
+            Context(workers=workers(), seed=run.seed),
+            pairs,
+            run.seed,
+        )
