@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import marshal
+import math
 import re
 import secrets
 import shutil
@@ -18,14 +19,7 @@ from filters._sandbox import sandbox
 
 
 class Language(NamedTuple):
-    """How code in a language is run.
-
-    Attributes:
-        tags: Its names on code blocks.
-        file: The name that the code is given.
-        command: What runs it.
-        compile: What makes it ready to run.
-    """
+    """How code in a language is run: its tags on code blocks, file name, command and compiler."""
 
     tags: tuple[str, ...]
     file: str
@@ -70,12 +64,9 @@ _BESIDE = 60
 
 
 class Job(NamedTuple):
-    """One run of the sandbox.
+    """One run of the sandbox: what runs there, the files that lie there and what it reads.
 
     Attributes:
-        argv: What runs there.
-        files: What lies there.
-        stdin: What it reads.
         output: Bytes that its reports may have.
         wall: Seconds by the clock in which it ends where nothing hinders it.
         token: What the report on assertions has to hold.
@@ -90,36 +81,32 @@ class Job(NamedTuple):
 
 
 def language_named(name: str) -> str | None:
-    """The language that a tag or a data set's field means."""
+    """Return the language that a tag or a data set's field means."""
     name = name.strip().lower()
-    fitting = (key for key, one in LANGUAGES.items() if name == key or name in one.tags)
-    return next(fitting, None)
+    return next((key for key, lang in LANGUAGES.items() if name in (key, *lang.tags)), None)
 
 
 def lacks(language: str) -> str | None:
-    """The program that a language needs and a sandbox does not see."""
-    one = LANGUAGES[language]
-    needed = (one.compile or one.command)[0]
-    return (
-        None if shutil.which(needed, path="/usr/bin:/bin") or needed == sandbox.PYTHON else needed
-    )
+    """Return the program that a language needs and a sandbox does not see."""
+    needed = (LANGUAGES[language].compile or LANGUAGES[language].command)[0]
+    is_there = needed == sandbox.PYTHON or shutil.which(needed, path="/usr/bin:/bin")
+    return None if is_there else needed
 
 
 def make(tests: Tests, code: str, language: str, timeout: float) -> Job:
-    """The job that runs code against tests."""
+    """Return the job that runs code against tests."""
     wall = _WALL * timeout + 1
-    job: dict[str, Any] = {"kind": tests.kind, "timeout": timeout, "wall": wall}
+    job: dict[str, Any] = {"kind": tests.kind, "cpu": math.ceil(timeout), "wall": wall}
     files = {"inside": _inside()}
     token = secrets.token_hex(16)
     parts, output = [job], 1 << 20
     if tests.kind == "stdin":
-        one = LANGUAGES[language]
-        files[one.file] = code.encode("utf-8", "replace")
+        _, file, command, compiler = LANGUAGES[language]
+        files[file] = code.encode("utf-8", "replace")
         # What is longer than this is wrong whatever it says.
-        cases = [(given, 4 * len(expected) + (1 << 16)) for given, expected in tests.cases]
-        job.update(cases=cases, command=one.command, compile=one.compile)
-        job["big_stack"] = bool(one.compile)
-        output += sum(6 * most + (1 << 14) for _, most in cases)
+        cases = [(text, 4 * len(expected) + (1 << 16)) for text, expected in tests.cases]
+        job.update(cases=cases, command=command, compile=compiler, big_stack=bool(compiler))
+        output += sum(6 * max_output + (1 << 14) for _, max_output in cases)
     elif tests.kind == "calls":
         job.update(cases=[arguments for arguments, _ in tests.cases], function=tests.function)
         job["programs"] = [code]
@@ -128,22 +115,19 @@ def make(tests: Tests, code: str, language: str, timeout: float) -> Job:
         job.update(programs=_readings(code, tests), wanted=tests.function)
         helpers = _stub(tests.prompt) if tests.prompt else None
         parts.append({"pieces": tests.pieces, "helpers": helpers, "token": token})
-    stdin = b"".join(struct.pack("<Q", len(p)) + p for p in map(_json, parts))
+    raw_parts = (json.dumps(part).encode() for part in parts)
+    stdin = b"".join(struct.pack("<Q", len(raw)) + raw for raw in raw_parts)
     whole = _BESIDE + wall * max(1, len(tests.cases))
     return Job([*_PYTHON, "-c", _BOOT], files, stdin, output, whole, token)
 
 
-def _json(part: dict[str, Any]) -> bytes:
-    return json.dumps(part).encode()
-
-
 def _stub(prompt: str) -> str:
-    """A prompt that ends where a function's body begins, as code that compiles."""
+    """Return a prompt that ends where a function's body begins, as code that compiles."""
     return f"{prompt}\n    pass\n"
 
 
 def _readings(code: str, tests: Tests) -> list[str]:
-    """The programs that an answer may mean: itself, or the rest of the prompt."""
+    """Return the programs that an answer may mean: itself, or the rest of the prompt."""
     if not tests.prompt or not tests.function:
         return [code]
     name = re.escape(tests.function)
@@ -156,7 +140,7 @@ def _readings(code: str, tests: Tests) -> list[str]:
 
 @cache
 def _inside() -> bytes:
-    """The modules that run in the sandbox, compiled: it is the same interpreter."""
+    """Return the modules that run in the sandbox, compiled: it is the same interpreter."""
     here = Path(__file__).parent / "inside"
     sources = [(name, (here / f"{name}.py").read_bytes()) for name in _INSIDE]
     return marshal.dumps([(name, compile(text, f"{name}.py", "exec")) for name, text in sources])

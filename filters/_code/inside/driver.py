@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import struct
 import time
@@ -29,7 +28,7 @@ _COMPILE_S = 30
 
 
 def main() -> None:
-    """Does what stdin says."""
+    """Do what stdin says."""
     global _report
     # What tests print goes nowhere.
     _report = os.dup(1)
@@ -53,14 +52,6 @@ def _say(report: dict[str, Any]) -> None:
         view = view[os.write(_report, view) :]
 
 
-def _cpu(job: dict[str, Any]) -> int:
-    return math.ceil(float(job["timeout"]))
-
-
-def _ending(ending: process.Ending) -> dict[str, Any]:
-    return {"ended": ending.ended, "code": ending.code, "cpu": round(ending.cpu, 2)}
-
-
 def _asserts(job: dict[str, Any]) -> None:
     """Tests as Python code: one process holds the code under test, this one runs the tests."""
     (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
@@ -68,7 +59,7 @@ def _asserts(job: dict[str, Any]) -> None:
     def serve() -> None:
         server.Server(Channel(3, 4), job["programs"], job["wanted"]).serve()
 
-    child = process.fork(serve, {3: their_in, 4: their_out}, _cpu(job))
+    child = process.fork(serve, {3: their_in, 4: their_out}, job["cpu"])
     os.close(their_in)
     os.close(their_out)
     tests = _part()
@@ -77,9 +68,9 @@ def _asserts(job: dict[str, Any]) -> None:
         running = tester.Tester(client, tests["helpers"], job["wanted"])
         report = tester.report(running, client, tests["pieces"])
     except TimeoutError:
-        report = _ending(child.end())
+        report = child.end()
     except Gone:
-        report = _ending(child.end(kill=False))
+        report = child.end(kill=False)
     _say({**report, "token": tests["token"]})
 
 
@@ -97,16 +88,16 @@ def _calls(job: dict[str, Any]) -> None:
             except BaseException as error:
                 channel.send({"raised": type(error).__name__, "text": str(error)[:300]})
 
-        child = process.fork(call, {3: writing}, _cpu(job))
+        child = process.fork(call, {3: writing}, job["cpu"])
         os.close(writing)
         report: dict[str, Any]
         try:
             report = _returned(Channel(reading, -1, time.monotonic() + job["wall"]).receive())
             child.end()
         except TimeoutError:
-            report = _ending(child.end())
+            report = child.end()
         except Gone:
-            report = _ending(child.end(kill=False))
+            report = child.end(kill=False)
         except Unreadable as error:
             child.end()
             report = {"ended": "returned", "raised": "Unreadable", "text": str(error)}
@@ -116,7 +107,7 @@ def _calls(job: dict[str, Any]) -> None:
 
 
 def _returned(message: Any) -> dict[str, Any]:
-    """What a call sent, in a form that can be relied on: any process can write to a pipe."""
+    """Return what a call sent, checked and sent anew: any process can write to a pipe."""
     if not isinstance(message, dict):
         raise Unreadable("no message")
     if "raised" in message:
@@ -130,7 +121,7 @@ def _unknown_form(name: str, content: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Iterators as lists: a result is compared as the JSON of its values."""
+    """Return an iterator as a list: a result is compared as the JSON of its values."""
     return list(value) if hasattr(value, "__next__") else value
 
 
@@ -141,29 +132,23 @@ def _no_form(value: Any) -> Any:
 def _stdin(job: dict[str, Any]) -> None:
     """Whole programs that read and write: each case in a fresh process."""
     if job["compile"]:
-        captured = _spawn(
-            job["compile"], b"", {**job, "timeout": _COMPILE_S, "wall": 4 * _COMPILE_S}
-        )
-        if captured.ending.ended != "exit" or captured.ending.code:
-            error = captured.err.decode("utf-8", "replace")
-            _say({**_ending(captured.ending), "case": "compile", "err": error})
+        limits = {"cpu": _COMPILE_S, "wall": 4 * _COMPILE_S}
+        report = _spawn(job["compile"], "", {**job, **limits}, 1 << 16)
+        if report["ended"] != "exit" or report["code"]:
+            _say({**report, "case": "compile"})
             return
-    for number, (given, most) in enumerate(job["cases"]):
-        captured = _spawn(job["command"], given.encode("utf-8", "replace"), job, most)
-        report = _ending(captured.ending)
-        report["out"] = captured.out.decode("utf-8", "replace")
-        report["err"] = captured.err.decode("utf-8", "replace")
-        _say({**report, "case": number})
+    for number, (stdin_text, max_output) in enumerate(job["cases"]):
+        _say({**_spawn(job["command"], stdin_text, job, max_output), "case": number})
 
 
 def _spawn(
-    command: list[str], given: bytes, job: dict[str, Any], most: int = 1 << 16
-) -> process.Captured:
+    command: list[str], stdin_text: str, job: dict[str, Any], max_output: int
+) -> dict[str, Any]:
     # A file, and by this name: programs open /dev/stdin, too.
     with contextlib.suppress(FileNotFoundError):
         os.unlink("/tmp/stdin")
     with open("/tmp/stdin", "wb") as file:
-        file.write(given)
+        file.write(stdin_text.encode("utf-8", "replace"))
     with open("/tmp/stdin", "rb") as stdin:
         (out, their_out), (err, their_err) = os.pipe(), os.pipe()
 
@@ -173,7 +158,7 @@ def _spawn(
             os.execvp(command[0], command)
 
         inherited = {0: stdin.fileno(), 1: their_out, 2: their_err}
-        child = process.fork(execute, inherited, _cpu(job))
+        child = process.fork(execute, inherited, job["cpu"])
     os.close(their_out)
     os.close(their_err)
-    return process.capture(child, out, err, most, time.monotonic() + job["wall"])
+    return process.capture(child, out, err, max_output, time.monotonic() + job["wall"])

@@ -13,6 +13,9 @@ import time
 TYPE_CHECKING = False  # `typing` and `dataclasses` take longer to load than most code to run
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
+
+    Report = dict[str, Any]
 
 # Milliseconds between two looks at whether a process has ended whose output is still open.
 _LOOK_MS = 10
@@ -23,81 +26,55 @@ _HIGH = 20
 _STACK = 256 << 20
 
 
-class Ending:
-    """How a process ended.
-
-    Attributes:
-        ended: `exit`, `signal`, `cpu` (used up its processor time), `wall` (its time by the
-            clock), or `output`.
-        code: Exit status or signal.
-        cpu: Seconds of processor time.
-    """
-
-    def __init__(self, ended: str, code: int, cpu: float) -> None:
-        self.ended = ended
-        self.code = code
-        self.cpu = cpu
-
-
-class Captured:
-    """What a process wrote, and how it ended."""
-
-    def __init__(self, ending: Ending, out: bytes, err: bytes) -> None:
-        self.ending = ending
-        self.out = out
-        self.err = err
-
-
 class Child:
-    """A process that runs untrusted code.
-
-    Attributes:
-        pid: Its number.
-        cpu: Whole seconds of processor time that it may use.
-    """
+    """A process that runs untrusted code, and how many seconds of processor time it may use."""
 
     def __init__(self, pid: int, cpu: int) -> None:
-        self.pid = pid
-        self.cpu = cpu
+        self._pid = pid
+        self._cpu = cpu
 
-    def end(self, kill: bool = True) -> Ending:
-        """Kills it and all that it left behind, waits for it and says how it ended."""
+    def end(self, kill: bool = True) -> Report:
+        """Kill it and all that it left behind, wait for it and report how it ended.
+
+        `ended` is `exit`, `signal`, `cpu` (used up its processor time) or `wall` (its time by the
+        clock); `code` is the exit status or the signal, `cpu` its seconds of processor time.
+        """
         if kill:
             kill_all()
-        _, status, used = os.wait4(self.pid, 0)
-        return self._ending(status, used, kill)
+        _, status, used = os.wait4(self._pid, 0)
+        return self._report(status, used, kill)
 
-    def ended(self) -> Ending | None:
-        """How it ended, None while it runs."""
-        pid, status, used = os.wait4(self.pid, os.WNOHANG)
-        return self._ending(status, used, False) if pid else None
+    def ended(self) -> Report | None:
+        """Report how it ended; None while it runs."""
+        pid, status, used = os.wait4(self._pid, os.WNOHANG)
+        return self._report(status, used, False) if pid else None
 
-    def _ending(self, status: int, used: resource.struct_rusage, killed: bool) -> Ending:
+    def _report(self, status: int, used: resource.struct_rusage, killed: bool) -> Report:
         cpu = used.ru_utime + used.ru_stime
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
-            return Ending("exit", code, cpu)
+            ended = "exit"
         # Whoever ignores the signal is killed a second later. The kernel counts ticks, and what it
         # says of a process may be less than what it stopped it for.
-        if -code == signal.SIGXCPU or (-code == signal.SIGKILL and cpu > 0.8 * self.cpu):
-            return Ending("cpu", -code, cpu)
-        return Ending("wall" if killed and -code == signal.SIGKILL else "signal", -code, cpu)
+        elif -code == signal.SIGXCPU or (-code == signal.SIGKILL and cpu > 0.8 * self._cpu):
+            ended = "cpu"
+        else:
+            ended = "wall" if killed and -code == signal.SIGKILL else "signal"
+        return {"ended": ended, "code": abs(code), "cpu": round(cpu, 2)}
 
 
 def kill_all() -> None:
-    """Kills every process of the sandbox but its first and this one."""
+    """Kill every process of the sandbox but its first and this one."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
 
 
 def fork(body: Callable[[], None], inherited: dict[int, int], cpu: int) -> Child:
-    """Runs a function in a process that has nothing of this one but its memory.
+    """Run a function in a process that has nothing of this one but its memory.
 
-    Args:
-        body: What it does; its return ends the process.
-        inherited: The files that it has: number there (small ones, without gaps) to number here.
-            0, 1 and 2 are /dev/null where they are not among them.
-        cpu: Whole seconds of processor time that it may use.
+    It ends where the function returns, and may use `cpu` whole seconds of processor time. The files
+    that it has are `inherited`: number there (small ones, without gaps) to number here; 0, 1 and 2
+    are /dev/null where they are not among them.
     """
     pid = os.fork()
     if pid:
@@ -120,28 +97,24 @@ def fork(body: Callable[[], None], inherited: dict[int, int], cpu: int) -> Child
 
 
 def raise_stack() -> None:
-    """Lets the program that follows recurse as deeply as judges of contests do."""
+    """Let the program that follows recurse as deeply as judges of contests do."""
     with contextlib.suppress(ValueError, OSError):  # where less is allowed it stays as it is
-        most = resource.getrlimit(resource.RLIMIT_STACK)[1]
-        resource.setrlimit(resource.RLIMIT_STACK, (_STACK, most))
+        hard_limit = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        resource.setrlimit(resource.RLIMIT_STACK, (_STACK, hard_limit))
 
 
-def capture(child: Child, out: int, err: int, most: int, deadline: float) -> Captured:
-    """Reads what a process writes until it has ended, and ends it at a limit.
+def capture(child: Child, out: int, err: int, max_output: int, deadline: float) -> Report:
+    """Report what a process writes until it has ended, and how; end it at a limit.
 
-    Args:
-        child: The process.
-        out: The reading end of its stdout; closed here, as is the next.
-        err: Of its stderr.
-        most: Bytes of stdout that are read.
-        deadline: When it is killed, by `time.monotonic`.
+    `out` and `err` are the reading ends of its output, and closed here. It is killed over
+    `max_output` bytes of stdout, and at `deadline` by `time.monotonic`.
     """
     read = {out: bytearray(), err: bytearray()}
     poll = select.poll()
     for file in read:
         poll.register(file, select.POLLIN)
     still_open = len(read)
-    ending: Ending | None = None
+    ending: Report | None = None
     while still_open:
         if ending is None and time.monotonic() >= deadline:
             ending = child.end()
@@ -150,12 +123,11 @@ def capture(child: Child, out: int, err: int, most: int, deadline: float) -> Cap
             if not piece:
                 poll.unregister(file)
                 still_open -= 1
-            elif len(read[out]) <= most:
+            elif len(read[out]) <= max_output:
                 read[file] += piece
         del read[err][:-_TAIL]
-        if ending is None and len(read[out]) > most:
-            used = child.end()
-            ending = Ending("output", used.code, used.cpu)
+        if ending is None and len(read[out]) > max_output:
+            ending = {**child.end(), "ended": "output"}
         if ending is None and (ending := child.ended()) is not None:
             kill_all()  # what it left behind holds the pipes open
     while ending is None:
@@ -166,4 +138,5 @@ def capture(child: Child, out: int, err: int, most: int, deadline: float) -> Cap
     kill_all()
     for file in read:
         os.close(file)
-    return Captured(ending, bytes(read[out][:most]), bytes(read[err]))
+    texts = {"out": read[out][:max_output], "err": read[err]}
+    return {**ending, **{name: text.decode("utf-8", "replace") for name, text in texts.items()}}

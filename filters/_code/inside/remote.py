@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib
 import sys
 import types
 
-from filters._code.inside.wire import Channel, Unreadable, decode, encode
+from filters._code.inside.wire import MUTABLE, Channel, Unreadable, decode, encode
 
 TYPE_CHECKING = False  # `typing` takes longer to load than most code to run
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class CannotTell(BaseException):
 
 
 class Client:
-    """Asks the process that holds the code under test."""
+    """What asks the process that holds the code under test."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -31,7 +32,7 @@ class Client:
         self.raised: tuple[BaseException, list[str]] | None = None
 
     def ask(self, what: str, *arguments: Any, **named: Any) -> Any:
-        """What an operation gives there; raises what it raises, as the nearest built-in kind."""
+        """Return what an operation gives there; raise what it raises, as the nearest kind here."""
         sent = [encode(argument, self._refer) for argument in arguments]
         names = [[name, encode(value, self._refer)] for name, value in named.items()]
         self._channel.send({"do": what, "args": sent, "named": names})
@@ -41,8 +42,8 @@ class Client:
             error = self._nearest(answer["raised"])(str(answer["text"]))
             self.raised = (error, list(answer["raised"]))
             raise error
-        given = [a for a in [*arguments, *named.values()] if isinstance(a, _MUTABLE)]
-        for old, new in zip(given, answer["changed"], strict=True):
+        mutable = [a for a in [*arguments, *named.values()] if isinstance(a, MUTABLE)]
+        for old, new in zip(mutable, answer["changed"], strict=True):
             if new is not None:
                 _replace(old, self._decoded(new))
         return self._decoded(answer["value"])
@@ -65,13 +66,12 @@ class Client:
 
     def _nearest(self, kinds: list[str]) -> type[BaseException]:
         for kind in kinds:
-            found = self._exceptions.get(kind) or getattr(builtins, str(kind), None)
-            if isinstance(found, type) and issubclass(found, BaseException):
-                try:
-                    found("")
-                except TypeError:  # it needs more to be made, as UnicodeDecodeError does
-                    continue
-                return found
+            exception = self._exceptions.get(kind) or getattr(builtins, str(kind), None)
+            if isinstance(exception, type) and issubclass(exception, BaseException):
+                # Some need more to be made, as UnicodeDecodeError does.
+                with contextlib.suppress(TypeError):
+                    exception("")
+                    return exception
         return RuntimeError
 
     def _decoded(self, sent: Any) -> Any:
@@ -82,8 +82,8 @@ class Client:
             return Remote(self, int(content[0]), str(content[1]))
         if name == "exception":
             kinds = [str(kind) for kind in content]
-            made = type(kinds[0], (self._nearest(kinds),), {})
-            return self._exceptions.setdefault(kinds[0], made)
+            exception = type(kinds[0], (self._nearest(kinds),), {})
+            return self._exceptions.setdefault(kinds[0], exception)
         if name == "module" and content in sys.stdlib_module_names:
             return importlib.import_module(content)
         if name == "module":
@@ -93,11 +93,8 @@ class Client:
         raise Unreadable(name)
 
 
-_MUTABLE = (list, dict, set, bytearray)
-
-
 def _replace(old: Any, new: Any) -> None:
-    """Gives a list, dict or set the content of another one."""
+    """Give a list, dict or set the content of another one."""
     if type(old) is not type(new):
         raise Unreadable("an argument became of another type")
     old.clear()
@@ -186,9 +183,7 @@ def _forward(special: str, what: str, swapped: bool = False) -> None:
     setattr(Remote, special, method)
 
 
-for _name in ("contains", "getitem", "setitem", "delitem", "neg", "abs"):
-    _forward(f"__{_name}__", _name)
-for _name in ("len", "int", "float"):
+for _name in ("contains", "getitem", "setitem", "delitem", "neg", "abs", "len", "int", "float"):
     _forward(f"__{_name}__", _name)
 for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or"):
     _what = f"{_name}_" if _name in ("and", "or") else _name

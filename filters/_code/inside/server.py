@@ -10,25 +10,19 @@ import operator
 import sys
 import types
 
-from filters._code.inside.wire import Channel, Gone, Unreadable, decode, encode
+from filters._code.inside.wire import MUTABLE, Channel, Gone, Unreadable, decode, encode
 
 TYPE_CHECKING = False  # `typing` takes longer to load than most code to run
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_MUTABLE = (list, dict, set, bytearray)
-
 
 def load(programs: list[str], wanted: str | None) -> dict[str, Any]:
-    """The names that a program defines, the first of several readings that is one.
-
-    Args:
-        programs: The ways in which an answer may be meant.
-        wanted: A name that it has to define.
+    """Return the names that an answer defines: the first of its readings that compiles.
 
     Raises:
-        SyntaxError: None of them compiles, or defines it.
+        SyntaxError: None of them compiles, or defines the name that is wanted.
         BaseException: Whatever the program raises.
     """
     code = _first(programs, wanted)
@@ -55,33 +49,29 @@ def _first(programs: list[str], wanted: str | None) -> types.CodeType:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Names that stand on the left at the top level, in branches too."""
-    found: set[str] = set()
+    """Return the names that a program gives something to, in branches too."""
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         elif isinstance(node, ast.alias):
-            found.add(node.asname or node.name)
-    return found
+            names.add(node.asname or node.name)
+    return names
 
 
 def find_function(names: dict[str, Any], name: str) -> Callable[..., Any]:
-    """A function of that name, or the method of a class `Solution`.
-
-    Raises:
-        NameError: There is none.
-    """
-    if callable(found := names.get(name)):
-        return found  # type: ignore[no-any-return]
+    """Return the function of that name, or the method of a class `Solution`, or raise NameError."""
+    if callable(function := names.get(name)):
+        return function  # type: ignore[no-any-return]
     if callable(solution := names.get("Solution")) and hasattr(solution, name):
         return getattr(solution(), name)  # type: ignore[no-any-return]
     raise NameError(f"name {name!r} is not defined")
 
 
 class Server:
-    """Answers requests until the other side hangs up."""
+    """What answers requests until the other side hangs up."""
 
     def __init__(self, channel: Channel, programs: list[str], wanted: str | None) -> None:
         self._channel = channel
@@ -92,7 +82,7 @@ class Server:
         self._objects: list[Any] = []
 
     def serve(self) -> None:
-        """Answers one request after the other."""
+        """Answer one request after the other."""
         while True:
             try:
                 request = self._channel.receive()
@@ -106,10 +96,10 @@ class Server:
                 self._names = load(self._programs, self._wanted)
             arguments = self._decoded(request["args"])
             named = self._decoded({"dict": request["named"]})
-            given = [a for a in [*arguments, *named.values()] if isinstance(a, _MUTABLE)]
-            before = [self._encoded(a) for a in given]
+            mutable = [a for a in [*arguments, *named.values()] if isinstance(a, MUTABLE)]
+            before = [self._encoded(a) for a in mutable]
             value = self._encoded(self._do(request["do"], arguments, named))
-            after = [self._encoded(a) for a in given]
+            after = [self._encoded(a) for a in mutable]
             # An argument that was changed in place is changed over there too.
             changed = [a if a != b else None for a, b in zip(after, before, strict=True)]
             return {"value": value, "changed": changed}
@@ -160,12 +150,9 @@ class Server:
         raise Unreadable(name)
 
     def _back(self, number: int, arguments: tuple[Any, ...]) -> Any:
-        """Calls a function that the tests handed in, and answers requests that come meanwhile."""
+        """Call a function that the tests handed in, and answer requests that come meanwhile."""
         self._channel.send({"back": number, "args": self._encoded(list(arguments))})
-        while True:
-            message = self._channel.receive()
-            if "do" not in message:
-                break
+        while "do" in (message := self._channel.receive()):
             self._channel.send(self._answer(message))
         if "failed" in message:
             raise RuntimeError(message["failed"])

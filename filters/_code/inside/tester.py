@@ -22,20 +22,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SHOWN = 200
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
-    ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+# By the name of the class of `ast`.
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le,
+    "Gt": operator.gt, "GtE": operator.ge, "Is": operator.is_, "IsNot": operator.is_not,
+    "In": lambda a, b: a in b, "NotIn": lambda a, b: a not in b,
 }  # fmt: skip
 
 
 class Tester:
-    """Runs pieces of test code, and keeps the last comparison for the evidence.
+    """What runs pieces of test code.
 
-    Attributes:
-        asserted: Assertions that were made.
-        place: The text of the last one.
-        compared: Its two sides, where it was a comparison.
+    It counts the assertions made (`asserted`) and keeps the text of the last one (`place`) and,
+    where it was a comparison, its two sides (`compared`).
     """
 
     def __init__(self, client: Client, helpers: str | None, entry: str | None) -> None:
@@ -54,7 +53,7 @@ class Tester:
             self._names.pop(entry or "", None)
 
     def run(self, pieces: list[str]) -> None:
-        """Runs test code; then `check(candidate)` or every `test_...` that it defines."""
+        """Run test code; then `check(candidate)` or every `test_...` that it defines."""
         try:
             trees = [_Marked(piece).tree for piece in pieces]
             codes = [compile(tree, "tests.py", "exec") for tree in trees]
@@ -76,7 +75,7 @@ class Tester:
             raise CannotTell("the tests assert nothing")
 
     def _fetch(self, trees: list[ast.Module]) -> None:
-        """Gets the names that the tests use and nobody here defines from the code under test."""
+        """Get the names that the tests use and nobody here defines from the code under test."""
         self._client.ask("bool", True)  # loads it; what it raises is raised here
         nodes = [node for tree in trees for node in ast.walk(tree)]
         module = types.ModuleType("solution")
@@ -108,10 +107,9 @@ class Tester:
         return value
 
     def _compare(self, which: str, left: Any, right: Any, place: str) -> Any:
-        self.asserted += 1
-        self.place = place
+        self._note(None, place)
         self.compared = (left, right)
-        return _BY_NAME[which](left, right)
+        return _COMPARISONS[which](left, right)
 
 
 class _Marked(ast.NodeTransformer):
@@ -132,11 +130,8 @@ class _Marked(ast.NodeTransformer):
         return node
 
 
-_BY_NAME = {kind.__name__: function for kind, function in _COMPARISONS.items()}
-
-
 def report(tester: Tester, client: Client, pieces: list[str]) -> dict[str, Any]:
-    """Runs the tests and says how it went: `passed`, or `failed` and why."""
+    """Run the tests and report how it went: `passed`, or why not."""
     try:
         tester.run(pieces)
         return {"ended": "passed", "asserted": tester.asserted}

@@ -27,6 +27,8 @@ _BUILT = {
     ("datetime", "datetime"), ("datetime", "timedelta"),
 }  # fmt: skip
 _FUNCTION = type(len)
+# What a call can change in place.
+MUTABLE = (list, dict, set, bytearray)
 _MANY = {"tuple": tuple, "set": set, "frozenset": frozenset}
 # No message is longer, in bytes: a result is held several times over while it is read.
 _LONGEST = 16 << 20
@@ -41,11 +43,9 @@ class Gone(Exception):
 
 
 def encode(value: Any, refer: Refer) -> Any:
-    """A value as JSON. What derives from a plain type is sent as that type.
+    """Return a value as JSON. What derives from a plain type is sent as that type.
 
-    Args:
-        value: Anything.
-        refer: Gives the JSON of whatever has no plain form, or raises.
+    `refer` gives the JSON of whatever has no plain form, or raises.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -79,14 +79,9 @@ def encode(value: Any, refer: Refer) -> Any:
 
 
 def decode(sent: Any, resolve: Callable[[str, Any], Any]) -> Any:
-    """The value of what `encode` made.
+    """Return the value of what `encode` made; raise `Unreadable` for anything else.
 
-    Args:
-        sent: JSON values.
-        resolve: Gives the value of a form that `refer` made, from its name and content.
-
-    Raises:
-        Unreadable: It is no such thing.
+    `resolve` gives the value of a form that `refer` made, from its name and content.
     """
     try:
         return _decode(sent, resolve)
@@ -135,11 +130,7 @@ class Channel:
         self._deadline = deadline
 
     def send(self, message: Any) -> None:
-        """Sends JSON values.
-
-        Raises:
-            Gone: The other side ended.
-        """
+        """Send JSON values; raise `Gone` where the other side ended."""
         content = json.dumps(message).encode()
         view = memoryview(struct.pack("<I", len(content)) + content)
         try:
@@ -149,7 +140,7 @@ class Channel:
             raise Gone from error
 
     def receive(self) -> Any:
-        """The next message.
+        """Return the next message.
 
         Raises:
             Gone: The other side ended.
