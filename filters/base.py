@@ -24,7 +24,6 @@ each with its verdicts so far) and gives a decision for each of them, in that or
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +31,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synth.core.errors import MissingPackage, UserError, nearest
+from synth.core.errors import UserError, nearest
+from synth.core.errors import lacks_package as lacks_package
 from synth.core.plugins import PluginConfig
 from synth.core.record import Message, Record, Task
 
@@ -178,16 +178,6 @@ def decide(figures: Figures, config: FilterConfig, measures: Measures | None = N
         if inside is None:
             inside = Decision(True, "", value, high if high is not None else low, figures.evidence)
     return inside or Decision(True, "", None, None, figures.evidence)
-
-
-def lacks_package(package: str, needed_for: str, extra: str | None = None) -> list[str]:
-    """What a filter's `check` says of a package: how to install it, or nothing where it is there.
-
-    Its module has the same name with `_` for `-`; `extra` of synth-distill brings it.
-    """
-    if importlib.util.find_spec(package.replace("-", "_")) is None:
-        return [str(MissingPackage(package, needed_for, extra))]
-    return []
 
 
 def requires(

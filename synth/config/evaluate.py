@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from synth.config.base import Section
 from synth.config.generate import Sampling
 from synth.core import plugins
-from synth.core.errors import MissingPackage, UserError, nearest
+from synth.core.errors import UserError, lacks_package, nearest
 
 # Options of an engine that are the student's own.
 _STUDENTS = {"model", "chat_template"}
@@ -65,35 +64,34 @@ class Evaluate(Section):
         return engine
 
     def engine_for(self, model: str, **defaults: Any) -> tuple[str, BaseModel]:
-        """The kind of teacher that runs a student, and its options.
+        """Returns the kind of teacher that runs the student at `model`, and its options.
 
-        Args:
-            model: Where the student's weights lie.
-            defaults: Options where the config sets none; those that the kind lacks are left out.
+        The `defaults` are options where the config sets none; those that the kind lacks are left
+        out.
         """
         entry = {"kind": "transformers", **(self.engine or {})}
         kind = entry.pop("kind")
-        options = plugins.load("teacher", kind).Config
-        defaults = {key: value for key, value in defaults.items() if key in options.model_fields}
-        made: BaseModel = options(**{**defaults, **entry, "model": model})
-        return kind, made
+        config_class = plugins.load("teacher", kind).Config
+        known = {key: value for key, value in defaults.items() if key in config_class.model_fields}
+        options: BaseModel = config_class(**{**known, **entry, "model": model})
+        return kind, options
 
     def lacks(self) -> list[str]:
-        """What this machine lacks for the evaluation beyond the student and the teachers."""
-        found: list[str] = []
+        """Says what this machine lacks for the evaluation beyond the student and the teachers."""
+        lacks: list[str] = []
         if self.engine is not None:
             kind, options = self.engine_for("student")
             check = getattr(plugins.load("teacher", kind), "check", None)
-            found += [f"evaluate.engine: {line}" for line in (check(options) if check else ())]
-        if self.lm_eval and importlib.util.find_spec("lm_eval") is None:
-            found.append(str(MissingPackage("lm-eval", "evaluate.lm_eval", extra="eval")))
+            lacks += [f"evaluate.engine: {line}" for line in (check(options) if check else ())]
+        if self.lm_eval:
+            lacks += lacks_package("lm-eval", "evaluate.lm_eval", "eval")
         if self.lm_eval_path is not None and not Path(self.lm_eval_path).is_dir():
-            found.append(f"evaluate.lm_eval_path: no folder {self.lm_eval_path}")
-        return found
+            lacks.append(f"evaluate.lm_eval_path: no folder {self.lm_eval_path}")
+        return lacks
 
 
 def check_engine(engine: dict[str, Any]) -> None:
-    """Raises ValueError unless it is a kind of teacher that a student's folder can be given to."""
+    """Raises ValueError unless it is a kind of teacher that can load a student's folder."""
     kind = engine.get("kind")
     if not isinstance(kind, str):
         raise ValueError("an engine is written {kind: NAME, ...}")

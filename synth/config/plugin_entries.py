@@ -1,25 +1,20 @@
-"""Entries of a config that name a plug-in."""
+"""Reads the entries of a config that name a plug-in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from synth.core.errors import UserError
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 from pydantic import BaseModel
 
 from synth.config.yaml_file import Path_
 from synth.core import plugins
+from synth.core.errors import UserError
 
 
 def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a plug-in as a config writes them.
+    """Returns the name and the options of a plug-in as a config writes them.
 
-    Raises:
-        UserError: The entry has another form than the one that its kind is written in.
+    Raises UserError where the entry has another form than the one that its kind is written in.
     """
     key = {"teacher": "kind", "task source": "source", "trace source": "source"}.get(kind)
     if key is not None:
@@ -34,14 +29,14 @@ def split_plugin(kind: str, entry: str | dict[str, Any]) -> tuple[str, dict[str,
 
 
 def plugin_config(kind: str, entry: str | dict[str, Any]) -> BaseModel:
-    """The checked options of a plug-in. Raises UserError or pydantic's ValidationError."""
+    """Checks the options of a plug-in. Raises UserError or pydantic's ValidationError."""
     name, options = split_plugin(kind, entry)
     config: BaseModel = plugins.load(kind, name).Config(**options)
     return config
 
 
 def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
-    """Every plug-in that a config names: its kind, its place and its entry as written.
+    """Lists every plug-in that a config names: its kind, its path and its entry as written.
 
     Works on the raw data, so that a mistake elsewhere hides none here.
     """
@@ -54,21 +49,22 @@ def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
             return [((*path, key), value) for key, value in here.items()]
         return [((*path, i), v) for i, v in enumerate(here)] if isinstance(here, list) else []
 
-    verifier = [(path, value) for path, value in items("evaluate") if path[-1] == "verifier"]
+    entries = {
+        "task source": items("tasks", "train") + items("tasks", "eval"),
+        "trace source": items("traces"),
+        "teacher": items("teachers"),
+        "filter": items("filters")
+        + [(path, value) for path, value in items("evaluate") if path[-1] == "verifier"],
+    }
     return [
         (kind, path, entry)
-        for kind, found in (
-            ("task source", items("tasks", "train") + items("tasks", "eval")),
-            ("trace source", items("traces")),
-            ("teacher", items("teachers")),
-            ("filter", items("filters") + verifier),
-        )
-        for path, entry in found
+        for kind, of_kind in entries.items()
+        for path, entry in of_kind
         if isinstance(entry, str | dict)  # other types are reported by the model of the section
     ]
 
 
 def resolved(kind: str, entry: str | dict[str, Any]) -> Any:
-    """A plug-in's entry with its defaults filled in: a changed default is a changed input."""
+    """Fills in the defaults of a plug-in's entry: a changed default is a changed input."""
     name, _ = split_plugin(kind, entry)
     return {name: plugin_config(kind, entry).model_dump(mode="json")}

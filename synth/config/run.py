@@ -94,17 +94,17 @@ class Run(Section):
 
     @property
     def folder(self) -> Path:
-        """`RUNS/NAME`, where everything of this run lies."""
+        """Returns `RUNS/NAME`, where everything of this run lies."""
         return Path(self.runs) / self.name
 
     @property
     def store_path(self) -> Path:
-        """The response store, shared by all runs unless the config says otherwise."""
+        """Returns the response store, shared by all runs unless the config says otherwise."""
         return Path(self.store) if self.store else Path(self.runs) / "responses.sqlite"
 
     @property
     def student_origin(self) -> str:
-        """The model that the student comes from, before its chain is trained; its tokenizer."""
+        """Returns the model that the student comes from, before its chain is trained."""
         assert self.student is not None
         model = self.student.model
         while (name := trained(model)) is not None:
@@ -124,52 +124,45 @@ class Run(Section):
         ):
             if getattr(self, stage) and not getattr(self, needs):
                 raise ValueError(f"{stage} needs the section {needs}")
-        self._sources()
-        self._learning()
-        tasks = self.tasks
-        if self.evaluate is not None and (
-            tasks is None or (tasks.eval is None and tasks.holdout is None)
-        ):
+        self._check_sources()
+        self._check_training()
+        kept_back = self.tasks is not None and (self.tasks.eval or self.tasks.holdout)
+        if self.evaluate is not None and not kept_back:
             raise ValueError("evaluate needs questions: give tasks.eval or tasks.holdout")
-        if self.generate is not None and self.generate.teachers is not None:
-            for name in self.generate.teachers:
-                if name not in self.teachers:
-                    raise ValueError(
-                        f"generate.teachers: no teacher {name!r}{nearest(name, self.teachers)}"
-                    )
+        asked = {"generate.teachers": (self.generate and self.generate.teachers) or []}
         for section in ("augment", "rewrite"):
             for index, entry in enumerate(getattr(self, section) or ()):
-                for name in entry.asked:
-                    if name not in self.teachers:
-                        raise ValueError(
-                            f"{section}.{index}: no teacher {name!r}{nearest(name, self.teachers)}"
-                        )
+                asked[f"{section}.{index}"] = entry.asked
+        for place, names in asked.items():
+            for name in names:
+                if name not in self.teachers:
+                    hint = nearest(name, self.teachers)
+                    raise ValueError(f"{place}: no teacher {name!r}{hint}")
         return self
 
-    def _learning(self) -> None:
+    def _check_training(self) -> None:
         """Raises ValueError where labels serve nobody, or a model is trained after its use."""
         if self.label is not None and (self.train is None or self.train.method != "soft_labels"):
             raise ValueError("label stores what train.method: soft_labels learns; set that method")
         learns_text = self.train is not None and self.train.method != "on_policy"
         if learns_text and self.generate is None and self.traces is None:
             raise ValueError("train needs traces: give generate, or traces")
-        known: list[str] = []
-        steps = [(f"chain.{name}", step.student, step.train) for name, step in self.chain.items()]
+        before: list[str] = []
+        steps = [(f"chain.{name}.", step.student, step.train) for name, step in self.chain.items()]
         if self.student is not None and self.train is not None:
             steps.append(("", self.student, self.train))
         for place, student, train in steps:
-            named = {"student.model": student.model}
-            named |= {f"train.teachers.{n}.model": t.model for n, t in train.teachers.items()}
-            for key, model in named.items():
-                name = trained(model)
-                if name is not None and name not in known:
-                    where = f"{place}.{key}".lstrip(".")
+            models = {"student.model": student.model}
+            models |= {f"train.teachers.{n}.model": t.model for n, t in train.teachers.items()}
+            for key, model in models.items():
+                if (name := trained(model)) is not None and name not in before:
+                    hint = nearest(name, before)
                     raise ValueError(
-                        f"{where}: nothing called {name!r} is trained before{nearest(name, known)}"
+                        f"{place}{key}: nothing called {name!r} is trained before{hint}"
                     )
-            known.append(place.removeprefix("chain."))
+            before.append(place.removeprefix("chain.").removesuffix("."))
 
-    def _sources(self) -> None:
+    def _check_sources(self) -> None:
         """Raises ValueError unless questions or traces come from somewhere, and in one way."""
         if self.traces is None:
             if self.tasks is None or not self.tasks.train:
@@ -183,12 +176,12 @@ class Run(Section):
 
 
 def trained(model: str) -> str | None:
-    """The name in `trained:NAME`, or None for any other model."""
+    """Returns the name in `trained:NAME`, or None for any other model."""
     return model.removeprefix("trained:") if model.startswith("trained:") else None
 
 
 def stages_of(run: Run) -> list[str]:
-    """The stages that a config asks for, in their order."""
+    """Lists the stages that a config asks for, in their order."""
     asked = {
         "tasks": run.tasks is not None,
         "import": run.traces is not None,
@@ -205,12 +198,12 @@ def stages_of(run: Run) -> list[str]:
 
 
 def questions_of(run: Run) -> str:
-    """The stage whose questions are answered."""
+    """Names the stage whose questions are answered."""
     return "augment" if run.augment else "tasks"
 
 
 def traces_of(run: Run) -> str:
-    """The stage whose traces are filtered."""
+    """Names the stage whose traces are filtered."""
     if run.traces is not None:
         return "import"
     return "rewrite" if run.rewrite else "generate"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from synth.config.base import Section
 from synth.config.distillation import Dtype, HiddenStates, OnPolicy, SoftLabels, TeacherModel
-from synth.core.errors import MissingPackage, nearest
+from synth.core.errors import MissingPackage, missing_package, nearest
 
 
 class Rope(Section):
@@ -228,21 +226,17 @@ class Train(Section):
                 )
 
     def missing(self) -> list[MissingPackage]:
-        """The packages that this training needs and that are not installed."""
-        return [
-            error for module, error in self._needs() if importlib.util.find_spec(module) is None
-        ]
-
-    def _needs(self) -> Iterator[tuple[str, MissingPackage]]:
+        """Returns an error for each package that this training needs and that is missing."""
+        missing: list[MissingPackage] = []
         for package in ("trl", "accelerate", *(["peft"] if self.lora else [])):
-            yield package, MissingPackage(package, "training", extra="train")
+            missing += missing_package(package, "training", "train")
         for package in self.report_to:
-            yield package, MissingPackage(package, "train.report_to", extra="trackers")
+            missing += missing_package(package, "train.report_to", "trackers")
         if self.liger:
-            yield "liger_kernel", MissingPackage("liger-kernel", "train.liger")
+            missing += missing_package("liger-kernel", "train.liger")
         quantized = {f"train.teachers.{n}": t.quantization for n, t in self.teachers.items()}
         quantized["train.lora"] = self.lora.quantization if self.lora else None
         for place, kind in quantized.items():
             if kind is not None:
-                needed_for = f"{place}.quantization: {kind}"
-                yield "bitsandbytes", MissingPackage("bitsandbytes", needed_for, extra="qlora")
+                missing += missing_package("bitsandbytes", f"{place}.quantization: {kind}", "qlora")
+        return missing

@@ -1,8 +1,7 @@
-"""Validation of a whole config: sections, plug-ins and prompts together."""
+"""Validates a whole config: sections, plug-ins and prompts together."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,15 @@ from synth.config.plugin_entries import plugin_config, plugin_entries, split_plu
 from synth.config.run import Run, stages_of
 from synth.config.yaml_file import Path_, Source, problems_of, raise_if_any, read_config
 from synth.core import plugins
-from synth.core.errors import MissingPackage, Problem, UserError, nearest
+from synth.core.errors import Problem, UserError, lacks_package, nearest
 from synth.core.prompts import load_prompt
 
 
 def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Run, Source]:
     """Reads and checks a config without touching what it names outside itself.
 
-    Raises:
-        ConfigError: With every mistake of the file, each with its line.
-        UserError: The file cannot be read at all.
+    Raises ConfigError with every mistake of the file, each with its line, and UserError where the
+    file cannot be read at all.
     """
     source = read_config(name, overrides)
     problems: list[Problem] = []
@@ -46,20 +44,18 @@ def _plugin_problems(source: Source, kind: str, path: Path_, entry: Any) -> list
         return [source.problem(path, str(error))]
     inner = (*path, name) if kind == "filter" and isinstance(entry, dict) else path
     try:
-        made = plugin_config(kind, entry)
+        options = plugin_config(kind, entry)
     except ValidationError as error:
         return list(problems_of(source, error, config, inner))
-    teachers = source.data.get("teachers")
-    if getattr(made, "teacher", None) is not None and isinstance(teachers, dict):
-        asked = str(made.teacher)  # type: ignore[attr-defined]
-        if asked not in teachers:
-            message = f"no teacher {asked!r}{nearest(asked, teachers)}"
-            return [source.problem((*inner, "teacher"), message)]
+    teacher, teachers = getattr(options, "teacher", None), source.data.get("teachers")
+    if teacher is not None and isinstance(teachers, dict) and str(teacher) not in teachers:
+        message = f"no teacher {str(teacher)!r}{nearest(str(teacher), teachers)}"
+        return [source.problem((*inner, "teacher"), message)]
     return []
 
 
 def _prompt_problems(source: Source) -> list[Problem]:
-    """Prompts that do not exist, and values that their templates do not know."""
+    """Finds prompts that do not exist, and values that their templates do not know."""
     problems = []
     for section in ("generate", "student"):
         choice = (source.data.get(section) or {}) if isinstance(source.data, dict) else {}
@@ -93,13 +89,9 @@ _USED_BY = {
 
 
 def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]:
-    """What this machine lacks for some stages of a run: packages, environment variables.
+    """Says what this machine lacks for some stages of a run, or for all: packages, variables.
 
     Such a config is right, only not here and now; a run refuses to start with any of these.
-
-    Args:
-        run: The checked config.
-        stages: All of the config's stages by default.
     """
     stages = stages_of(run) if stages is None else stages
     kinds = set[str]().union(*(_USED_BY[stage.partition("-")[0]] for stage in stages))
@@ -114,17 +106,16 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
             lacks += module.check(module.Config(**options))
     if {"train", "evaluate"} & set(stages):
         for package in ("torch", "transformers"):
-            if importlib.util.find_spec(package) is None:
-                lacks.append(str(MissingPackage(package, "the student", extra="train")))
+            lacks += lacks_package(package, "the student", "train")
     trainings = {f"train-{name}": step.train for name, step in run.chain.items()}
     for stage, training in {**trainings, "train": run.train}.items():
         if training is not None and stage in stages:
             lacks += map(str, training.missing())
     if "label" in stages and run.label is not None:
-        for package in ("torch", "transformers", *(("vllm",) * (run.label.engine == "vllm"))):
-            if importlib.util.find_spec(package) is None:
-                extra = "vllm" if package == "vllm" else "train"
-                lacks.append(str(MissingPackage(package, "the section label", extra=extra)))
+        for package in ("torch", "transformers"):
+            lacks += lacks_package(package, "the section label", "train")
+        if run.label.engine == "vllm":
+            lacks += lacks_package("vllm", "the section label", "vllm")
     if "evaluate" in stages and run.evaluate is not None:
         lacks += run.evaluate.lacks()
     return list(dict.fromkeys(lacks))

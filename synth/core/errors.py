@@ -7,6 +7,7 @@ Everything raised on purpose is one of these; whatever else reaches the command 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,6 +34,22 @@ class MissingPackage(UserError):
     def __init__(self, package: str, needed_for: str, extra: str | None = None) -> None:
         install = f"'synth-distill[{extra}]'" if extra else package
         super().__init__(f"{needed_for} needs the package {package}: pip install {install}")
+
+
+def missing_package(
+    package: str, needed_for: str, extra: str | None = None
+) -> list[MissingPackage]:
+    """Returns the error of a package that is not installed, and nothing where it is.
+
+    Its module has the same name with `_` for `-`; `extra` of synth-distill brings it.
+    """
+    installed = importlib.util.find_spec(package.replace("-", "_")) is not None
+    return [] if installed else [MissingPackage(package, needed_for, extra)]
+
+
+def lacks_package(package: str, needed_for: str, extra: str | None = None) -> list[str]:
+    """Says how to install a package that is missing, as a plug-in's `check` does."""
+    return list(map(str, missing_package(package, needed_for, extra)))
 
 
 class Unfinished(DistillError):

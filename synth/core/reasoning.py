@@ -16,17 +16,11 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 class Dialect(NamedTuple):
-    """How a family of models marks its thinking.
-
-    Attributes:
-        open: What begins the thinking.
-        close: What ends it.
-        around: Marks that may stand at the ends of the thinking or of the answer.
-    """
+    """How a family of models marks its thinking."""
 
     open: str
     close: str
-    around: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()  # may stand at the ends of the thinking or of the answer
 
 
 # Which think blocks are read, and which tags are stray where they are left in a trace.
@@ -66,26 +60,20 @@ _CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length
 
 
 class Mark(NamedTuple):
-    """A mark of a dialect in a text.
-
-    Attributes:
-        text: The mark itself.
-        at: Where it starts.
-        kind: `open` or `close` of a think block, or `around` one.
-    """
+    """A mark of a dialect in a text."""
 
     text: str
-    at: int
-    kind: str
+    at: int  # where it starts
+    kind: str  # `open` or `close` of a think block, or `around` one
 
 
 def marks(text: str) -> list[Mark]:
-    """Every mark of every dialect that stands in a text, in order.
+    """Finds every mark of every dialect that stands in a text, in order.
 
     >>> marks("a</think>b")
     [Mark(text='</think>', at=1, kind='close')]
     """
-    return [Mark(found[0], found.start(), _kind(found[0])) for found in _MARK.finditer(text)]
+    return [Mark(match[0], match.start(), _kind(match[0])) for match in _MARK.finditer(text)]
 
 
 def _kind(mark: str) -> str:
@@ -94,7 +82,7 @@ def _kind(mark: str) -> str:
 
 
 def is_cut(finish_reason: str) -> bool:
-    """Whether a finish reason says that the limit on tokens ended the answer."""
+    """Tells whether a finish reason says that the limit on tokens ended the answer."""
     return finish_reason.lower() in _CUT
 
 
@@ -133,21 +121,21 @@ def _dialect(text: str) -> Dialect | None:
         return None
     asked_for = _ASKED_FOR.search(text) is not None
     first: Dialect | None = None
-    for found in _MARK.finditer(text):
-        dialect = _BY_TAG.get(found[0])
+    for match in _MARK.finditer(text):
+        dialect = _BY_TAG.get(match[0])
         if dialect is None or (asked_for and dialect.open == "<reasoning>"):
             continue
-        if found[0] == dialect.close:
+        if match[0] == dialect.close:
             return dialect
         if first is None:
             first = dialect
-            if not _bare(text[: found.start()], dialect):
+            if not _bare(text[: match.start()], dialect):
                 return dialect
     return first
 
 
 def _bare(text: str, dialect: Dialect) -> str:
-    """A part of a trace without the blanks and the dialect's marks at its ends."""
+    """Strips the blanks and the dialect's marks from the ends of a part of a trace."""
     text = text.strip()
     if not dialect.around:
         return text
@@ -156,13 +144,13 @@ def _bare(text: str, dialect: Dialect) -> str:
 
 
 def _leading(text: str, marks: Iterable[str]) -> int:
-    """How many characters of marks and blanks a text begins with."""
-    found = re.match(rf"(?:{'|'.join(map(re.escape, marks))}|\s)*", text)
-    return found.end() if found else 0
+    """Counts the characters of marks and blanks that a text begins with."""
+    match = re.match(rf"(?:{'|'.join(map(re.escape, marks))}|\s)*", text)
+    return match.end() if match else 0
 
 
 def join_trace(reasoning: str | None, answer: str) -> str:
-    """The assistant's text as a student is trained to write it (the form of R1).
+    """Writes the assistant's text as a student is trained to write it (the form of R1).
 
     >>> print(join_trace("1+1=2", "2"))
     <think>
@@ -175,52 +163,51 @@ def join_trace(reasoning: str | None, answer: str) -> str:
 
 
 def parse_completion(raw: dict[str, Any]) -> tuple[str | None, str, str]:
-    """Reasoning, answer and finish reason of a raw chat completion (OpenAI's format).
+    """Returns reasoning, answer and finish reason of a raw chat completion (OpenAI's format).
 
     Reasoning in a field or part of its own wins over inline tags. Null content counts as empty.
-
-    Raises:
-        ValueError: The response has no choice or no message in it.
+    Raises ValueError where the response has no choice or no message in it.
     """
     try:
         choice = raw["choices"][0]
-        given, content = _message(choice["message"])
+        reasoning, content = _message(choice["message"])
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the response has no choices[0].message") from error
     finish = str(choice.get("finish_reason") or "unknown")
-    if given.strip():
+    if reasoning.strip():
         content = content.strip()
         for dialect in DIALECTS:  # some servers leave the closing tag at the head of the content
             content = content.removeprefix(dialect.close).strip()
-        return given.strip(), content, finish
+        return reasoning.strip(), content, finish
     return (*split_trace(content), finish)
 
 
 def whole_text(raw: dict[str, Any]) -> str:
-    """What the model wrote, tags included, so that it can be written on from there.
+    """Returns what the model wrote, tags included, so that it can be written on from there.
 
     Where a server has split the reasoning off, the tags are put back: a closing one only if
     anything follows it.
     """
-    given, content = _message(raw["choices"][0]["message"])
-    if not given:
-        return content
-    return f"{OPEN}\n{given}" + (f"\n{CLOSE}\n\n{content}" if content else "")
+    reasoning, content = _message(raw["choices"][0]["message"])
+    if reasoning and content:
+        return join_trace(reasoning, content)
+    return f"{OPEN}\n{reasoning}" if reasoning else content
 
 
 def _message(message: dict[str, Any]) -> tuple[str, str]:
-    """Reasoning that a server has split off, and content; empty where there is none."""
+    """Returns the reasoning that a server has split off, and the content; "" for none."""
     content = message.get("content") or ""
-    given = message.get("reasoning") or message.get("reasoning_content")
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
     if isinstance(content, list):
-        given = given or _parts(content, "thinking")
+        reasoning = reasoning or _parts(content, "thinking")
         content = _parts(content, "text")
-    return given if isinstance(given, str) else "", content if isinstance(content, str) else ""
+    reasoning = reasoning if isinstance(reasoning, str) else ""
+    return reasoning, content if isinstance(content, str) else ""
 
 
 def _parts(content: list[Any], kind: str) -> str:
-    """The text of all content parts of a kind; thinking may be in parts itself (Mistral)."""
-    held = [part.get(kind) for part in content if isinstance(part, dict)]
+    """Joins the text of all content parts of a kind; thinking may be in parts itself (Mistral)."""
+    values = [part.get(kind) for part in content if isinstance(part, dict)]
     if kind == "thinking":
-        held = [_parts(h, "text") if isinstance(h, list) else h for h in held]
-    return "".join(text for text in held if isinstance(text, str))
+        values = [_parts(value, "text") if isinstance(value, list) else value for value in values]
+    return "".join(text for text in values if isinstance(text, str))

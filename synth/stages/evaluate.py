@@ -153,7 +153,7 @@ def reader(prompt: Prompt, values: Mapping[str, Any]) -> Reader:
     from filters.think_format import Config, build
     from sft.evaluation.scores import Reader
 
-    wanted = prompt.source.split("\n", prompt.body_line - 1)[-1] + str(dict(values))
+    wanted = prompt.body + str(dict(values))
     form = "boxed" if "\\boxed" in wanted else "text"
     config = Config.model_validate({"require_reasoning": "<think>" in wanted, "final_answer": form})
     check: Any = build(config, Context())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from typing import Any
 
 from pydantic import Field
 
-from synth.core.errors import MissingPackage, UserError, nearest
+from synth.core.errors import MissingPackage, UserError, lacks_package, nearest
 from synth.core.rows import Row, Rows
 from synth.tasks.base import SourceConfig
 
@@ -26,13 +25,11 @@ class Config(SourceConfig):
 
 def check(config: Config) -> list[str]:
     """Says whether the package is missing."""
-    if importlib.util.find_spec("reasoning_gym") is None:
-        return [str(_missing(config))]
-    return []
+    return lacks_package(*_needed(config))
 
 
-def _missing(config: Config) -> MissingPackage:
-    return MissingPackage("reasoning-gym", f"the task source {config.generator}", "quickstart")
+def _needed(config: Config) -> tuple[str, str, str]:
+    return "reasoning-gym", f"the task source {config.generator}", "quickstart"
 
 
 def build(config: Config) -> Rows:
@@ -43,18 +40,17 @@ def build(config: Config) -> Rows:
             import reasoning_gym
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise _missing(config) from error
-
+        raise MissingPackage(*_needed(config)) from error
     if config.generator not in DATASETS:
         hint = nearest(config.generator, DATASETS)
         raise UserError(f"reasoning-gym has no generator {config.generator!r}{hint}")
     try:
-        made = reasoning_gym.create_dataset(
+        entries = reasoning_gym.create_dataset(
             config.generator, size=config.size, seed=config.seed, **config.options
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise UserError(f"reasoning-gym {config.generator}: {error}") from error
-    for number, entry in enumerate(made):
+    for number, entry in enumerate(entries):
         # The index is left out: the same question drawn twice is one question.
         metadata = {k: v for k, v in entry["metadata"].items() if k != "source_index"}
         values = {"question": entry["question"], "answer": entry["answer"]}
