@@ -43,8 +43,8 @@ def record(out):
     import reasoning_gym
 
     from filters.base import Context
-    from filters.engine.chain import build_chain
-    from filters.engine.filter import FilterSpec
+    from filters.engine.chain import Chain
+    from filters.engine.filter import FilterSpec, load_filters
     from synth.config.yaml_file import read_config
     from synth.teachers import transformers
 
@@ -62,7 +62,7 @@ def record(out):
         tasks = [Task(q, q, a) for q, a in list(unique.items())[:QUESTIONS]]
         rows = {task.question: [] for task in tasks}
         with (
-            build_chain([FilterSpec("math_answer")], Context()) as chain,
+            Chain(load_filters([FilterSpec("math_answer")]), Context()) as chain,
             ResponseStore(out / "s") as store,
         ):
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
-from typing import Any
+from itertools import chain, cycle, pairwise
+from typing import Any, NamedTuple
 
 from filters._dedup.base import On, folded, parts, text_of
 from filters._text.words import words
@@ -30,17 +30,11 @@ Similarity = Callable[[Record, Record], float]
 
 @dataclass
 class Count:
-    """Planted pairs of one sort, and how many of them the filter broke up.
+    """Planted pairs of one sort that are duplicates by the exact similarity."""
 
-    Attributes:
-        name: A range of similarity, or a kind of edit.
-        pairs: Planted pairs that are duplicates by the exact similarity.
-        found: Of these, the ones that did not both stay.
-    """
-
-    name: str
+    name: str  # a range of similarity, or a kind of edit
     pairs: int = 0
-    found: int = 0
+    found: int = 0  # of these, the ones that did not both stay
 
     @property
     def recall(self) -> float | None:
@@ -50,36 +44,23 @@ class Count:
 
 @dataclass
 class Calibration:
-    """What came of planting edits.
-
-    Attributes:
-        filter: The filter.
-        threshold: Its threshold.
-        records: Records of the data, those planted aside.
-        planted: Pairs planted, those below the threshold included.
-        bands: Recall by exact similarity, in ranges from the threshold to 1.
-        kinds: Recall by kind of edit.
-        dropped: Records dropped and checked against the partner named, data and planted ones.
-        right: Of these, the ones whose exact similarity with it reaches the threshold.
-        wrong: Ids of the others with their partner and the exact similarity.
-    """
+    """What came of planting edits."""
 
     filter: str
     threshold: float
-    records: int = 0
-    planted: int = 0
-    bands: list[Count] = field(default_factory=list)
-    kinds: list[Count] = field(default_factory=list)
-    dropped: int = 0
-    right: int = 0
+    records: int = 0  # of the data, those planted aside
+    planted: int = 0  # pairs, those below the threshold included
+    bands: list[Count] = field(default_factory=list)  # by similarity, from the threshold to 1
+    kinds: list[Count] = field(default_factory=list)  # by kind of edit
+    dropped: int = 0  # records, data and planted ones, checked against the partner named
+    right: int = 0  # of these, the ones whose similarity with it reaches the threshold
+    # Ids of the others with their partner and the exact similarity.
     wrong: list[tuple[str, str, float]] = field(default_factory=list)
 
     @property
     def pairs(self) -> Count:
         """All planted pairs that are duplicates."""
-        pairs, found = (
-            sum(getattr(band, key) for band in self.bands) for key in ("pairs", "found")
-        )
+        pairs, found = sum(band.pairs for band in self.bands), sum(b.found for b in self.bands)
         return Count("all", pairs, found)
 
     @property
@@ -89,10 +70,15 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        return dataclasses.asdict(self) | {
-            "recall": self.pairs.recall,
-            "precision": self.precision,
-        }
+        shares = {"recall": self.pairs.recall, "precision": self.precision}
+        return dataclasses.asdict(self) | shares
+
+
+class _Pair(NamedTuple):
+    base: Record
+    copy: Record
+    kind: str
+    similarity: float
 
 
 def calibrate(
@@ -131,38 +117,35 @@ def calibrate(
     if not bases:
         raise UserError(f"no text of {_SHORTEST} words and more to edit in {total} records")
     result = Calibration(name, threshold, total, len(bases))
-    edits = list(EDITS)
-    planted: list[tuple[Record, Record, str, float]] = []
-    for place, base in enumerate(bases):
-        kind = edits[place % len(edits)]
+    planted: list[_Pair] = []
+    for base, kind in zip(bases, cycle(EDITS)):
         target = threshold + rng.uniform(-0.25, 1.0) * (1 - threshold)
         copy = _near(base, kind, target, config.on, similarity, rng.random())
-        planted.append((base, copy, kind, similarity(base, copy)))
-    copies = [copy for _, copy, _, _ in planted]
+        planted.append(_Pair(base, copy, kind, similarity(base, copy)))
+
+    def all_records() -> Iterator[Record]:
+        return chain(records(), (pair.copy for pair in planted))
+
     check = module.build(config, context or Context())
     dropped: dict[str, str] = {}
-    for record, decision in zip(
-        chain(records(), copies), check(lambda: chain(records(), copies)), strict=True
-    ):
+    for record, decision in zip(all_records(), check(all_records), strict=True):
         if not decision.keep:
             dropped[record.id] = decision.evidence["partner"]
     step = (1 - threshold) / 4
     edges = [threshold, threshold + step, threshold + 2 * step] if step else [1.0]
     for low, high in pairwise([*edges, float("inf")]):
-        here = [pair for pair in planted if low <= pair[3] + 1e-9 < high]
+        band = [pair for pair in planted if low <= pair.similarity + 1e-9 < high]
         closing = ")" if high <= 1 else "]"
-        result.bands.append(_count(f"[{low:.3g}, {min(high, 1):.3g}{closing}", here, dropped))
-    near = [pair for pair in planted if pair[3] + 1e-9 >= threshold]
-    for kind in edits:
-        result.kinds.append(_count(kind, [pair for pair in near if pair[2] == kind], dropped))
-    _check_drops(result, dropped, lambda: chain(records(), copies), similarity)
+        result.bands.append(_count(f"[{low:.3g}, {min(high, 1):.3g}{closing}", band, dropped))
+    near = [pair for pair in planted if pair.similarity + 1e-9 >= threshold]
+    for kind in EDITS:
+        result.kinds.append(_count(kind, [pair for pair in near if pair.kind == kind], dropped))
+    _check_drops(result, dropped, all_records, similarity)
     return result
 
 
-def _count(
-    name: str, pairs: Sequence[tuple[Record, Record, str, float]], dropped: Mapping[str, str]
-) -> Count:
-    found = sum(base.id in dropped or copy.id in dropped for base, copy, _, _ in pairs)
+def _count(name: str, pairs: list[_Pair], dropped: Mapping[str, str]) -> Count:
+    found = sum(pair.base.id in dropped or pair.copy.id in dropped for pair in pairs)
     return Count(name, len(pairs), found)
 
 
@@ -173,17 +156,18 @@ def _check_drops(
     similarity: Similarity,
 ) -> None:
     """Compares what was dropped with the partner that it was dropped for."""
-    some = dict(sorted(dropped.items())[:: max(1, len(dropped) // _CHECKED)])
-    wanted = {*some, *some.values()}
-    held = {record.id: record for record in records() if record.id in wanted}
-    for one, other in some.items():
-        found = similarity(held[one], held[other])
+    checked = dict(sorted(dropped.items())[:: max(1, len(dropped) // _CHECKED)])
+    ids = {*checked, *checked.values()}
+    by_id = {record.id: record for record in records() if record.id in ids}
+    # Half-precision vectors are right to three decimals.
+    tolerance = 2e-3 * (result.filter == "semantic_dedup") + 1e-9
+    for id, partner in checked.items():
+        exact = similarity(by_id[id], by_id[partner])
         result.dropped += 1
-        # Half-precision vectors are right to three decimals.
-        if found + 2e-3 * (result.filter == "semantic_dedup") + 1e-9 >= result.threshold:
+        if exact + tolerance >= result.threshold:
             result.right += 1
         else:
-            result.wrong.append((one, other, found))
+            result.wrong.append((id, partner, exact))
 
 
 def _sample(
@@ -202,8 +186,8 @@ def _sample(
         long += 1
         if len(drawn) < size:
             drawn.append(record)
-        elif (place := rng.randrange(long)) < size:
-            drawn[place] = record
+        elif (index := rng.randrange(long)) < size:
+            drawn[index] = record
     return total, drawn
 
 
@@ -216,9 +200,9 @@ def _near(
         share = (low + high) / 2
         # The same chance each time: more edits are the fewer ones and some others.
         copy = _edited(base, on, kind, share, random.Random(chance))
-        found = similarity(base, copy)
-        best = min(best, (abs(found - target), copy), key=lambda pair: pair[0])
-        low, high = (share, high) if found > target else (low, share)
+        exact = similarity(base, copy)
+        best = min(best, (abs(exact - target), copy), key=lambda pair: pair[0])
+        low, high = (share, high) if exact > target else (low, share)
     return best[1]
 
 
@@ -227,97 +211,83 @@ def _edited(base: Record, on: On, kind: str, share: float, rng: random.Random) -
     edit = EDITS[kind]
     task, reasoning, answer = base.task, base.reasoning, base.answer
     longest = max(parts(base, on), key=lambda part: len(part or ""))
-    name = f"{base.id}+edited"
     if on == "question" or longest is task.question:
         task = dataclasses.replace(task, question=edit(task.question, share, rng))
     elif longest is reasoning:
         reasoning = edit(reasoning or "", share, rng)
     else:
         answer = edit(answer, share, rng)
-    return dataclasses.replace(base, id=name, task=task, reasoning=reasoning, answer=answer)
+    return dataclasses.replace(
+        base, id=f"{base.id}+edited", task=task, reasoning=reasoning, answer=answer
+    )
 
 
 def _similarity(name: str, config: Any) -> Similarity:
     if name == "near_dedup":
-        return lambda one, other: _jaccard(
-            text_of(one, config.on), text_of(other, config.on), config.words
-        )
+        return lambda a, b: _jaccard(text_of(a, config.on), text_of(b, config.on), config.words)
     if name == "exact_dedup":
 
-        def plain(record: Record) -> list[str | None]:
-            return [
-                None if part is None else " ".join(folded(part).split())
-                for part in parts(record, config.on)
-            ]
+        def normalised(record: Record) -> list[str | None]:
+            texts = parts(record, config.on)
+            return [None if text is None else " ".join(folded(text).split()) for text in texts]
 
-        return lambda one, other: float(plain(one) == plain(other))
+        return lambda a, b: float(normalised(a) == normalised(b))
     from filters._models.embeddings import embedder
 
     embed = embedder(config.model)
 
-    def cosine(one: Record, other: Record) -> float:
-        vectors = embed([text_of(one, config.on), text_of(other, config.on)])
+    def cosine(a: Record, b: Record) -> float:
+        vectors = embed([text_of(a, config.on), text_of(b, config.on)])
         return float(vectors[0] @ vectors[1])
 
     return cosine
 
 
-def _jaccard(one: str, other: str, n: int) -> float:
+def _jaccard(first: str, second: str, n: int) -> float:
     """The Jaccard as it is defined, over runs of words as strings."""
-    a, b = (_runs(words(folded(text)), n) for text in (one, other))
+    a, b = (_runs(words(folded(text)), n) for text in (first, second))
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def _runs(tokens: list[str], n: int) -> set[tuple[str, ...]]:
     padded = [""] * (n - 1) + tokens + [""] * (n - 1)
-    return {tuple(padded[place : place + n]) for place in range(len(padded) - n + 1)}
+    return {tuple(padded[start : start + n]) for start in range(len(padded) - n + 1)}
 
 
 # --- the edits: a text, the share of its words (or sentences) that change, and where
 
 
-def _words(text: str) -> list[str]:
-    return [piece for piece in _PIECE.findall(text) if not piece.isspace()]
+def _edit_words(change: Callable[[str, list[str], random.Random], str]) -> Edit:
+    """An edit that changes single words; `change` gets the word and all words of the text."""
+
+    def edit(text: str, share: float, rng: random.Random) -> str:
+        pieces = _PIECE.findall(text)
+        indices = [index for index, piece in enumerate(pieces) if not piece.isspace()]
+        all_words = [pieces[index] for index in indices]
+        rng.shuffle(indices)
+        for index in indices[: max(1, round(share * len(indices)))]:
+            pieces[index] = change(pieces[index], all_words, rng)
+        return "".join(pieces)
+
+    return edit
 
 
-def _at_words(text: str, share: float, rng: random.Random, change: Callable[[str], str]) -> str:
-    pieces = _PIECE.findall(text)
-    places = [place for place, piece in enumerate(pieces) if not piece.isspace()]
-    rng.shuffle(places)
-    for place in places[: max(1, round(share * len(places)))]:
-        pieces[place] = change(pieces[place])
-    return "".join(pieces)
-
-
-def _replaced(text: str, share: float, rng: random.Random) -> str:
-    others = _words(text)
-    return _at_words(text, share, rng, lambda word: rng.choice(others) + "x")
-
-
-def _left_out(text: str, share: float, rng: random.Random) -> str:
-    return _at_words(text, share, rng, lambda word: "")
-
-
-def _put_in(text: str, share: float, rng: random.Random) -> str:
-    others = _words(text)
-    return _at_words(text, share, rng, lambda word: f"{word} {rng.choice(others)}")
+_in_capitals = _edit_words(lambda word, all_words, rng: word.upper())
 
 
 def _numbers(text: str, share: float, rng: random.Random) -> str:
-    numbers = [found.span() for found in re.finditer(r"\d+", text)]
-    rng.shuffle(numbers)
-    some = sorted(numbers[: max(1, round(2 * share * len(numbers)))], reverse=True)
-    for start, end in some:
+    spans = [match.span() for match in re.finditer(r"\d+", text)]
+    rng.shuffle(spans)
+    for start, end in sorted(spans[: max(1, round(2 * share * len(spans)))], reverse=True):
         text = text[:start] + str(int(text[start:end][:9]) + 1 + rng.randrange(9)) + text[end:]
     return text
 
 
 def _sentences_left_out(text: str, share: float, rng: random.Random) -> str:
     sentences = _SENTENCE.findall(text)
-    gone = set(
-        rng.sample(range(len(sentences)), min(len(sentences), 1 + int(share * len(sentences))))
-    )
-    return "".join(s for place, s in enumerate(sentences) if place not in gone)
+    count = min(len(sentences), 1 + int(share * len(sentences)))
+    gone = set(rng.sample(range(len(sentences)), count))
+    return "".join(s for index, s in enumerate(sentences) if index not in gone)
 
 
 def _sentences_moved(text: str, share: float, rng: random.Random) -> str:
@@ -330,20 +300,16 @@ def _sentences_moved(text: str, share: float, rng: random.Random) -> str:
 
 def _set_otherwise(text: str, share: float, rng: random.Random) -> str:
     """Case and blanks: the same to `exact_dedup`."""
-    return _at_words(text, share, rng, str.upper).replace(" ", "  ").replace("\n", "\n\n")
-
-
-def _marked_up(text: str, share: float, rng: random.Random) -> str:
-    return _at_words(text, share, rng, lambda word: f"**{word}**")
+    return _in_capitals(text, share, rng).replace(" ", "  ").replace("\n", "\n\n")
 
 
 EDITS: dict[str, Edit] = {
-    "words replaced": _replaced,
-    "words left out": _left_out,
-    "words put in": _put_in,
+    "words replaced": _edit_words(lambda word, all_words, rng: rng.choice(all_words) + "x"),
+    "words left out": _edit_words(lambda word, all_words, rng: ""),
+    "words put in": _edit_words(lambda word, all_words, rng: f"{word} {rng.choice(all_words)}"),
     "numbers changed": _numbers,
     "sentences left out": _sentences_left_out,
     "sentences moved": _sentences_moved,
     "case and blanks": _set_otherwise,
-    "marked up": _marked_up,
+    "marked up": _edit_words(lambda word, all_words, rng: f"**{word}**"),
 }

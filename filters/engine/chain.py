@@ -6,30 +6,19 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 from filters.base import Check, Context
-from filters.engine.filter import Filter, FilterSpec, close_check, load_filters
+from filters.engine.filter import Filter, close_check
 from synth.core.record import Record, Task, Verdict
 
 _AHEAD_PER_THREAD = 8
 
 
-def build_chain(specs: Sequence[FilterSpec], context: Context) -> Chain:
-    """The chain of these filters; see `load_filters` and `Chain`."""
-    return Chain(load_filters(specs), context)
-
-
 class Chain:
     """Filters of the question and the trace level, ready to judge. A context manager.
 
-    Args:
-        filters: In the config's order; set filters among them are left out.
-        context: What they are handed.
-
-    Attributes:
-        checks: Each filter with its check.
+    Set filters among those that it is given are left out. `checks` has each filter with its check.
     """
 
     def __init__(self, filters: Sequence[Filter], context: Context) -> None:
@@ -62,19 +51,20 @@ class Chain:
         A bounded number of records is judged ahead of the one that is yielded.
         """
         pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="filter")
-        pending: deque[tuple[Record, Future[list[Verdict]]]] = deque()
+        pending: deque[Future[Record]] = deque()
         try:
             for record in records:
-                pending.append((record, pool.submit(self._both, record)))
+                pending.append(pool.submit(self._judge, record))
                 if len(pending) > _AHEAD_PER_THREAD * max(1, threads):
-                    yield _finished(*pending.popleft())
+                    yield pending.popleft().result()
             while pending:
-                yield _finished(*pending.popleft())
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _both(self, record: Record) -> list[Verdict]:
-        return self.check_question(record.task) + self.check_trace(record)
+    def _judge(self, record: Record) -> Record:
+        record.verdicts = self.check_question(record.task) + self.check_trace(record)
+        return record
 
     def _verdicts(self, level: str, record: Record) -> list[Verdict]:
         verdicts: list[Verdict] = []
@@ -96,15 +86,5 @@ class Chain:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _finished(record: Record, judged: Future[list[Verdict]]) -> Record:
-    record.verdicts = judged.result()
-    return record

@@ -22,6 +22,11 @@ class Chunk(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
 
 def chunks_of(folder: Path, split: str) -> list[Chunk]:
     """The chunks of a split, in the data's order.
@@ -50,11 +55,7 @@ def chunks_of(folder: Path, split: str) -> list[Chunk]:
 
 
 def read_chunk(chunk: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
-    """The records of a chunk.
-
-    Args:
-        chunk: Where they lie.
-        rows: Which of them, counted from its first; all by default.
+    """The records of a chunk: all, or those of some rows, counted from its first.
 
     Raises:
         UserError: Its shard is damaged, or holds no records.
@@ -62,7 +63,7 @@ def read_chunk(chunk: Chunk, rows: Sequence[int] | None = None) -> list[Record]:
     import pyarrow as pa
 
     try:
-        table = _group(chunk.shard, chunk.group).slice(chunk.start, chunk.stop - chunk.start)
+        table = _group(chunk.shard, chunk.group).slice(chunk.start, chunk.rows)
         if rows is not None and len(rows) < len(table):
             table = table.take(pa.array(rows, pa.int64()))
         return [from_row(row) for row in table.to_pylist()]

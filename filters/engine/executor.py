@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +21,15 @@ from typing import Any
 from filters.base import Context, SetCheck
 from filters.engine.chunks import Chunk, chunks_of, read_chunk
 from filters.engine.filter import Filter, Outcome, checked, close_check
-from filters.engine.outcome_store import OutcomeStore, pack
+from filters.engine.outcome_store import Key, OutcomeStore, pack
 from filters.engine.process_pool import Job, judge_chunks
 from synth.core.errors import UserError
 from synth.core.record import Record, digest
 
-Say = Callable[[str], None]
-
 
 @dataclass
 class Progress:
-    """How far it is: what is done now, and how many of its records are judged."""
+    """What is done now, and how many of its records are judged."""
 
     doing: str = ""
     done: int = 0
@@ -44,59 +42,44 @@ class Progress:
         self.started = time.monotonic()
 
 
+@dataclass
 class Executor:
-    """Filters over one split of a data set.
+    """Filters over one split of a data set that `synth.core.dataset.writing` wrote."""
 
-    Args:
-        folder: The data set, as `synth.core.dataset.writing` writes it.
-        split: Its split.
-        content: A hash of its records: other records are judged anew.
-        filters: The filters of the config.
-        outcomes: Where outcomes are kept.
-        make_context: Makes what filters in other processes are handed; it is pickled.
-        context: What filters in this process are handed.
-        dependencies: By filter name, what else its judgement depends on (the judge, the student).
-        workers: How many processes.
-        threads: How many records wait for a teacher at a time.
-        say: Prints a line for the user.
-    """
+    folder: Path
+    split: str
+    content: str  # a hash of the records: other records are judged anew
+    filters: list[Filter]
+    outcomes: OutcomeStore
+    make_context: Callable[[], Context]  # for filters in other processes; it is pickled
+    context: Context  # what filters in this process are handed
+    dependencies: Mapping[str, Any]  # by filter, what else it judges by (the judge, the student)
+    workers: int = 1  # processes
+    threads: int = 64  # records that wait for a teacher at a time
+    say: Callable[[str], None] = lambda line: None
+    progress: Progress = field(default_factory=Progress)
 
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        content: str,
-        filters: Sequence[Filter],
-        outcomes: OutcomeStore,
-        make_context: Callable[[], Context],
-        context: Context,
-        dependencies: dict[str, Any],
-        workers: int = 1,
-        threads: int = 64,
-        say: Say = lambda line: None,
-    ) -> None:
-        self.filters = list(filters)
-        self.progress = Progress()
-        self._outcomes, self._make_context, self._context = outcomes, make_context, context
-        self._workers, self._threads, self._say = workers, threads, say
-        self._chunks = chunks_of(folder, split)
-        self._keys = {f.name: f.fingerprint(around=dependencies.get(f.name)) for f in self.filters}
-        self._source = digest([content, split])
-        self._data = {loaded.name: self._source for loaded in self.filters}
+    def __post_init__(self) -> None:
+        self._chunks = chunks_of(self.folder, self.split)
+        self._alone = [loaded for loaded in self.filters if loaded.level != "set"]
+        self._sets = [loaded for loaded in self.filters if loaded.level == "set"]
+        self._keys: dict[str, Key] = {}
+        source = digest([self.content, self.split])
         # What a set filter says depends on which records reach it, and on what was said of them.
-        alone = [self._identity(loaded) for loaded in self.filters if not _set(loaded)]
-        before: list[Any] = [content, split, *alone]
-        for loaded in filter(_set, self.filters):
-            self._data[loaded.name] = digest(before)
-            before.append(self._identity(loaded))
+        before: list[Any] = [self.content, self.split]
+        for loaded in [*self._alone, *self._sets]:
+            fingerprint = loaded.fingerprint(around=self.dependencies.get(loaded.name))
+            data = digest(before) if loaded.level == "set" else source
+            self._keys[loaded.name] = fingerprint, data
+            before.append([fingerprint, loaded.config.model_dump(mode="json")])
 
     def judge(self) -> None:
         """Fills the store with what is not in it."""
-        alone = [loaded for loaded in self.filters if not _set(loaded)]
-        self._judge_in_processes([loaded for loaded in alone if not _runs_here(loaded)])
-        for loaded in filter(_runs_here, alone):
+        here = [f for f in self._alone if f.needs("teacher") or f.needs("one_process")]
+        self._judge_in_processes([loaded for loaded in self._alone if loaded not in here])
+        for loaded in here:
             self._judge_here(loaded)
-        self._judge_sets([loaded for loaded in self.filters if _set(loaded)])
+        self._judge_sets()
 
     def records(self) -> Iterator[Record]:
         """Every record in the data's order with its verdicts, in the config's order."""
@@ -105,21 +88,15 @@ class Executor:
 
     def notes(self) -> dict[str, list[str]]:
         """What filters said of themselves, such as what they could not check."""
-        notes = {
-            loaded.name: self._outcomes.notes(self._keys[loaded.name], self._data[loaded.name])
-            for loaded in self.filters
-        }
-        return {name: lines for name, lines in notes.items() if lines}
-
-    def _identity(self, loaded: Filter) -> Any:
-        return [self._keys[loaded.name], loaded.config.model_dump(mode="json")]
+        notes = {name: self.outcomes.notes(key) for name, key in self._keys.items()}
+        return {loaded.name: notes[loaded.name] for loaded in self.filters if notes[loaded.name]}
 
     def _records(
         self, chunk: Chunk, filters: list[Filter], rows: Sequence[int] | None = None
     ) -> Iterator[Record]:
         """Records of a chunk with what these filters say of them; some of its rows, or all."""
         columns = [(loaded, *self._stored(loaded, chunk)) for loaded in filters]
-        indices = range(chunk.stop - chunk.start) if rows is None else rows
+        indices = range(chunk.rows) if rows is None else rows
         for row, record in zip(indices, read_chunk(chunk, rows), strict=True):
             record.verdicts = [
                 loaded.verdict(outcome, seconds)
@@ -138,51 +115,46 @@ class Executor:
 
     def _stored(self, loaded: Filter, chunk: Chunk) -> tuple[list[Outcome | None], float]:
         """A filter's outcomes for a chunk, and the seconds that each of them took on average."""
-        stored = self._outcomes.read(self._keys[loaded.name], self._data[loaded.name], chunk.number)
+        stored = self.outcomes.read(self._keys[loaded.name], chunk.number)
         if stored is None:
-            return [None] * (chunk.stop - chunk.start), 0.0
+            return [None] * chunk.rows, 0.0
         outcomes, seconds = stored
         return outcomes, seconds / max(1, sum(outcome is not None for outcome in outcomes))
 
     def _write(
         self, loaded: Filter, chunk: Chunk, outcomes: list[Outcome | None], seconds: float
     ) -> None:
-        packed = {self._keys[loaded.name]: (pack(outcomes), seconds)}
-        self._outcomes.write(self._data[loaded.name], chunk.number, packed)
+        key = self._keys[loaded.name]
+        self.outcomes.write(chunk.number, {key: (pack(outcomes), seconds)})
 
     def _note(self, name: str, lines: list[str]) -> None:
-        if lines and not self._outcomes.notes(self._keys[name], self._data[name]):
-            self._outcomes.note(self._keys[name], self._data[name], lines)
+        if lines and not self.outcomes.notes(self._keys[name]):
+            self.outcomes.note(self._keys[name], lines)
             for line in lines:
-                self._say(f"  {name}: {line}")
+                self.say(f"  {name}: {line}")
 
     def _judge_in_processes(self, filters: list[Filter]) -> None:
-        judged = {
-            loaded.name: self._outcomes.chunks(self._keys[loaded.name], self._data[loaded.name])
-            for loaded in filters
-        }
+        judged = {f.name: self.outcomes.chunks(self._keys[f.name]) for f in filters}
         jobs = []
         for chunk in self._chunks:
             names = frozenset(f.name for f in filters if chunk.number not in judged[f.name])
             if names:
                 jobs.append(Job(chunk, names))
-        self.progress.begin("judging", sum(job.chunk.stop - job.chunk.start for job in jobs))
-        for job, outcomes, notes in judge_chunks(
-            iter(jobs), self.filters, self._make_context, min(self._workers, len(jobs))
-        ):
+        self.progress.begin("judging", sum(job.chunk.rows for job in jobs))
+        workers = min(self.workers, len(jobs))
+        for job, (outcomes, notes) in judge_chunks(jobs, self.filters, self.make_context, workers):
             packed = {self._keys[name]: value for name, value in outcomes.items()}
-            self._outcomes.write(self._source, job.chunk.number, packed)
+            self.outcomes.write(job.chunk.number, packed)
             for name, lines in notes.items():
                 if name in outcomes:
                     self._note(name, lines)
-            self.progress.done += job.chunk.stop - job.chunk.start
+            self.progress.done += job.chunk.rows
 
     def _judge_here(self, loaded: Filter) -> None:
         """Judges what the trace filters before it leave, and what is not in the store."""
-        before = self.filters[: self.filters.index(loaded)]
-        before = [earlier for earlier in before if not _set(earlier)]
+        before = self._alone[: self._alone.index(loaded)]
         check = None
-        self.progress.begin(loaded.name, sum(chunk.stop - chunk.start for chunk in self._chunks))
+        self.progress.begin(loaded.name, sum(chunk.rows for chunk in self._chunks))
         try:
             for chunk in self._chunks:
                 outcomes, seconds = self._stored(loaded, chunk)
@@ -190,7 +162,7 @@ class Executor:
                 rows = self._kept(chunk, before, rows)
                 if rows:
                     if check is None:
-                        check = loaded.build(self._context)
+                        check = loaded.build(self.context)
                     records = list(self._records(chunk, before, rows))
                     start = time.perf_counter()
                     judged = self._judge_records(loaded, check, records)
@@ -198,7 +170,7 @@ class Executor:
                         outcomes[row] = outcome
                     # Of the chunk, not of each record: those that wait for a teacher wait together.
                     self._write(loaded, chunk, outcomes, seconds + time.perf_counter() - start)
-                self.progress.done += chunk.stop - chunk.start
+                self.progress.done += chunk.rows
         finally:
             close_check(check)
         if check is not None:
@@ -207,20 +179,20 @@ class Executor:
     def _judge_records(self, loaded: Filter, check: Any, records: list[Record]) -> list[Outcome]:
         if not loaded.needs("teacher"):
             return [loaded.judge(check, record) for record in records]
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="filter") as pool:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="filter") as pool:
             return list(pool.map(lambda record: loaded.judge(check, record), records))
 
-    def _judge_sets(self, filters: list[Filter]) -> None:
+    def _judge_sets(self) -> None:
         """Runs set filters one after the other, each on what all before it keep.
 
         What is in the store is not run again. Which rows are kept so far is held: 2.5 bytes a
         record.
         """
-        if all(self._is_judged(loaded) for loaded in filters):
+        if all(map(self._is_judged, self._sets)):
             return
-        before = [loaded for loaded in self.filters if not _set(loaded)]
-        kept = [array("H", range(chunk.stop - chunk.start)) for chunk in self._chunks]
-        for loaded in filters:
+        before = self._alone
+        kept = [array("H", range(chunk.rows)) for chunk in self._chunks]
+        for loaded in self._sets:
             for chunk in self._chunks:
                 kept[chunk.number] = array("H", self._kept(chunk, before, kept[chunk.number]))
             if not self._is_judged(loaded):
@@ -229,18 +201,17 @@ class Executor:
 
     def _is_judged(self, loaded: Filter) -> bool:
         """Whether all that a set filter says is in the store."""
-        judged = self._outcomes.chunks(self._keys[loaded.name], self._data[loaded.name])
-        return len(judged) == len(self._chunks)
+        return len(self.outcomes.chunks(self._keys[loaded.name])) == len(self._chunks)
 
     def _judge_set(self, loaded: Filter, kept: list[array[int]]) -> None:
         """Runs a set filter on these rows of each chunk."""
         index = self.filters.index(loaded)
-        before = [f for i, f in enumerate(self.filters) if not _set(f) or i < index]
+        before = [f for i, f in enumerate(self.filters) if f.level != "set" or i < index]
         total = sum(map(len, kept))
         self._state_memory(loaded, total)
         self.progress.begin(loaded.name, total)
         passes = itertools.count(1)
-        check: SetCheck = loaded.build(self._context)
+        check: SetCheck = loaded.build(self.context)
 
         def records() -> Iterator[Record]:
             self.progress.begin(f"{loaded.name}, pass {next(passes)},", total)
@@ -253,7 +224,7 @@ class Executor:
         try:
             decisions = check(records)
             for chunk in self._chunks:
-                outcomes: list[Outcome | None] = [None] * (chunk.stop - chunk.start)
+                outcomes: list[Outcome | None] = [None] * chunk.rows
                 for row in kept[chunk.number]:
                     outcomes[row] = checked(next(decisions))
                 now = time.perf_counter()
@@ -272,7 +243,7 @@ class Executor:
             return
         needed = estimate(loaded.config, records)
         if needed > 100e6:
-            self._say(
+            self.say(
                 f"  {loaded.name} will hold up to {needed / 1e6:,.0f} MB for {records:,} records"
             )
         free = _free_memory()
@@ -281,15 +252,6 @@ class Executor:
                 f"the filter {loaded.name} needs {needed / 1e9:.1f} GB for {records:,} records, "
                 f"and {free / 1e9:.1f} GB are free"
             )
-
-
-def _set(loaded: Filter) -> bool:
-    return loaded.level == "set"
-
-
-def _runs_here(loaded: Filter) -> bool:
-    """Whether a filter runs in this process: it waits for a teacher, or holds a model."""
-    return loaded.needs("teacher") or loaded.needs("one_process")
 
 
 def _free_memory() -> int | None:

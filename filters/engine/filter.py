@@ -36,38 +36,25 @@ _EVIDENCE_MAX = 20_000  # characters of JSON; a filter that gives more gives non
 # outcomes that the store gives.
 _APPLIED_ON_READ = {"action", "cannot_tell"}
 
-
 Outcome = Decision | Figures
 
 
 @dataclass(frozen=True)
 class FilterSpec:
-    """A filter as a config names it.
+    """A filter as a config names it."""
 
-    Attributes:
-        name: Its file's name, or the dotted path of the user's own module.
-        options: What its `Config` takes.
-    """
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str  # its file's name, or the dotted path of the user's own module
+    options: dict[str, Any] = field(default_factory=dict)  # what its `Config` takes
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of a config, loaded. It is pickled as its spec, and loaded anew.
+    """A filter of a config, loaded. It is pickled as its spec, and loaded anew."""
 
-    Attributes:
-        name: What verdicts call it.
-        spec: How the config names it.
-        module: Its module.
-        config: Its checked options.
-    """
-
-    name: str
+    name: str  # what verdicts call it
     spec: FilterSpec
     module: ModuleType
-    config: FilterConfig
+    config: FilterConfig  # its checked options
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reload, (self.name, self.spec)
@@ -84,8 +71,7 @@ class Filter:
     @property
     def limit(self) -> float | None:
         """Seconds within which it surely ends over one record, where it says so."""
-        limit = self.config.limit()
-        if limit is not None:
+        if (limit := self.config.limit()) is not None:
             return float(limit)
         return sum(part.limit or 0.0 for part in self.parts) or None
 
@@ -102,11 +88,8 @@ class Filter:
         """Names its judgement of a record: equal fingerprints judge alike.
 
         What only follows from a judgement (`action`, the bounds of figures) is left out, so it can
-        be changed without judging again.
-
-        Args:
-            dependencies: What else the judgement depends on, as JSON values. The keywords are
-                part of the fingerprint.
+        be changed without judging again. What else the judgement depends on is given as JSON
+        values; their keywords are part of the fingerprint.
         """
         options = self.config.model_dump(mode="json")
         for name in _APPLIED_ON_READ | bounds(self.config.measures):
@@ -146,9 +129,7 @@ class Filter:
         return self._dropped(self._decision(outcome).keep)
 
     def _decision(self, outcome: Outcome) -> Decision:
-        if isinstance(outcome, Figures):
-            return decide(outcome, self.config)
-        return outcome
+        return decide(outcome, self.config) if isinstance(outcome, Figures) else outcome
 
     def _dropped(self, keep: bool | None) -> bool:
         action = (self.config.cannot_tell if keep is None else None) or self.config.action
@@ -229,8 +210,7 @@ def config_class(name: str, module: ModuleType) -> type[FilterConfig]:
 
 
 def _reload(name: str, spec: FilterSpec) -> Filter:
-    (loaded,) = load_filters([spec])
-    return replace(loaded, name=name)
+    return replace(load_filters([spec])[0], name=name)
 
 
 def close_check(check: Any) -> None:
@@ -246,7 +226,7 @@ def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
         UserError: A filter is unknown, or its options are not what it takes.
     """
     loaded: list[Filter] = []
-    met: Counter[str] = Counter()
+    times_met: Counter[str] = Counter()
     for spec in specs:
         module = plugins.load("filter", spec.name)
         try:
@@ -256,14 +236,13 @@ def load_filters(specs: Sequence[FilterSpec]) -> list[Filter]:
                 f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors()
             )
             raise UserError(f"filter {spec.name!r}: {wrong}") from error
-        met[spec.name] += 1
-        name = spec.name if met[spec.name] == 1 else f"{spec.name}.{met[spec.name]}"
-        loaded_filter = Filter(name, spec, module, config)
-        if loaded_filter.level not in _LEVELS:
+        if config.filter_level not in _LEVELS:
             raise UserError(
-                f"filter {spec.name!r}: filter_level (LEVEL) is {loaded_filter.level!r}, none of "
+                f"filter {spec.name!r}: filter_level (LEVEL) is {config.filter_level!r}, none of "
                 f"{_LEVELS}"
             )
+        times_met[spec.name] += 1
+        name = spec.name if times_met[spec.name] == 1 else f"{spec.name}.{times_met[spec.name]}"
         if config.action != "off":
-            loaded.append(loaded_filter)
+            loaded.append(Filter(name, spec, module, config))
     return loaded

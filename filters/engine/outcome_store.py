@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filters.base import Decision, Figures
@@ -28,16 +27,14 @@ CREATE TABLE IF NOT EXISTS notes (
     filter TEXT, data TEXT, said TEXT NOT NULL, PRIMARY KEY (filter, data)
 );
 """
+Key = tuple[str, str]  # a filter's fingerprint, and a hash of the data that it judged
 
 
 class OutcomeStore:
-    """Outcomes on disk. For one thread; a context manager.
-
-    Args:
-        path: The SQLite file, made where it is not there.
+    """Outcomes on disk, in an SQLite file. For one thread; a context manager.
 
     Raises:
-        UserError: It is damaged or no such file.
+        UserError: The file is damaged or no such file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,46 +51,41 @@ class OutcomeStore:
                 "run again"
             ) from error
 
-    def chunks(self, filter: str, data: str) -> set[int]:
+    def chunks(self, key: Key) -> set[int]:
         """The chunks of a data set that a filter has judged."""
         sql = "SELECT piece FROM outcomes WHERE filter = ? AND data = ?"
-        return {chunk for (chunk,) in self._db.execute(sql, (filter, data))}
+        return {chunk for (chunk,) in self._db.execute(sql, key)}
 
-    def write(self, data: str, chunk: int, outcomes: dict[str, tuple[bytes, float]]) -> None:
+    def write(self, chunk: int, outcomes: Mapping[Key, tuple[bytes, float]]) -> None:
         """Adds what some filters found in a chunk: packed outcomes, and the seconds they took."""
         self._db.execute("BEGIN")
         self._db.executemany(
             "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)",
-            [(name, data, chunk, packed, seconds) for name, (packed, seconds) in outcomes.items()],
+            [(*key, chunk, packed, seconds) for key, (packed, seconds) in outcomes.items()],
         )
         self._db.execute("COMMIT")
 
-    def read(self, filter: str, data: str, chunk: int) -> tuple[list[Outcome | None], float] | None:
+    def read(self, key: Key, chunk: int) -> tuple[list[Outcome | None], float] | None:
         """What a filter found in a chunk, and the seconds it took; None where it did not judge."""
         sql = "SELECT rows, seconds FROM outcomes WHERE filter = ? AND data = ? AND piece = ?"
-        row = self._db.execute(sql, (filter, data, chunk)).fetchone()
+        row = self._db.execute(sql, (*key, chunk)).fetchone()
         return (unpack(row[0]), row[1]) if row else None
 
-    def note(self, filter: str, data: str, lines: Sequence[str]) -> None:
+    def note(self, key: Key, lines: list[str]) -> None:
         """Keeps what a filter says of itself."""
         sql = "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)"
-        self._db.execute(sql, (filter, data, json.dumps(list(lines))))
+        self._db.execute(sql, (*key, json.dumps(lines)))
 
-    def notes(self, filter: str, data: str) -> list[str]:
+    def notes(self, key: Key) -> list[str]:
         """What a filter said of itself."""
         sql = "SELECT said FROM notes WHERE filter = ? AND data = ?"
-        row = self._db.execute(sql, (filter, data)).fetchone()
+        row = self._db.execute(sql, key).fetchone()
         return list(json.loads(row[0])) if row else []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 from filters.base import Context
 from filters.engine.chain import Chain
@@ -31,35 +31,25 @@ LIMIT_S = 120.0
 _STARTS = 3  # a process that dies before it judged anything is started so often
 
 
-class Judged(NamedTuple):
-    """What came of a chunk: for each filter its packed outcomes and seconds, and its notes."""
-
-    job: Job
-    outcomes: dict[str, tuple[bytes, float]]
-    notes: dict[str, list[str]]
+# What a process gives of a chunk: for each filter its packed outcomes and seconds, and its notes.
+Judged = tuple[dict[str, tuple[bytes, float]], dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A chunk to be judged.
-
-    Attributes:
-        chunk: Which records.
-        names: The filters that judge it.
-        failed: Rows of it that cost a process its life, under which filter, and how.
-    """
+    """A chunk to be judged, by the filters of these names."""
 
     chunk: Chunk
     names: frozenset[str]
+    # Rows that cost a process its life, under which filter, and how.
     failed: dict[tuple[int, str], str] = field(default_factory=dict)
 
 
 @dataclass
 class _Worker:
     process: Any
-    pipe: Connection
     position: Any  # the row and the filter that it is at, in shared memory
-    job: Job | None = None
+    job: Job
     ready: bool = False
 
 
@@ -68,68 +58,60 @@ def judge_chunks(
     filters: list[Filter],
     make_context: Callable[[], Context],
     workers: int,
-) -> Iterator[Judged]:
+) -> Iterator[tuple[Job, Judged]]:
     """Judges chunks in several processes; yields them as they are done, in any order.
 
-    Args:
-        jobs: Taken one by one as processes fall free.
-        filters: Those by whose names the jobs go. They are loaded anew in each process.
-        make_context: Makes what filters are handed, in each process; it is pickled.
-        workers: How many processes.
+    Filters are loaded anew in each process, and `make_context`, which is pickled, makes what they
+    are handed there.
 
     Raises:
         DistillError: As a filter raised it.
         RuntimeError: Processes die before they judge anything.
     """
-    waiting = iter(jobs)
-    again: deque[Job] = deque()
-    team: list[_Worker] = []
+    waiting = deque(jobs)
+    team: dict[Connection, _Worker] = {}
     dead_starts = 0
     try:
-        while True:
-            while len(team) < workers and (job := _next(again, waiting)):
-                team.append(_start(filters, make_context, job))
-            if not team:
-                return
-            for pipe in wait([worker.pipe for worker in team]):
-                worker = next(worker for worker in team if worker.pipe is pipe)
+        while waiting or team:
+            while waiting and len(team) < workers:
+                pipe, worker = _start(filters, make_context, waiting.popleft())
+                team[pipe] = worker
+            for pipe in cast("list[Connection]", wait(list(team))):
+                worker = team[pipe]
                 try:
-                    reply = worker.pipe.recv()
+                    reply = pipe.recv()
                 except (EOFError, OSError):
-                    team.remove(worker)
+                    del team[pipe]
                     worker.process.join()
                     dead_starts = 0 if worker.ready else dead_starts + 1
                     if dead_starts >= _STARTS:
                         raise RuntimeError(
                             f"processes of the filters die as they start {_how(worker)}"
                         ) from None
-                    again.append(_without_cause(worker, filters))
+                    waiting.appendleft(_without_cause(worker, filters))
                     continue
                 if isinstance(reply, BaseException):
                     raise reply
                 if reply is None:
                     worker.ready = True
                     continue
-                assert worker.job is not None
-                yield Judged(worker.job, *reply)
-                worker.job = _next(again, waiting)
-                if worker.job is None:
-                    team.remove(worker)
-                    worker.pipe.close()
-                    worker.process.join()
+                yield worker.job, reply
+                if waiting:
+                    worker.job = waiting.popleft()
+                    pipe.send(worker.job)
                 else:
-                    worker.pipe.send(worker.job)
+                    del team[pipe]
+                    pipe.close()
+                    worker.process.join()
     finally:
-        for worker in team:
+        for worker in team.values():
             worker.process.kill()
             worker.process.join()
 
 
-def _next(again: deque[Job], waiting: Iterator[Job]) -> Job | None:
-    return again.popleft() if again else next(waiting, None)
-
-
-def _start(filters: list[Filter], make_context: Callable[[], Context], job: Job) -> _Worker:
+def _start(
+    filters: list[Filter], make_context: Callable[[], Context], job: Job
+) -> tuple[Connection, _Worker]:
     spawn = multiprocessing.get_context("spawn")
     pipe, child_pipe = spawn.Pipe()
     position = spawn.RawArray("q", [-1, -1])
@@ -138,7 +120,7 @@ def _start(filters: list[Filter], make_context: Callable[[], Context], job: Job)
         process.start()
     child_pipe.close()
     pipe.send(job)
-    return _Worker(process, pipe, position, job)
+    return pipe, _Worker(process, position, job)
 
 
 @contextlib.contextmanager
@@ -159,7 +141,6 @@ def _no_main() -> Iterator[None]:
 def _without_cause(worker: _Worker, filters: list[Filter]) -> Job:
     """The job of a dead process, with what it died of left out."""
     job = worker.job
-    assert job is not None
     row, index = worker.position
     if row < 0:
         return job
@@ -180,29 +161,29 @@ def _work(
     """A process: judges the jobs that come, until the pipe is closed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills also where Python does not get to run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    chain: Chain | None = None
+    names: frozenset[str] = frozenset()
+    chain = Chain([], Context())
     with contextlib.suppress(EOFError, OSError):
         while True:
             job: Job = pipe.recv()
             try:
-                if chain is None:
-                    chain = Chain([f for f in filters if f.name in job.names], make_context())
+                if not job.names <= names:  # also where a later chunk lacks more than the first
+                    names |= job.names
+                    chain.close()
+                    chain = Chain([f for f in filters if f.name in names], make_context())
                     pipe.send(None)
-                pipe.send((_judge(job, filters, chain, position), chain.notes))
+                pipe.send(_judge(job, filters, chain, position))
             except DistillError as error:
                 pipe.send(error)
             except (EOFError, OSError):
                 raise
             except Exception as error:
                 pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
-    if chain is not None:
-        chain.close()
+    chain.close()
     os._exit(0)  # whatever threads a filter has left
 
 
-def _judge(
-    job: Job, filters: list[Filter], chain: Chain, position: Any
-) -> dict[str, tuple[bytes, float]]:
+def _judge(job: Job, filters: list[Filter], chain: Chain, position: Any) -> Judged:
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in job.names}
     seconds = dict.fromkeys(job.names, 0.0)
     indices = {loaded.name: index for index, loaded in enumerate(filters)}
@@ -222,4 +203,5 @@ def _judge(
             seconds[name] += time.perf_counter() - start
     signal.setitimer(signal.ITIMER_REAL, 0)
     position[0] = -1
-    return {name: (pack(rows), seconds[name]) for name, rows in outcomes.items()}
+    packed = {name: (pack(rows), seconds[name]) for name, rows in outcomes.items()}
+    return packed, chain.notes

@@ -197,10 +197,12 @@ def process_context(
 def verifier_chain(verifier: str | dict[str, Any]) -> Chain:
     """Returns the verifier of an evaluation, ready to judge answers."""
     from filters.base import Context
-    from filters.engine.chain import build_chain
-    from filters.engine.filter import FilterSpec
+    from filters.engine.chain import Chain
+    from filters.engine.filter import FilterSpec, load_filters
 
-    return build_chain([FilterSpec(*split_plugin("filter", verifier))], Context(workers=workers()))
+    return Chain(
+        load_filters([FilterSpec(*split_plugin("filter", verifier))]), Context(workers=workers())
+    )
 
 
 def eval_tasks(folder: RunFolder) -> list[Task]:

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 import filters.judge
 from filters.base import Context, Decision, decide
-from filters.engine.chain import build_chain
-from filters.engine.filter import FilterSpec
+from filters.engine.chain import Chain
+from filters.engine.filter import FilterSpec, load_filters
 from filters.judge import Config, parse_judgement, response_format
 from synth.core.errors import UserError
 
@@ -261,7 +261,7 @@ def test_what_a_filter_before_it_drops_is_not_judged(record):
         FilterSpec("length", {"tokens_max": 5}),
         FilterSpec("judge", {"teacher": "big", "score_min": 7}),
     ]
-    with build_chain(specs, Context(ask=bench, count_tokens=len)) as chain:
+    with Chain(load_filters(specs), Context(ask=bench, count_tokens=len)) as chain:
         long, short = chain.check_trace(record("a" * 50)), chain.check_trace(record("a"))
     assert [v.filter for v in long] == ["length"] and not long[0].keep
     assert [v.filter for v in short] == ["length", "judge"] and len(bench.asked) == 1
@@ -269,8 +269,8 @@ def test_what_a_filter_before_it_drops_is_not_judged(record):
 
 def test_the_chain_asks_for_each_trace_from_several_threads(record):
     bench = Bench(*[says(9)] * 20)
-    with build_chain(
-        [FilterSpec("judge", {"teacher": "big", "score_min": 7})], Context(ask=bench)
+    with Chain(
+        load_filters([FilterSpec("judge", {"teacher": "big", "score_min": 7})]), Context(ask=bench)
     ) as chain:
         done = list(chain.apply((record(f"a{i}", id=f"r{i}") for i in range(20)), threads=4))
     assert [r.id for r in done] == [f"r{i}" for i in range(20)]

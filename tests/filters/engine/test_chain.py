@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from filters.base import KEEP, Context, Decision, Figures, FilterConfig, cannot_tell
-from filters.engine.chain import build_chain
+from filters.engine.chain import Chain
 from filters.engine.filter import FilterSpec, load_filters
 from synth.core.errors import UserError
 from synth.core.plugins import PluginConfig
@@ -80,16 +80,16 @@ def records(*answers):
 
 
 def chain_of(*specs):
-    return build_chain(list(specs), Context())
+    return Chain(load_filters(list(specs)), Context())
 
 
 def test_names_and_options():
-    chain = build_chain([FilterSpec("think_format"), FilterSpec("think_format")], Context())
+    chain = Chain(load_filters([FilterSpec("think_format"), FilterSpec("think_format")]), Context())
     assert [one.name for one, _ in chain.checks] == ["think_format", "think_format.2"]
     with pytest.raises(UserError, match="did you mean 'truncated'"):
-        build_chain([FilterSpec("trunkated")], Context())
+        Chain(load_filters([FilterSpec("trunkated")]), Context())
     with pytest.raises(UserError, match=r"filter 'truncated': unknwn: Extra inputs"):
-        build_chain([FilterSpec("truncated", {"unknwn": True})], Context())
+        Chain(load_filters([FilterSpec("truncated", {"unknwn": True})]), Context())
     with pytest.raises(UserError, match="LEVEL"):
         chain_of(spec("level"))
 
@@ -213,7 +213,7 @@ def measuring():
 )
 def test_figures_are_held_to_the_bounds(bounds, answer, keep, reason, score, threshold):
     measuring()
-    with build_chain([FilterSpec("chaintest.counts", bounds)], Context()) as chain:
+    with Chain(load_filters([FilterSpec("chaintest.counts", bounds)]), Context()) as chain:
         (said,) = chain.check_trace(records(answer)[0])
         ((one, check),) = chain.checks
         assert one.drops(one.judge(check, records(answer)[0])) == said.drops == (not keep)

@@ -231,6 +231,17 @@ def engine_folder(engine):
     return Path(engine._chunks[0].shard).parents[1]
 
 
+def test_chunks_that_lack_more_filters_than_the_first(run, asked):
+    answers = ["a"] * (ROWS + 1)
+    _, engine = run(answers, spec("has"))
+    with OutcomeStore(engine.outcomes.path) as outcomes:  # a run that ended after a chunk
+        outcomes._db.execute("DELETE FROM outcomes WHERE piece = 1")
+    asked()
+    done, _ = run(answers, spec("has"), spec("words"), workers=1)
+    assert all(len(r.verdicts) == 2 for r in done)
+    assert sum(line.startswith("has") for line in asked()) == 1
+
+
 def test_a_process_that_dies_costs_the_record_it_died_of(run):
     answers = ["ok", "die", "ok", "please die", "ok"]
     done, _ = run(answers, spec("dies"), spec("has"))

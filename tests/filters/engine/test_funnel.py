@@ -32,7 +32,6 @@ def test_funnel():
         ("c", 3, 2, 0, 2, {"wrong": 1, "cannot tell": 1}),
     ]
     assert funnel.filters[2].seconds == 3
-    assert Funnel.from_dict(funnel.to_dict()) == funnel
 
 
 def test_losses_in_tokens_sources_and_difficulty():
