@@ -49,7 +49,7 @@ class Executor:
     folder: Path
     split: str
     content: str  # a hash of the records: other records are judged anew
-    filters: list[Filter]
+    filters: Sequence[Filter]
     outcomes: OutcomeStore
     make_context: Callable[[], Context]  # for filters in other processes; it is pickled
     context: Context  # what filters in this process are handed
@@ -92,7 +92,7 @@ class Executor:
         return {loaded.name: notes[loaded.name] for loaded in self.filters if notes[loaded.name]}
 
     def _records(
-        self, chunk: Chunk, filters: list[Filter], rows: Sequence[int] | None = None
+        self, chunk: Chunk, filters: Sequence[Filter], rows: Sequence[int] | None = None
     ) -> Iterator[Record]:
         """Records of a chunk with what these filters say of them; some of its rows, or all."""
         columns = [(loaded, *self._stored(loaded, chunk)) for loaded in filters]
@@ -105,7 +105,7 @@ class Executor:
             ]
             yield record
 
-    def _kept(self, chunk: Chunk, filters: list[Filter], rows: Iterable[int]) -> list[int]:
+    def _kept(self, chunk: Chunk, filters: Sequence[Filter], rows: Iterable[int]) -> list[int]:
         """Which of these rows of a chunk the filters keep; the store alone tells."""
         kept = list(rows)
         for loaded in filters:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -55,7 +55,7 @@ class _Worker:
 
 def judge_chunks(
     jobs: Iterable[Job],
-    filters: list[Filter],
+    filters: Sequence[Filter],
     make_context: Callable[[], Context],
     workers: int,
 ) -> Iterator[tuple[Job, Judged]]:
@@ -110,7 +110,7 @@ def judge_chunks(
 
 
 def _start(
-    filters: list[Filter], make_context: Callable[[], Context], job: Job
+    filters: Sequence[Filter], make_context: Callable[[], Context], job: Job
 ) -> tuple[Connection, _Worker]:
     spawn = multiprocessing.get_context("spawn")
     pipe, child_pipe = spawn.Pipe()
@@ -138,7 +138,7 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _without_cause(worker: _Worker, filters: list[Filter]) -> Job:
+def _without_cause(worker: _Worker, filters: Sequence[Filter]) -> Job:
     """The job of a dead process, with what it died of left out."""
     job = worker.job
     row, index = worker.position
@@ -156,7 +156,7 @@ def _how(worker: _Worker) -> str:
 
 
 def _work(
-    pipe: Connection, position: Any, filters: list[Filter], make_context: Callable[[], Context]
+    pipe: Connection, position: Any, filters: Sequence[Filter], make_context: Callable[[], Context]
 ) -> None:
     """A process: judges the jobs that come, until the pipe is closed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills also where Python does not get to run
@@ -183,7 +183,7 @@ def _work(
     os._exit(0)  # whatever threads a filter has left
 
 
-def _judge(job: Job, filters: list[Filter], chain: Chain, position: Any) -> Judged:
+def _judge(job: Job, filters: Sequence[Filter], chain: Chain, position: Any) -> Judged:
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in job.names}
     seconds = dict.fromkeys(job.names, 0.0)
     indices = {loaded.name: index for index, loaded in enumerate(filters)}
