@@ -58,7 +58,7 @@ def synthetic_logits(tokens, vocabulary, kinds, seed=0):
 
 def collect(logits):
     """Labels of each example, and the student's log-probabilities of them and of the rest."""
-    from sft.labels.codec import SoftLabels
+    from sft.labels.codec import TeacherTopK
 
     labels, students = [], []
     for z, student in logits:
@@ -67,7 +67,7 @@ def collect(logits):
         top = np.take_along_axis(z, ids, 1)
         lse = np.stack([logsumexp(z / t) for t in TEMPERATURES], 1)
         labels.append(
-            SoftLabels(ids.astype(np.int32), top.astype(np.float32), lse.astype(np.float32))
+            TeacherTopK(ids.astype(np.int32), top.astype(np.float32), lse.astype(np.float32))
         )
         scored = []
         for t in TEMPERATURES:
@@ -106,7 +106,7 @@ def distillkit(one):
     """Labels as DistillKit's recommended setting gives them back."""
     import torch
 
-    from sft.labels.codec import SoftLabels
+    from sft.labels.codec import TeacherTopK
 
     log_p = torch.from_numpy(one.top_logits - one.lse[:, :1])
     first = log_p[:, :EXACT].bfloat16().float()
@@ -115,7 +115,7 @@ def distillkit(one):
     u, s, vh = torch.linalg.svd(terms, full_matrices=False)
     curve = (vh.T @ ((u.T @ log_p[:, EXACT:].T) / s[:, None])).T @ terms.T
     back = torch.cat([first, curve], 1).numpy() + one.lse[:, :1]
-    return SoftLabels(one.top_ids, back, one.lse)
+    return TeacherTopK(one.top_ids, back, one.lse)
 
 
 def distillkit_bytes(vocabulary):

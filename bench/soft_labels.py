@@ -23,7 +23,7 @@ SFT, STORED, ONLINE = "sft", "soft_labels, stored k = 64", "soft_labels, teacher
 
 def setting(folder, shape, count):
     """So many examples, and stored labels of them by a random teacher."""
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from sft.data.dataset import open_examples, write_examples
     from sft.labels.labeler import Wanted, label
     from sft.labels.transformers import Reader
@@ -31,7 +31,7 @@ def setting(folder, shape, count):
 
     save_models(folder, shape, ["student", "teacher"])
     tokenizer = load_tokenizer(str(folder / "student"))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     write_examples(tokenizer, records(count), chat, None, folder / "tokens.arrow")
     examples = open_examples(folder / "tokens.arrow")
     reader = Reader(load_model(str(folder / "teacher")), Wanted(64, (2.0,), None))

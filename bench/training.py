@@ -30,13 +30,13 @@ def plain(clock, model, folder, steps, packed):
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from synth.core.models import load_tokenizer
     from synth.core.reasoning import join_trace
 
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(str(model))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     rows = [
         {"messages": [*chat(r.task), {"role": "assistant", "content": join_trace(r.reasoning, r.answer)}]}
         for r in records()

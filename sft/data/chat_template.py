@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +53,18 @@ _MARKS = re.compile(f"({_LOSS_START}|{_LOSS_END}|{_DATA}\\d+{_DATA})")
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of rendered text.
-
-    Attributes:
-        text: The text itself.
-        has_loss: Whether the student learns it.
-        is_data: Whether it is the content of a message; else the template wrote it.
-        turn: Which message it belongs to, where it carries loss.
-    """
+    """A stretch of rendered text."""
 
     text: str
-    has_loss: bool
-    is_data: bool
-    turn: int | None
+    has_loss: bool  # whether the student learns it
+    is_data: bool  # whether it is the content of a message; else the template wrote it
+    turn: int | None  # the message that it belongs to, where it carries loss
 
 
-def choose(tokenizer: Any, name: str = "auto") -> str:
-    """The text of the chat template that a student takes.
+def select_template(tokenizer: Any, name: str = "auto") -> str:
+    """Selects the chat template that a student takes, and returns its text.
 
-    Args:
-        tokenizer: The student's tokenizer.
-        name: `auto`, a template that ships with the package, or the path of a Jinja file.
+    The name is `auto`, a template that ships with the package, or the path of a Jinja file.
 
     Raises:
         UserError: `auto` finds no family that it knows, or there is no such template.
@@ -91,15 +83,15 @@ def choose(tokenizer: Any, name: str = "auto") -> str:
     )
 
 
-def guess(model: str, name: str = "auto") -> str:
-    """The template that `choose` most likely takes, told from the model's name alone."""
+def template_from_name(model: str, name: str = "auto") -> str:
+    """Guesses the template that `select_template` takes from the model's name alone."""
     if name == "auto":
         name = next(n for n, sign in _NAMES.items() if re.search(sign, model, re.IGNORECASE))
     return template_text(name)
 
 
 def template_text(name: str) -> str:
-    """The text of a template by its name or path.
+    """Reads the text of a template by its name or path.
 
     Raises:
         UserError: There is no such template, or it marks nothing with `{% generation %}`.
@@ -120,7 +112,7 @@ def template_text(name: str) -> str:
     return text
 
 
-def apply(tokenizer: Any, template: str) -> None:
+def set_chat_template(tokenizer: Any, template: str) -> None:
     """Gives a tokenizer the template, and the token that ends a turn as its end of sequence.
 
     Base models end with `<|endoftext|>`; a student trained on turns must stop where they end.
@@ -141,7 +133,7 @@ def apply(tokenizer: Any, template: str) -> None:
 
 
 def end_token(template: str, variables: Mapping[str, Any] | None = None) -> str:
-    """What a template writes after an assistant's text, within its generation marks.
+    """Returns what a template writes after an assistant's text, within its generation marks.
 
     Raises:
         UserError: The template has no generation marks, or nothing follows the text in them.
@@ -163,7 +155,25 @@ def render_spans(
     variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = False,
 ) -> list[tuple[str, bool]]:
-    """The rendered conversation in stretches, each with or without loss.
+    """Renders a conversation in stretches, each with or without loss: see `render_pieces`."""
+    pieces = render_pieces(template, messages, variables, add_generation_prompt)
+    return [
+        ("".join(piece.text for piece in stretch), has_loss)
+        for has_loss, stretch in groupby(pieces, key=lambda piece: piece.has_loss)
+    ]
+
+
+def render_pieces(
+    template: str,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = False,
+) -> list[Piece]:
+    """Renders a conversation, with what the template wrote told apart from what is data.
+
+    The template renders a placeholder for each text, so that nothing in a text can pass for a part
+    of the template. That holds only while texts are rendered as they are; a template that strips,
+    cuts or rewrites them would train on something else than the data, and is refused.
 
     Args:
         template: Text of a chat template with generation marks.
@@ -174,52 +184,21 @@ def render_spans(
     Raises:
         UserError: The template is not sound, refuses the conversation, or changes its texts.
     """
-    spans: list[tuple[str, bool]] = []
-    for piece in pieces(template, messages, variables, add_generation_prompt):
-        if spans and spans[-1][1] == piece.has_loss:
-            spans[-1] = (spans[-1][0] + piece.text, piece.has_loss)
-        else:
-            spans.append((piece.text, piece.has_loss))
-    return spans
-
-
-def pieces(
-    template: str,
-    messages: Sequence[Message],
-    variables: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = False,
-) -> list[Piece]:
-    """The rendered conversation, with what the template wrote told apart from what is data.
-
-    The template renders a placeholder for each text, so that nothing in a text can pass for a part
-    of the template. That holds only while texts are rendered as they are; a template that strips,
-    cuts or rewrites them would train on something else than the data, and is refused.
-
-    Args:
-        template: Text of a chat template with generation marks.
-        messages: The conversation.
-        variables: Names that the template may use.
-        add_generation_prompt: Whether to end with the opening of an assistant turn.
-
-    Raises:
-        UserError: The template is not sound, refuses the conversation, or changes its texts.
-    """
     opening = f"{OPEN}\n"
-    contents, held, places = [], [], []
+    texts, placeholders, masked = [], [], []
     for turn, message in enumerate(messages):
-        if not message["role"].isidentifier():  # it is written as a part of the template
-            raise UserError(f"message {turn + 1}: {message['role'][:40]!r} is no name of a role")
+        role, text = message["role"], message["content"]
+        if not role.isidentifier():  # it is written as a part of the template
+            raise UserError(f"message {turn + 1}: {role[:40]!r} is no name of a role")
         # A template may treat an opened reasoning apart (R1 does), so it gets to see the tag.
-        opened = message["role"] == "assistant" and message["content"].startswith(opening)
-        held.append(message["content"].removeprefix(opening) if opened else message["content"])
-        places.append(f"{_DATA}{turn}{_DATA}")
-        contents.append(opening + places[-1] if opened else places[-1])
-    placed = [Message(role=m["role"], content=c) for m, c in zip(messages, contents, strict=True)]
-    text = _render(template, placed, variables, add_generation_prompt)
-    result: list[Piece] = []
+        prefix = opening if role == "assistant" and text.startswith(opening) else ""
+        texts.append(text.removeprefix(prefix))
+        placeholders.append(f"{_DATA}{turn}{_DATA}")
+        masked.append(Message(role=role, content=prefix + placeholders[-1]))
+    parts = _MARKS.split(_render(template, masked, variables, add_generation_prompt))
+    pieces: list[Piece] = []
     has_loss = False
     owner: int | None = None
-    parts = _MARKS.split(text)
     for index, part in enumerate(parts):
         if part == _LOSS_START:
             # All that is marked belongs to the turn whose text stands in the marks.
@@ -228,24 +207,23 @@ def pieces(
         elif part == _LOSS_END:
             has_loss, owner = False, None
         elif part.startswith(_DATA):
-            result.append(Piece(held[int(part.strip(_DATA))], has_loss, True, owner))
+            pieces.append(Piece(texts[int(part.strip(_DATA))], has_loss, True, owner))
         else:
-            result.append(Piece(part, has_loss, False, owner))
+            pieces.append(Piece(part, has_loss, False, owner))
     # A mark inside a text goes as it came: only the rendering of the true texts is compared.
-    true = _render(template, list(messages), variables, add_generation_prompt, marks=False)
-    if "".join(piece.text for piece in result) != true:
+    rendered = _render(template, list(messages), variables, add_generation_prompt, marks=False)
+    if "".join(piece.text for piece in pieces) != rendered:
         raise UserError(
             "student.chat_template: the template changes the texts of the conversation (strips, "
             "cuts or rewrites them); one for training must render every content as it is"
         )
-    found = set(parts)
     for turn, message in enumerate(messages):
-        if places[turn] not in found:
+        if placeholders[turn] not in parts:
             raise UserError(
                 f"student.chat_template: the template leaves out message {turn + 1}, of the role "
                 f"{message['role']!r}; one for training must render every message or refuse it"
             )
-    return [piece for piece in result if piece.text]
+    return [piece for piece in pieces if piece.text]
 
 
 def _render(
@@ -257,7 +235,7 @@ def _render(
 ) -> str:
     try:
         return _compile(template, marks).render(
-            {**(variables or {})}, messages=messages, add_generation_prompt=add_generation_prompt
+            variables or {}, messages=messages, add_generation_prompt=add_generation_prompt
         )
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"student.chat_template: {error}") from error
@@ -286,7 +264,7 @@ class _Unmarked(Extension):
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as a plain attribute)
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """Turns the block into a call that gets its text."""
+        """Turns the block into a call that gets its text as `caller`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("_around")

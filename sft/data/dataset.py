@@ -18,29 +18,17 @@ _RATES = ("pass_rate", "difficulty")
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of a training; `examples[i]` reads one from the file.
+    """The examples of a training; `examples[i]` reads one from the file."""
 
-    Attributes:
-        table: The Arrow table, mapped.
-        ids: Record ids.
-        lengths: Tokens of each example.
-        labelled: Those of them that carry loss.
-        questions: Task ids.
-        sources: Where the questions are from.
-        writers: The teacher that wrote the trace, "" where it came from outside.
-        pass_rates: Share of the question's answers that were right, -1 where nobody counted.
-        content: SHA-256 of all tokens and labels.
-    """
-
-    table: Any
-    ids: list[str]
-    lengths: list[int]
-    labelled: list[int]
-    questions: list[str]
-    sources: list[str]
-    writers: list[str]
-    pass_rates: list[float]
-    content: str
+    table: Any  # the Arrow table, mapped
+    ids: list[str]  # of the records
+    lengths: list[int]  # tokens of each example
+    labelled: list[int]  # those of them that carry loss
+    questions: list[str]  # ids of the tasks
+    sources: list[str]  # where the questions are from
+    writers: list[str]  # the teacher that wrote the trace, "" where it came from outside
+    pass_rates: list[float]  # of the question's answers, -1 where nobody counted
+    content: str  # SHA-256 of all tokens and labels
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,34 +44,17 @@ def write_examples(
     max_length: int | None,
     path: Path,
 ) -> None:
-    """Encodes records as the student learns them, and writes them beside the place, then moves.
+    """Encodes records as the student learns them into a file, with a note of its content beside.
 
-    Args:
-        tokenizer: The student's, with its template.
-        records: The traces; read once.
-        render_prompt: What the student sees before it answers a task.
-        max_length: Most tokens an example may have.
-        path: The file; a note of its content lies beside it.
-
-    Raises:
-        UserError: See `sft.data.encoding.check_dataset`.
+    The arguments and errors are those of `sft.data.encoding.check_dataset`.
     """
     import pyarrow as pa
 
-    ids = pa.list_(pa.int32())
-    text = pa.string()
+    ids, text = pa.list_(pa.int32()), pa.string()
     schema = pa.schema(
-        {
-            "id": text,
-            "input_ids": ids,
-            "labels": ids,
-            "labelled": pa.int32(),
-            "question": text,
-            "source": text,
-            "writer": text,
-            "pass_rate": pa.float64(),
-        }
-    )
+        {"id": text, "input_ids": ids, "labels": ids, "labelled": pa.int32(), "question": text,
+         "source": text, "writer": text, "pass_rate": pa.float64()}
+    )  # fmt: skip
     current: list[Record] = []
 
     def noted() -> Iterator[Record]:
@@ -92,17 +63,17 @@ def write_examples(
             yield record
 
     total = hashlib.sha256()
-    held: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with atomic_write(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
         for example in check_dataset(tokenizer, noted(), render_prompt, max_length):
-            held.append(_row(current[0], example))
-            tokens = {key: held[-1][key] for key in ("input_ids", "labels")}
+            rows.append(_row(current[0], example))
+            tokens = {key: rows[-1][key] for key in ("input_ids", "labels")}
             total.update(repr(tokens).encode())
-            if len(held) == _ROWS_PER_BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
-                held = []
-        if held:
-            writer.write_batch(pa.RecordBatch.from_pylist(held, schema=schema))
+            if len(rows) == _ROWS_PER_BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+                rows = []
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     write_json(path.with_suffix(".json"), {"content": total.hexdigest()})
 
 
@@ -131,19 +102,14 @@ def open_examples(path: Path) -> Examples:
     import pyarrow.compute as pc
 
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-
-    def column(name: str) -> list[Any]:
-        values: list[Any] = table[name].to_pylist()
-        return values
-
     return Examples(
-        table,
-        column("id"),
-        pc.list_value_length(table["input_ids"]).to_pylist(),
-        column("labelled"),
-        column("question"),
-        column("source"),
-        column("writer"),
-        column("pass_rate"),
-        (read_json(path.with_suffix(".json")) or {}).get("content", ""),
+        table=table,
+        ids=table["id"].to_pylist(),
+        lengths=pc.list_value_length(table["input_ids"]).to_pylist(),
+        labelled=table["labelled"].to_pylist(),
+        questions=table["question"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        writers=table["writer"].to_pylist(),
+        pass_rates=table["pass_rate"].to_pylist(),
+        content=(read_json(path.with_suffix(".json")) or {}).get("content", ""),
     )

@@ -13,11 +13,18 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cache, lru_cache
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from sft.data.chat_template import KNOWN, choose, end_token, guess, pieces, render_spans
+from sft.data.chat_template import (
+    KNOWN,
+    end_token,
+    render_pieces,
+    render_spans,
+    select_template,
+    template_from_name,
+)
 from synth.config.train import Student
 from synth.core.errors import MissingPackage, UserError
 from synth.core.reasoning import CLOSE, OPEN, join_trace
@@ -35,24 +42,19 @@ _NAMED = 3  # records that a refusal names for each kind of problem
 
 @dataclass(slots=True)
 class Encoded:
-    """Tokens of one training example.
-
-    Attributes:
-        input_ids: The tokens.
-        labels: The same, with -100 where there is no loss.
-    """
+    """Tokens of one training example; their labels are the same, or -100 where there is no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
 def with_trace(messages: Sequence[Message], reasoning: str | None, answer: str) -> list[Message]:
-    """A prompt and the assistant's turn that the student is to write."""
+    """Puts the assistant's turn that the student is to write after a prompt."""
     return [*messages, Message(role="assistant", content=join_trace(reasoning, answer))]
 
 
 def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -> Encoded:
-    """Tokens and labels of a conversation, by the template that `chat_template.apply` set.
+    """Encodes a conversation by the template that `set_chat_template` gave the tokenizer.
 
     Args:
         tokenizer: The student's tokenizer.
@@ -69,7 +71,7 @@ def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -
         except UnicodeEncodeError as error:
             raise UserError(f"message {turn + 1} has a lone surrogate at {error.start}") from error
     stretches: list[tuple[list[_Marker | str], bool]] = []
-    for piece in pieces(tokenizer.chat_template, messages, tokenizer.special_tokens_map):
+    for piece in render_pieces(tokenizer.chat_template, messages, tokenizer.special_tokens_map):
         has_loss = piece.has_loss and (piece.turn or 0) >= prompt_turns
         parts = [piece.text] if piece.is_data else _split_markers(tokenizer, piece.text)
         if not stretches or stretches[-1][1] != has_loss:
@@ -95,20 +97,10 @@ def encode(tokenizer: Any, messages: Sequence[Message], prompt_turns: int = 0) -
     return encoded
 
 
-def segments(tokenizer: Any, encoded: Encoded) -> list[tuple[str, bool]]:
-    """What the tokens say, in stretches with and without loss, for a coloured preview."""
-    runs: list[tuple[list[int], bool]] = []
-    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
-        if not runs or runs[-1][1] != (label != IGNORED):
-            runs.append(([], label != IGNORED))
-        runs[-1][0].append(token)
-    return [(_decode(tokenizer, ids), has_loss) for ids, has_loss in runs]
-
-
 def preview_spans(
     student: Student, messages: Sequence[Message], reasoning: str | None, answer: str
 ) -> list[tuple[str, bool]]:
-    """The training text of one trace in stretches with and without loss.
+    """Renders the training text of one trace in stretches with and without loss.
 
     The template is the one that the student's tokenizer chooses; where the tokenizer cannot be
     loaded (no transformers, no network), the one that the model's name suggests.
@@ -118,29 +110,21 @@ def preview_spans(
     variables = {"bos_token": "<bos>", "eos_token": "<eos>"}
     spans = render_spans(template, with_trace(messages, reasoning, answer), variables)
     last = max((i for i, (_, has_loss) in enumerate(spans) if has_loss), default=-1)
-    merged: list[tuple[str, bool]] = []
-    for index, (text, _) in enumerate(spans):
-        if merged and merged[-1][1] == (index == last):
-            merged[-1] = (merged[-1][0] + text, merged[-1][1])
-        else:
-            merged.append((text, index == last))
-    return merged
+    return [
+        ("".join(text for _, (text, _) in stretch), is_last)
+        for is_last, stretch in groupby(enumerate(spans), key=lambda item: item[0] == last)
+    ]
 
 
-_templates: dict[tuple[str, str, bool], str] = {}
-
-
+@cache
 def _preview_template(model: str, name: str, trust_remote_code: bool) -> str:
-    key = (model, name, trust_remote_code)
-    if key not in _templates:
-        from synth.core.models import load_tokenizer
+    from synth.core.models import load_tokenizer
 
-        try:
-            tokenizer = load_tokenizer(model, trust_remote_code) if name == "auto" else None
-        except (MissingPackage, UserError):
-            tokenizer = None
-        _templates[key] = choose(tokenizer) if tokenizer else guess(model, name)
-    return _templates[key]
+    try:
+        tokenizer = load_tokenizer(model, trust_remote_code) if name == "auto" else None
+    except (MissingPackage, UserError):
+        tokenizer = None
+    return select_template(tokenizer) if tokenizer else template_from_name(model, name)
 
 
 def verify(
@@ -150,20 +134,10 @@ def verify(
     encoded: Encoded,
     max_length: int | None = None,
 ) -> list[str]:
-    """What is wrong with one training example.
+    """Finds what is wrong with one training example, as `kind: detail`.
 
     The tokens are read back and held against the record and against what the tokenizer's own
-    `apply_chat_template` makes of the prompt, so that an error of the encoding shows here.
-
-    Args:
-        tokenizer: The student's tokenizer with its template.
-        record: Where the trace came from.
-        messages: The prompt alone.
-        encoded: What is to be trained on.
-        max_length: Most tokens allowed.
-
-    Returns:
-        Problems as `kind: detail`; none where the example is sound.
+    `apply_chat_template` makes of the prompt (`messages`), so that an error of the encoding shows.
     """
     problems = []
     learned = [i for i, label in enumerate(encoded.labels) if label != IGNORED]
@@ -177,10 +151,10 @@ def verify(
     prompt = tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=True
     )
-    ours = encoded.input_ids[: learned[0]]
-    theirs: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if ours != theirs:
-        before, wanted = _decode(tokenizer, ours), _decode(tokenizer, theirs)
+    encoded_prompt = encoded.input_ids[: learned[0]]
+    prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if encoded_prompt != prompt_ids:
+        before, wanted = _decode(tokenizer, encoded_prompt), _decode(tokenizer, prompt_ids)
         if _holds_marker(tokenizer, messages):
             # The tokenizer takes a marker in a text for the token, and may strip beside it.
             before, wanted = "".join(before.split()), "".join(wanted.split())
@@ -231,20 +205,19 @@ def check_dataset(
 ) -> Iterator[Encoded]:
     """Encodes all training data and refuses it where an example is not sound.
 
+    The examples come in the order of the records. A consumer must not start before the last one.
+
     Args:
         tokenizer: The student's tokenizer with its template.
         records: The traces.
         render_prompt: What the student sees before it answers a task.
         max_length: Most tokens an example may have.
 
-    Yields:
-        The examples in their order. A consumer must not start before the last one.
-
     Raises:
         UserError: After the last example, where any has a problem or there is none; says how many
             have which, and names the first by id.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    ids_by_kind: dict[str, list[str]] = defaultdict(list)
     bad = total = 0
     for record in records:
         total += 1
@@ -258,15 +231,15 @@ def check_dataset(
             problems = verify(tokenizer, record, prompt, encoded, max_length)
         for problem in problems:
             kind, _, detail = problem.partition(": ")
-            found[kind].append(f"{record.id} ({detail})" if detail else record.id)
+            ids_by_kind[kind].append(f"{record.id} ({detail})" if detail else record.id)
         bad += bool(problems)
-        if not found:
+        if not ids_by_kind:
             yield encoded
     if not total:
         raise UserError("training data: no records to train on; did the filters keep any?")
-    if found:
+    if ids_by_kind:
         lines = [f"training data: {bad} of {total} records cannot be trained on as they are"]
-        for kind, ids in sorted(found.items(), key=lambda item: -len(item[1])):
+        for kind, ids in sorted(ids_by_kind.items(), key=lambda item: -len(item[1])):
             more = ", ..." if len(ids) > _NAMED else ""
             lines.append(f"  {len(ids)} x {kind}: {', '.join(ids[:_NAMED])}{more}")
         raise UserError("\n".join(lines))
@@ -330,9 +303,9 @@ def _stripped(before: _Marker | str | None, text: str, after: _Marker | str | No
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a text in which no marker is seen, only its characters."""
+    """Tokenizes a text in which no marker is seen, only its characters."""
     # The tokenizer looks away from the special ones; the others are cut behind their first letter.
-    cuts = [found.start() + 1 for found in _markers(tokenizer).plain.finditer(text)]
+    cuts = [match.start() + 1 for match in _markers(tokenizer).plain.finditer(text)]
     parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
     rows = tokenizer(parts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [token for row in rows for token in row]

@@ -1,6 +1,6 @@
 """Which examples go through the student together, and in which order.
 
-All epochs make up one sequence of groups, so that each depends on its place alone and a resumed run
+All epochs make up one sequence of groups, so that each depends on its index alone and a resumed run
 meets the same ones. A group is what one forward pass takes: rows of examples.
 """
 
@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from sft.data.dataset import Examples
 from synth.config.train import Train
 from synth.core.errors import UserError, nearest
 
+T = TypeVar("T")
 Group: TypeAlias = list[list[int]]  # rows, each the examples that lie in it
 _POOL = 50  # batches among which examples are sorted by length
 _PACK_POOL = 4096  # examples that are packed with each other
@@ -25,7 +26,7 @@ _OFTEN = 10_000  # more epochs, or visits of an example in one, are a slip of th
 
 
 class BatchSampler:
-    """The groups of a whole training, by number.
+    """The groups of a whole training, by index.
 
     Args:
         examples: The training data.
@@ -42,7 +43,7 @@ class BatchSampler:
         self.examples, self.config, self.seed = examples, config, seed
         self.row = config.pack_length or config.max_length or max(examples.lengths)
         self._choices = self._by_source()
-        self._refuse()
+        self._check()
         self._epoch = lru_cache(maxsize=2)(self._groups)
         self._ends: list[int] = []  # how many groups there are by the end of each epoch
         if config.max_steps is not None:
@@ -66,38 +67,38 @@ class BatchSampler:
     def __len__(self) -> int:
         return self.total
 
-    def __getitem__(self, number: int) -> Group:
-        epoch, place = self._place(number)
-        return self._epoch(epoch)[place]
+    def __getitem__(self, index: int) -> Group:
+        epoch, position = self._position(index)
+        return self._epoch(epoch)[position]
 
     def epochs(self, groups: int) -> float:
-        """Epochs that so many groups make up."""
+        """Returns the epochs that so many groups make up."""
         if groups == 0:
             return 0.0
-        epoch, place = self._place(groups - 1)
-        return epoch + (place + 1) / len(self._epoch(epoch))
+        epoch, position = self._position(groups - 1)
+        return epoch + (position + 1) / len(self._epoch(epoch))
 
-    def _place(self, number: int) -> tuple[int, int]:
-        if not 0 <= number < self.total:
-            raise IndexError(number)
-        epoch = bisect.bisect_right(self._ends, number)
-        return epoch, number - (self._ends[epoch - 1] if epoch else 0)
+    def _position(self, index: int) -> tuple[int, int]:
+        """The epoch of a group, and its position in that."""
+        if not 0 <= index < self.total:
+            raise IndexError(index)
+        epoch = bisect.bisect_right(self._ends, index)
+        return epoch, index - (self._ends[epoch - 1] if epoch else 0)
 
-    def _refuse(self) -> None:
+    def _check(self) -> None:
         examples, config = self.examples, self.config
+        mix, sources = config.mix or {}, set(examples.sources)
         if not config.epochs <= _OFTEN:
             raise UserError(f"train.epochs: {config.epochs:g}; expected at most {_OFTEN:,}")
-        known = set(examples.sources)
-        for source, often in (config.mix or {}).items():
-            if source not in known:
+        for source, weight in mix.items():
+            if source not in sources:
                 raise UserError(
-                    f"train.mix: no example is from {source!r}{nearest(source, known)}; the data "
-                    f"has {', '.join(sorted(known))}"
+                    f"train.mix: no example is from {source!r}{nearest(source, sources)}; the data "
+                    f"has {', '.join(sorted(sources))}"
                 )
-            if not often <= _OFTEN:
-                raise UserError(f"train.mix.{source}: {often:g}; expected at most {_OFTEN:,}")
-        met = sum(len(c) * (config.mix or {}).get(s, 1.0) for s, c in self._choices.items())
-        if met < 1:
+            if not weight <= _OFTEN:
+                raise UserError(f"train.mix.{source}: {weight:g}; expected at most {_OFTEN:,}")
+        if sum(len(c) * mix.get(source, 1.0) for source, c in self._choices.items()) < 1:
             raise UserError(
                 "train.mix: an epoch has less than one example, nothing is there to train on; "
                 "raise the numbers"
@@ -115,12 +116,12 @@ class BatchSampler:
 
     def _by_source(self) -> dict[str, list[list[int]]]:
         """What an epoch chooses from: examples or, with fresh_samples, the traces of a question."""
-        together: dict[tuple[str, str | int], list[int]] = defaultdict(list)
+        choices: dict[tuple[str, str | int], list[int]] = defaultdict(list)
         for index, source in enumerate(self.examples.sources):
             fresh = self.config.fresh_samples
-            together[source, self.examples.questions[index] if fresh else index].append(index)
+            choices[source, self.examples.questions[index] if fresh else index].append(index)
         sources: dict[str, list[list[int]]] = defaultdict(list)
-        for (source, question), traces in together.items():
+        for (source, question), traces in choices.items():
             if len(traces) > 1:
                 # Which is first is drawn, else the first epoch would be made of first samples.
                 first = random.Random(f"{self.seed}/{question}").randrange(len(traces))
@@ -129,28 +130,29 @@ class BatchSampler:
         return sources
 
     def _groups(self, epoch: int) -> list[Group]:
-        chance = random.Random(f"{self.seed}/{epoch}")
-        taken = self._taken(epoch)
-        chance.shuffle(taken)
-        if self.config.curriculum == "short_first":
-            taken.sort(key=self.examples.lengths.__getitem__)
-        elif self.config.curriculum == "easy_first":
-            taken.sort(key=lambda index: -self.examples.pass_rates[index])
+        rng = random.Random(f"{self.seed}/{epoch}")
+        curriculum = self.config.curriculum
         size, lengths = self.config.batch_size, self.examples.lengths
+        taken = self._taken(epoch)
+        rng.shuffle(taken)
+        if curriculum == "short_first":
+            taken.sort(key=lengths.__getitem__)
+        elif curriculum == "easy_first":
+            taken.sort(key=lambda index: -self.examples.pass_rates[index])
         if self.config.layout == "packed":
-            if self.config.curriculum == "none":
+            if curriculum == "none":
                 rows = pack(taken, lengths, self.row)
-                chance.shuffle(rows)
+                rng.shuffle(rows)
             else:
                 rows = pack_in_order(taken, lengths, self.row)
-            return [rows[i : i + size] for i in range(0, len(rows), size)]
-        if self.config.curriculum == "none":
-            batches = grouped(taken, lengths, size, chance)
+            return _cut(rows, size)
+        if curriculum == "none":
+            batches = grouped(taken, lengths, size, rng)
             if epoch == 0 and batches:  # memory that does not suffice shows at once
-                longest = max(range(len(batches)), key=lambda i: _cost(batches[i], lengths))
-                batches.insert(0, batches.pop(longest))
+                costs = [len(batch) * max(lengths[i] for i in batch) for batch in batches]
+                batches.insert(0, batches.pop(costs.index(max(costs))))
         else:
-            batches = [taken[i : i + size] for i in range(0, len(taken), size)]
+            batches = _cut(taken, size)
         if self.config.layout == "padding_free":
             return [[batch] for batch in batches]
         return [[[index] for index in batch] for batch in batches]
@@ -173,60 +175,54 @@ class BatchSampler:
         return taken
 
 
-def grouped(
-    order: Sequence[int], lengths: Sequence[int], batch: int, chance: random.Random
-) -> list[list[int]]:
-    """Batches in random order, with examples of like length in each.
+def _cut(items: list[T], size: int) -> list[list[T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
-    Args:
-        order: Examples, shuffled.
-        lengths: Tokens of each example.
-        batch: Examples of a batch; one that is not full comes last.
-        chance: Shuffles the batches.
+
+def grouped(
+    order: list[int], lengths: Sequence[int], batch: int, rng: random.Random
+) -> list[list[int]]:
+    """Cuts shuffled examples into batches of like length each, in random order.
+
+    One that is not full comes last.
     """
     batches = []
-    for start in range(0, len(order), batch * _POOL):
-        pool = sorted(order[start : start + batch * _POOL], key=lengths.__getitem__, reverse=True)
-        batches += [pool[i : i + batch] for i in range(0, len(pool), batch)]
+    for pool in _cut(order, batch * _POOL):
+        batches += _cut(sorted(pool, key=lengths.__getitem__, reverse=True), batch)
     last = [batches.pop()] if batches and len(batches[-1]) < batch else []
-    chance.shuffle(batches)
+    rng.shuffle(batches)
     return batches + last
 
 
-def _cost(batch: Sequence[int], lengths: Sequence[int]) -> int:
-    return len(batch) * max(lengths[index] for index in batch)
-
-
-def pack(order: Sequence[int], lengths: Sequence[int], row: int) -> list[list[int]]:
-    """Examples in rows of at most so many tokens, by best fit, longest first, a pool at a time.
+def pack(order: list[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Packs examples into rows of `size` tokens by best fit, longest first, a pool at a time.
 
     >>> pack([0, 1, 2, 3], [6, 5, 4, 3], 10)
     [[0, 2], [1, 3]]
     """
     rows: list[list[int]] = []
-    for start in range(0, len(order), _PACK_POOL):
-        pool = sorted(order[start : start + _PACK_POOL], key=lengths.__getitem__, reverse=True)
+    for pool in _cut(order, _PACK_POOL):
         room: list[tuple[int, int]] = []  # what is left in a row, and which it is; sorted
-        for index in pool:
-            place = bisect.bisect_left(room, (lengths[index], -1))
-            if place < len(room):
-                left, number = room.pop(place)
-                rows[number].append(index)
+        for index in sorted(pool, key=lengths.__getitem__, reverse=True):
+            fit = bisect.bisect_left(room, (lengths[index], -1))
+            if fit < len(room):
+                left, row = room.pop(fit)
+                rows[row].append(index)
             else:
-                left, number = row, len(rows)
+                left, row = size, len(rows)
                 rows.append([index])
-            bisect.insort(room, (left - lengths[index], number))
+            bisect.insort(room, (left - lengths[index], row))
     return rows
 
 
-def pack_in_order(order: Sequence[int], lengths: Sequence[int], row: int) -> list[list[int]]:
-    """Examples in rows of at most so many tokens, one after the other."""
+def pack_in_order(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Packs examples into rows of `size` tokens, one after the other."""
     rows: list[list[int]] = []
     left = -1
     for index in order:
         if lengths[index] > left:
             rows.append([])
-            left = row
+            left = size
         rows[-1].append(index)
         left -= lengths[index]
     return rows

@@ -18,19 +18,25 @@ code (1975), whose lengths fit Zipf's law.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
 
 # Quantiser and level of Zstandard: chosen with bench/label_store.py.
 STEP, WIDEST, _TAU = 0.007, 0.18, 1.8
 _LEVEL = 12
+# Without the four bytes that name a frame: there are a dozen frames a record.
+_FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+# Where the steps stop growing: as a distance of logits and in steps.
+_KNEE, _BEND = _TAU * math.log(WIDEST / STEP), _TAU / STEP * (1 - STEP / WIDEST)
 # Ranks between which gaps have much the same distribution, so each stretch has a table of its own.
 _STRETCHES = (0, 4, 16, 32)
 _HEAD = struct.Struct("<IHBB")  # tokens, k, temperatures, reserved
@@ -43,48 +49,29 @@ _KINDS, _POSITIONS_PER_KIND, _LISTED, _FITTED, _TURNS = 64, 256, 3, 8192, 8
 
 
 @dataclass(slots=True)
-class SoftLabels:
-    """The teacher's distributions at the n labelled tokens of one example.
+class TeacherTopK:
+    """The teacher's distributions at the n labelled tokens of one example."""
 
-    Attributes:
-        top_ids: (n, k) int32: the likeliest tokens, likeliest first.
-        top_logits: (n, k) float32: their raw logits.
-        lse: (n, T) float32: logsumexp(z / T) over the whole vocabulary for each temperature.
-    """
-
-    top_ids: NDArray[np.int32]
-    top_logits: NDArray[np.float32]
-    lse: NDArray[np.float32]
+    top_ids: NDArray[np.int32]  # (n, k): the likeliest tokens, likeliest first
+    top_logits: NDArray[np.float32]  # (n, k): their raw logits
+    lse: NDArray[np.float32]  # (n, T): logsumexp(z / T) of all logits for each temperature
 
     def __len__(self) -> int:
         return len(self.top_ids)
 
 
 def levels_of(below: Any) -> Any:
-    """By how many steps a logit lies below the likeliest."""
-    import numpy as np
-
-    knee, _ = _knee()
+    """Counts the steps by which logits lie below the likeliest, from their distances."""
     below = np.minimum(below, _FAR)
-    curved = _TAU / STEP * -np.expm1(-np.minimum(below, knee) / _TAU)
-    levels = curved + np.maximum(below - knee, 0) / WIDEST
+    curved = _TAU / STEP * -np.expm1(-np.minimum(below, _KNEE) / _TAU)
+    levels = curved + np.maximum(below - _KNEE, 0) / WIDEST
     return np.rint(levels).astype(np.int64)
 
 
 def below_of(levels: Any) -> Any:
-    """By how much a logit lies below the likeliest: what `levels_of` was given, rounded."""
-    import numpy as np
-
-    knee, bend = _knee()
-    curved = -_TAU * np.log1p(-np.minimum(levels, bend) * STEP / _TAU)
-    return np.where(levels <= bend, curved, knee + (levels - bend) * WIDEST)
-
-
-def _knee() -> tuple[float, float]:
-    """Where the steps stop growing: as a distance of logits and in steps."""
-    import math
-
-    return _TAU * math.log(WIDEST / STEP), _TAU / STEP * (1 - STEP / WIDEST)
+    """Gives the distances that `levels_of` was given back, rounded."""
+    curved = -_TAU * np.log1p(-np.minimum(levels, _BEND) * STEP / _TAU)
+    return np.where(levels <= _BEND, curved, _KNEE + (levels - _BEND) * WIDEST)
 
 
 @dataclass(slots=True)
@@ -95,24 +82,22 @@ class Codebook:
     that all kinds share.
 
     Attributes:
-        own: The lists of all kinds, one after another.
+        listed: The lists of all kinds, one after another.
         starts: Where each kind's begins, and where the last ends.
         common: All ids of the shard.
     """
 
-    own: NDArray[np.int64]
+    listed: NDArray[np.int64]
     starts: NDArray[np.int64]
     common: NDArray[np.int64]
 
     @classmethod
     def fit(cls, ids: NDArray[np.int32]) -> tuple[Codebook, NDArray[np.uint8]]:
-        """The codebook of a shard's ids (n, k), and the kind of each position.
+        """Fits the codebook of a shard's ids (n, k), and the kind of each position.
 
         A mixture of multinomials, each position in the component where its ids take fewest bits
         (classification EM: Celeux and Govaert, 1992).
         """
-        import numpy as np
-
         tokens, dense = np.unique(ids, return_inverse=True)
         dense = dense.reshape(ids.shape)
         number = int(min(_KINDS, max(1, len(ids) // _POSITIONS_PER_KIND)))
@@ -126,90 +111,73 @@ class Codebook:
         return cls(np.concatenate(lists).astype(np.int64), starts, common.astype(np.int64)), kinds
 
     def ranks(self, ids: Any, kinds: Any) -> Any:
-        """The rank of each id (n, k) in the order of its position's kind."""
-        import numpy as np
-
+        """Ranks each id (n, k) in the order of its position's kind."""
         table = np.zeros(int(self.common.max()) + 1, np.int64)
-        made = np.empty(ids.shape, np.int64)
+        ranks = np.empty(ids.shape, np.int64)
         for kind in np.unique(kinds):
-            own = self.own[self.starts[kind] : self.starts[kind + 1]]
-            table[self.common] = len(own) + np.arange(len(self.common))
-            table[own] = np.arange(len(own))
+            listed = self.listed[self.starts[kind] : self.starts[kind + 1]]
+            table[self.common] = len(listed) + np.arange(len(self.common))
+            table[listed] = np.arange(len(listed))
             where = kinds == kind
-            made[where] = table[ids[where]]
-        return made
+            ranks[where] = table[ids[where]]
+        return ranks
 
     def ids(self, ranks: Any, kinds: Any) -> Any:
-        """The ids (n, k) that have these ranks."""
-        import numpy as np
-
+        """Gives the ids (n, k) that have these ranks."""
         start, end = self.starts[kinds][:, None], self.starts[kinds + 1][:, None]
         beyond = ranks - (end - start)
-        mine = self.own[np.minimum(start + ranks, end - 1)] if len(self.own) else 0
-        return np.where(beyond < 0, mine, self.common[np.maximum(beyond, 0)]).astype(np.int32)
+        listed = self.listed[np.minimum(start + ranks, end - 1)] if len(self.listed) else 0
+        return np.where(beyond < 0, listed, self.common[np.maximum(beyond, 0)]).astype(np.int32)
 
     def pack(self) -> bytes:
-        """The codebook as bytes."""
-        import numpy as np
-
+        """Packs the codebook as bytes."""
         head = _compress(np.asarray([len(self.starts), *self.starts], "<u4").tobytes())
-        both = np.concatenate([self.own, self.common])
+        both = np.concatenate([self.listed, self.common])
         body = _compress(_planes(np.diff(both, prepend=0).astype("<i4")))
         return struct.pack("<I", len(head)) + head + body
 
     @classmethod
     def unpack(cls, packed: bytes) -> Codebook:
-        """What `pack` packed. Raises ValueError where it is damaged."""
-        import numpy as np
-
+        """Unpacks what `pack` packed; raises ValueError where it is damaged."""
         end = 4 + int.from_bytes(packed[:4], "little")
         head = np.frombuffer(_decompress(packed[4:end]), "<u4").astype(np.int64)
         both = np.cumsum(_unplaned(_decompress(packed[end:]), "<i4"), dtype=np.int64)
-        own, common = np.split(both, [head[-1]])
-        return cls(own, head[1:], common)
+        listed, common = np.split(both, [head[-1]])
+        return cls(listed, head[1:], common)
 
 
-def _by_frequency(counts: Any, least: int) -> Any:
+def _by_frequency(counts: Any, min_count: int) -> Any:
     """Indices that occur so often, most frequent first, ascending where ranks have equal length."""
-    import numpy as np
-
-    order = np.argsort(-counts, kind="stable")[: int((counts >= least).sum())]
+    order = np.argsort(-counts, kind="stable")[: int((counts >= min_count).sum())]
     return order[np.lexsort((order, _bit_lengths(np.arange(1, len(order) + 1))))]
 
 
 def _cluster(ids: Any, tokens: int, number: int) -> Any:
     """A kind for each position, so that together their ids take few bits."""
-    import numpy as np
-    import torch
-
     # What is likeliest first says most about the rest, so its most frequent values begin.
     first = np.bincount(ids[:, 0], minlength=tokens)
     begin = np.zeros(tokens, np.int64)
     seeds = np.argsort(-first, kind="stable")[:number]
     begin[seeds] = np.arange(len(seeds))
-    every = max(1, len(ids) // _FITTED)
-    some = torch.from_numpy(np.ascontiguousarray(ids[::every]))
-    kinds = torch.from_numpy(begin[ids[::every, 0]])
-    general = torch.bincount(some.ravel(), minlength=tokens).float() + 0.1
+    stride = max(1, len(ids) // _FITTED)
+    sample = torch.from_numpy(np.ascontiguousarray(ids[::stride]))
+    kinds = torch.from_numpy(begin[ids[::stride, 0]])
+    general = torch.bincount(sample.ravel(), minlength=tokens).float() + 0.1
     for turn in range(_TURNS):
-        flat = (some + kinds[:, None] * tokens).ravel()
+        flat = (sample + kinds[:, None] * tokens).ravel()
         counts = torch.bincount(flat, minlength=number * tokens).reshape(number, tokens).float()
         share = counts / counts.sum(1, keepdim=True).clamp(min=1)
         bits = -torch.log(0.75 * share + 0.25 * general / general.sum()).T.contiguous()
         last = turn == _TURNS - 1
-        source = torch.from_numpy(np.ascontiguousarray(ids)) if last else some
+        source = torch.from_numpy(np.ascontiguousarray(ids)) if last else sample
         kinds = torch.nn.functional.embedding_bag(source, bits, mode="sum").argmin(1)
     return kinds.numpy().astype(np.uint8)
 
 
-def encode(labels: SoftLabels, temperatures: Sequence[float], book: Codebook, kinds: Any) -> bytes:
-    """The soft labels of one example as bytes.
+def encode(labels: TeacherTopK, temperatures: Sequence[float], book: Codebook, kinds: Any) -> bytes:
+    """Encodes the soft labels of one example, logits in falling order, as bytes.
 
-    Args:
-        labels: The labels; logits in falling order.
-        temperatures: Those of `labels.lse`.
-        book: The shard's codebook.
-        kinds: The kind of each position.
+    `temperatures` are those of `labels.lse`; `book` is the shard's, `kinds` the positions'.
     """
     parts = encode_parts(labels, temperatures, book, kinds)
     lengths = struct.pack(f"<{len(parts)}I", *map(len, parts.values()))
@@ -218,11 +186,9 @@ def encode(labels: SoftLabels, temperatures: Sequence[float], book: Codebook, ki
 
 
 def encode_parts(
-    labels: SoftLabels, temperatures: Sequence[float], book: Codebook, kinds: Any
+    labels: TeacherTopK, temperatures: Sequence[float], book: Codebook, kinds: Any
 ) -> dict[str, bytes]:
-    """The parts of an encoded example by name, for `encode` and for counting bytes."""
-    import numpy as np
-
+    """Encodes the parts of an example by name, for `encode` and for counting bytes."""
     logits = labels.top_logits.astype(np.float64)
     levels = levels_of(logits[:, :1] - logits)
     ranks = book.ranks(labels.top_ids, kinds)
@@ -249,14 +215,8 @@ def encode_parts(
     return parts
 
 
-def decode(data: bytes, temperatures: Sequence[float], book: Codebook) -> SoftLabels:
-    """What `encode` encoded, rounded.
-
-    Raises:
-        ValueError: The bytes are not of that form.
-    """
-    import numpy as np
-
+def decode(data: bytes, temperatures: Sequence[float], book: Codebook) -> TeacherTopK:
+    """Decodes what `encode` encoded, rounded; raises ValueError where it is of another form."""
     n, k, number, _ = _HEAD.unpack_from(data)
     if number != len(temperatures):
         raise ValueError(f"{number} temperatures, expected {len(temperatures)}")
@@ -280,13 +240,11 @@ def decode(data: bytes, temperatures: Sequence[float], book: Codebook) -> SoftLa
     ids = book.ids(_ranks(codes, tied), kinds)
     logits = top[:, None] - below_of(np.cumsum(gaps, axis=1))
     lse = [_logsumexp(logits / t) + np.logaddexp(0, odds[:, i]) for i, t in enumerate(temperatures)]
-    return SoftLabels(ids, logits.astype(np.float32), np.stack(lse, 1).astype(np.float32))
+    return TeacherTopK(ids, logits.astype(np.float32), np.stack(lse, 1).astype(np.float32))
 
 
 def _ranks(codes: Any, tied: Any) -> Any:
     """Ranks from distances: sums that begin anew wherever a step begins."""
-    import numpy as np
-
     flat = (codes + tied).ravel()
     sums = np.cumsum(flat)
     first = ~tied.ravel()
@@ -296,8 +254,6 @@ def _ranks(codes: Any, tied: Any) -> Any:
 
 def _odds(scaled: Any, lse: Any) -> Any:
     """Log odds of the mass outside the stored tokens."""
-    import numpy as np
-
     short = np.minimum(_logsumexp(scaled) - lse, 0)  # log of the mass inside
     with np.errstate(divide="ignore"):
         odds = np.log(-np.expm1(short)) - short
@@ -305,8 +261,6 @@ def _odds(scaled: Any, lse: Any) -> Any:
 
 
 def _logsumexp(z: Any) -> Any:
-    import numpy as np
-
     top = z.max(axis=1)
     return top + np.log(np.exp(z - top[:, None]).sum(axis=1))
 
@@ -316,25 +270,20 @@ def _stretches(gaps: int) -> list[tuple[int, int]]:
 
 
 def _bit_lengths(values: Any) -> Any:
-    import numpy as np
-
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
 def _pack_low_bits(values: Any, bits: Any) -> bytes:
     """The low bits of each value, those with one bit first, then those with two, and so on."""
-    import numpy as np
-
-    rows = []
-    for width in range(1, int(bits.max(initial=0)) + 1):
-        rows.append((values[bits == width, None] >> np.arange(width) & 1).astype(np.uint8).ravel())
+    rows = [
+        (values[bits == width, None] >> np.arange(width) & 1).astype(np.uint8).ravel()
+        for width in range(1, int(bits.max(initial=0)) + 1)
+    ]
     return np.packbits(np.concatenate(rows)).tobytes() if rows else b""
 
 
 def _unpack_low_bits(packed: bytes, bits: Any) -> Any:
     """What `_pack_low_bits` packed, with the highest bit back in its place."""
-    import numpy as np
-
     flat = np.unpackbits(np.frombuffer(packed, np.uint8))
     values = np.int64(1) << bits.astype(np.int64)
     start = 0
@@ -348,43 +297,27 @@ def _unpack_low_bits(packed: bytes, bits: Any) -> Any:
 
 def _planes(array: Any) -> bytes:
     """The bytes of an array, all first ones before all second ones, which packs better."""
-    import numpy as np
-
     array = np.ascontiguousarray(array)
     planes: bytes = array.view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
     return planes
 
 
 def _unplaned(data: bytes, kind: str) -> Any:
-    import numpy as np
-
     size = np.dtype(kind).itemsize
     flat = np.frombuffer(data, np.uint8).reshape(size, -1).T
     return np.ascontiguousarray(flat).view(kind).ravel()
 
 
 def _compress(data: bytes) -> bytes:
-    import zstandard
-
     parameters: Any = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, source_size=len(data), format=_format()
+        _LEVEL, source_size=len(data), format=_FORMAT
     )
     packed: bytes = zstandard.ZstdCompressor(compression_params=parameters).compress(data)
     return packed
 
 
 def _decompress(data: bytes) -> bytes:
-    import zstandard
-
     try:
-        found: bytes = zstandard.ZstdDecompressor(format=_format()).decompress(data)
+        return zstandard.ZstdDecompressor(format=_FORMAT).decompress(data)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    return found
-
-
-def _format() -> int:
-    """Zstandard without the four bytes that name it: there are a dozen frames a record."""
-    import zstandard
-
-    return int(zstandard.FORMAT_ZSTD1_MAGICLESS)

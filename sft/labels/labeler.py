@@ -1,20 +1,24 @@
 """Soft labels of finished traces: a white-box teacher reads each once, and what it thinks is kept.
 
-Whatever the teacher reads with (`label_transformers`, `label_vllm`), the order of the work is the
-same and depends on the data alone, so that a killed run goes on where it was.
+Whatever the teacher reads with (`transformers`, `vllm`), the order of the work is the same and
+depends on the data alone, so that a killed run goes on where it was.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from sft.data.encoding import IGNORED
-from sft.labels.codec import SoftLabels
+import numpy as np
+
+from sft.data.dataset import Examples
+from sft.data.encoding import IGNORED, Encoded
+from sft.labels.codec import TeacherTopK
 from sft.labels.store import (
     SHARD_TOKENS,
     begin,
@@ -25,10 +29,6 @@ from sft.labels.store import (
     write_shard,
 )
 from synth.core.errors import UserError
-
-if TYPE_CHECKING:
-    from sft.data.dataset import Examples
-    from sft.data.encoding import Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,84 +50,72 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What labelling will come to, from a few examples that were labelled.
-
-    Attributes:
-        examples: How many there are.
-        tokens: Tokens that the teacher reads.
-        labelled: Those of them that carry loss.
-        bytes: On the disk.
-        seconds: For the whole data on this machine.
-    """
+    """What labelling will come to, from a few examples that were labelled."""
 
     examples: int
-    tokens: int
-    labelled: int
-    bytes: int
-    seconds: float
+    tokens: int  # that the teacher reads
+    labelled: int  # those of them that carry loss
+    bytes: int  # on the disk
+    seconds: float  # for the whole data on this machine
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Examples of like length together, longest first, so that too little memory shows at once.
+    """Puts examples of like length together, at most so many tokens with padding.
 
-    Args:
-        lengths: Tokens of each example.
-        batch_tokens: Most tokens of a batch with its padding.
+    The longest come first, so that too little memory shows at once.
 
     >>> batches([3, 9, 4, 8], 18)
     [[1, 3], [2, 0]]
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    made: list[list[int]] = []
-    for index in order:
-        if made and lengths[made[-1][0]] * (len(made[-1]) + 1) <= batch_tokens:
-            made[-1].append(index)
+    rows: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if rows and lengths[rows[-1][0]] * (len(rows[-1]) + 1) <= batch_tokens:
+            rows[-1].append(index)
         else:
-            made.append([index])
-    return made
+            rows.append([index])
+    return rows
 
 
 class Engine(Protocol):
-    """What a teacher reads examples with.
+    """What a teacher reads examples with."""
 
-    Attributes:
-        name: As `label.engine` names it.
-        wanted: What is kept.
-        vocabulary: How many logits count.
-        dtype: Of the teacher's weights.
-    """
-
-    name: str
+    name: str  # as `label.engine` names it
     wanted: Wanted
-    vocabulary: int
-    dtype: str
+    vocabulary: int  # how many logits count
+    dtype: str  # of the teacher's weights
 
     def read(
         self, examples: Sequence[Encoded], ids: Sequence[str] | None = None
-    ) -> list[SoftLabels]:
+    ) -> list[TeacherTopK]:
         """The soft labels of a batch; `ids` are for messages alone."""
 
     def close(self) -> None:
         """Gives the teacher's memory back."""
 
 
-def refuse_unfit(wanted: Wanted, vocabulary: int) -> None:
-    """Raises UserError where no teacher with so many logits can give what is wanted."""
+def check_wanted(wanted: Wanted, logits: int) -> int:
+    """Returns how many of a teacher's logits count.
+
+    Raises:
+        UserError: No teacher with so many logits can give what is wanted.
+    """
+    vocabulary = wanted.vocabulary or logits
+    if vocabulary > logits:
+        raise UserError(f"label: a vocabulary of {vocabulary}, but the teacher has {logits} logits")
     if not 1 <= wanted.k <= vocabulary:
         raise UserError(f"label: k is {wanted.k}; expected 1 to {vocabulary}")
     if not wanted.temperatures or min(wanted.temperatures) <= 0:
         raise UserError("label: temperatures: expected one or more above 0")
+    return vocabulary
 
 
-def refuse_broken(made: Sequence[SoftLabels], ids: Sequence[str] | None) -> None:
+def check_finite(batch: Sequence[TeacherTopK], ids: Sequence[str] | None) -> None:
     """Raises UserError where a logit is not a number, with the record's id."""
-    import numpy as np
-
-    for place, labels in enumerate(made):
+    for index, labels in enumerate(batch):
         if not (np.isfinite(labels.lse).all() and np.isfinite(labels.top_logits).all()):
             raise UserError(
                 f"label: the teacher's logits are nan or infinite (record "
-                f"{ids[place] if ids else place!r}); try another dtype"
+                f"{ids[index] if ids else index!r}); try another dtype"
             )
 
 
@@ -170,23 +158,21 @@ def label(
     }
     if begin(folder, plan):
         return
-    labelled = array("q", (examples.labelled[i] for i in chosen))
-    order = array("q", sorted(range(len(chosen)), key=lambda at: -examples.lengths[chosen[at]]))
-    total, done, number = sum(labelled), 0, 0
-    for number, shard in enumerate(_shards(order, labelled, shard_tokens)):
+    order = array("q", sorted(chosen, key=lambda i: -examples.lengths[i]))
+    total, done, number = sum(examples.labelled[i] for i in chosen), 0, 0
+    for number, shard in enumerate(_shards(order, examples.labelled, shard_tokens)):
         if shard_path(folder, number).exists():
-            done += sum(labelled[at] for at in shard)
+            done += sum(examples.labelled[i] for i in shard)
             continue
         if on_progress:
             on_progress(done, total)
-        records: list[tuple[str, str, SoftLabels]] = []
-        mine = [chosen[at] for at in shard]
-        for batch in batches([examples.lengths[i] for i in mine], wanted.batch_tokens):
-            read = [examples[mine[at]] for at in batch]
-            ids = [examples.ids[mine[at]] for at in batch]
-            made = engine.read(read, ids)
-            records += zip(ids, map(tokens_hash, read), made, strict=True)
-            done += sum(map(len, made))
+        records: list[tuple[str, str, TeacherTopK]] = []
+        for batch in batches([examples.lengths[i] for i in shard], wanted.batch_tokens):
+            read = [examples[shard[at]] for at in batch]
+            ids = [examples.ids[shard[at]] for at in batch]
+            labels = engine.read(read, ids)
+            records += zip(ids, map(tokens_hash, read), labels, strict=True)
+            done += sum(map(len, labels))
             if on_progress:
                 on_progress(done, total)
         write_shard(folder, number, records, wanted.temperatures)
@@ -196,28 +182,26 @@ def label(
 def estimate(
     engine: Engine, examples: Examples, only: Sequence[int] | None = None, samples: int = 8
 ) -> Estimate:
-    """What labelling a data set will come to, by labelling a few examples of all lengths.
+    """Estimates what labelling a data set comes to, by labelling a few examples of all lengths.
 
     Their kinds of positions are too few to code them well, so the bytes are rather too many.
 
     Raises:
         UserError: As `label`.
     """
-    import tempfile
-
     chosen = range(len(examples)) if only is None else only
     wanted, lengths = engine.wanted, examples.lengths
     order = sorted(chosen, key=lengths.__getitem__)
-    places = {(2 * i + 1) * len(order) // (2 * samples) for i in range(samples)}
-    some = [order[place] for place in sorted(places)]
-    engine.read([examples[some[0]]])  # what is done once only is not counted
+    positions = {(2 * i + 1) * len(order) // (2 * samples) for i in range(samples)}
+    sample = [order[position] for position in sorted(positions)]
+    engine.read([examples[sample[0]]])  # what is done once only is not counted
     seconds = 0.0
     records = []
-    for batch in batches([lengths[i] for i in some], wanted.batch_tokens):
+    for batch in batches([lengths[i] for i in sample], wanted.batch_tokens):
         began = time.perf_counter()
-        made = engine.read([examples[some[at]] for at in batch])
+        read = engine.read([examples[sample[at]] for at in batch])
         seconds += time.perf_counter() - began
-        records += [("", "", labels) for labels in made]
+        records += [("", "", labels) for labels in read]
     with tempfile.TemporaryDirectory() as folder:
         write_shard(Path(folder), 0, records, wanted.temperatures)
         size = shard_path(Path(folder), 0).stat().st_size
@@ -227,8 +211,8 @@ def estimate(
         len(chosen),
         tokens,
         labelled,
-        round(size * labelled / sum(map(len, (one for _, _, one in records)))),
-        seconds * tokens / sum(lengths[i] for i in some),
+        round(size * labelled / sum(len(labels) for _, _, labels in records)),
+        seconds * tokens / sum(lengths[i] for i in sample),
     )
 
 
@@ -253,7 +237,7 @@ def _content(examples: Examples, chosen: Sequence[int]) -> str:
 
 
 def labelled_tokens(example: Encoded) -> int:
-    """Tokens with loss; the first token has nothing before it that could predict it."""
+    """Counts the tokens with loss; nothing before the first token could predict it."""
     return sum(label != IGNORED for label in example.labels[1:])
 
 
@@ -262,8 +246,8 @@ def _shards(
 ) -> Iterator[Sequence[int]]:
     """Stretches of the order with about so many labelled tokens each."""
     start = held = 0
-    for end, at in enumerate(order, 1):
-        held += labelled[at]
+    for end, index in enumerate(order, 1):
+        held += labelled[index]
         if held >= shard_tokens or end == len(order):
             yield order[start:end]
             start, held = end, 0

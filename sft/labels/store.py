@@ -19,22 +19,27 @@ import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sft.labels.codec import Codebook, SoftLabels, decode, encode
+import numpy as np
+
+from sft.data.encoding import Encoded
+from sft.labels.codec import Codebook, TeacherTopK, decode, encode
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
 from synth.core.files import atomic_write, read_json, write_json
 from synth.core.logprobs import hash_tokens
-
-if TYPE_CHECKING:
-    from sft.data.encoding import Encoded
 
 PLAN = "plan.json"
 # Labelled tokens of a shard: what a kill costs at most, and about 64 MB while it is written.
 SHARD_TOKENS = 2**16
 _MAGIC = b"SDLABEL2"
 _HEAD = struct.Struct("<8sIIII")  # magic, rows, their crc32, bytes of the codebook, their crc32
+# Of the table and the index: where a record's block lies, and what it must be.
+_ROW = np.dtype(
+    [("key", "<u8"), ("hash", "V16"), ("offset", "<u8"), ("length", "<u4"), ("tokens", "<u4"),
+     ("crc", "<u4"), ("shard", "<u4")]
+)  # fmt: skip
 _NEEDED = {"temperatures", "vocabulary", "records", "shards", "index"}
 _BOOKS = 16  # codebooks of shards that stay in memory
 
@@ -53,10 +58,7 @@ def content_of(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def begin(folder: Path, plan: dict[str, Any]) -> bool:
-    """Begins a label set, or goes on with one of the same plan.
-
-    Returns:
-        Whether it is finished already.
+    """Begins a label set, or goes on with one of the same plan; says whether it is finished.
 
     Raises:
         UserError: The folder holds a label set of another plan.
@@ -75,30 +77,24 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard lies."""
+    """Returns where a shard lies."""
     return folder / f"labels-{number:05d}.bin"
 
 
 def write_shard(
     folder: Path,
     number: int,
-    records: Sequence[tuple[str, str, SoftLabels]],
+    records: Sequence[tuple[str, str, TeacherTopK]],
     temperatures: Sequence[float],
 ) -> None:
-    """Writes a shard beside its place and moves it there when it is whole.
+    """Writes a shard of a label set under another name, and renames it when it is whole.
 
-    Args:
-        folder: The label set.
-        number: The shard's.
-        records: Id, `tokens_hash` and labels of each.
-        temperatures: Those of the labels' `lse`.
+    The records are id, `tokens_hash` and labels; the temperatures those of the labels' `lse`.
     """
-    import numpy as np
-
     book, kinds = Codebook.fit(np.concatenate([labels.top_ids for _, _, labels in records]))
     packed = book.pack()
     rows, blocks, first = [], [], 0
-    offset = _HEAD.size + len(records) * _row_type().itemsize + len(packed)
+    offset = _HEAD.size + len(records) * _ROW.itemsize + len(packed)
     for id, tokens, labels in records:
         last = first + len(labels)
         block = encode(labels, temperatures, book, kinds[first:last])
@@ -107,7 +103,7 @@ def write_shard(
         rows.append((_key(id), hashed, offset, len(block), len(labels), crc, number))
         blocks.append(block)
         first, offset = last, offset + len(block)
-    table = np.array(rows, _row_type()).tobytes()
+    table = np.array(rows, _ROW).tobytes()
     head = _HEAD.pack(_MAGIC, len(rows), zlib.crc32(table), len(packed), zlib.crc32(packed))
     path = shard_path(folder, number)
     # The name that 0.1.0 gave it too: what a kill left of a shard is written over.
@@ -121,8 +117,6 @@ def finish(folder: Path, shards: int) -> None:
     Raises:
         UserError: A shard is missing or damaged, or two records have one id.
     """
-    import numpy as np
-
     rows = np.concatenate([_open_shard(shard_path(folder, i))[0] for i in range(shards)])
     rows = rows[np.argsort(rows["key"], kind="stable")]
     if len(np.unique(rows["key"])) < len(rows):
@@ -152,8 +146,6 @@ class LabelStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        import numpy as np
-
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or not manifest.keys() >= _NEEDED:
@@ -170,7 +162,7 @@ class LabelStore:
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{folder}: the index is damaged ({error})") from error
         same = len(self._keys) == len(self._rows) == manifest["records"]
-        if not same or self._rows.dtype != _row_type():
+        if not same or self._rows.dtype != _ROW:
             raise UserError(f"{folder}: the index is of another label set")
         self._book = lru_cache(maxsize=_BOOKS)(self._read_book)
 
@@ -181,12 +173,8 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def get(self, id: str, tokens: str) -> SoftLabels:
-        """The soft labels of one record.
-
-        Args:
-            id: The record's.
-            tokens: `tokens_hash` of the example they are wanted for.
+    def get(self, id: str, tokens: str) -> TeacherTopK:
+        """Reads the soft labels of one record, for an example with this `tokens_hash`.
 
         Raises:
             UserError: There are none, they are of other tokens, or the file is damaged.
@@ -206,51 +194,27 @@ class LabelStore:
             raise UserError(f"{path}: record {id!r} has {len(labels)} labels, not {row['tokens']}")
         return labels
 
-    def check(
-        self, pairs: Iterable[tuple[str, str]], vocabulary: int | None = None, verify: bool = True
-    ) -> None:
+    def check(self, pairs: Iterable[tuple[str, str]], vocabulary: int | None = None) -> None:
         """Refuses a label set that does not belong to the data, before training.
+
+        Every byte is held against its checksum (about a gigabyte a second).
 
         Args:
             pairs: Id and `tokens_hash` of each record to be trained on.
             vocabulary: How many logits the student shares with the teacher.
-            verify: Whether every byte is read and held against its checksum (about a gigabyte a
-                second).
 
         Raises:
             UserError: Another vocabulary, a record without labels or with other tokens, or a
                 damaged file.
         """
-        known = self.manifest["vocabulary"]
-        if vocabulary is not None and vocabulary != known:
+        stored = self.manifest["vocabulary"]
+        if vocabulary is not None and vocabulary != stored:
             raise UserError(
-                f"{self.folder}: labels over a vocabulary of {known}, but the student's has "
+                f"{self.folder}: labels over a vocabulary of {stored}, but the student's has "
                 f"{vocabulary}"
             )
         for id, tokens in pairs:
             self._find(id, tokens)
-        if verify:
-            self._verify()
-
-    def _find(self, id: str, tokens: str) -> Any:
-        import numpy as np
-
-        key, wanted = np.uint64(_key(id)), bytes.fromhex(tokens)[:16]
-        low = int(np.searchsorted(self._keys, key))
-        found = False
-        while low < len(self._keys) and self._keys[low] == key:
-            row, found = self._rows[low], True
-            if row["hash"].tobytes() == wanted:
-                return row
-            low += 1
-        if found:
-            raise UserError(
-                f"{self.folder}: the labels of record {id!r} are of other tokens; another "
-                "tokenizer, chat template or prompt? Make the labels again"
-            )
-        raise UserError(f"{self.folder}: no labels of record {id!r}; is it another data set's?")
-
-    def _verify(self) -> None:
         if zlib.crc32(self._rows.tobytes()) != self.manifest["index"]:
             raise UserError(f"{self.folder}: the index is damaged; make the labels again")
         for number in range(len(self.manifest["shards"])):
@@ -261,6 +225,19 @@ class LabelStore:
                     file.seek(int(row["offset"]))
                     if zlib.crc32(file.read(int(row["length"]))) != row["crc"]:
                         raise UserError(f"{path}: damaged (checksum); make the labels again")
+
+    def _find(self, id: str, tokens: str) -> Any:
+        key, wanted = np.uint64(_key(id)), bytes.fromhex(tokens)[:16]
+        index = int(np.searchsorted(self._keys, key))
+        if index < len(self._keys) and self._keys[index] == key:
+            row = self._rows[index]
+            if row["hash"].tobytes() == wanted:
+                return row
+            raise UserError(
+                f"{self.folder}: the labels of record {id!r} are of other tokens; another "
+                "tokenizer, chat template or prompt? Make the labels again"
+            )
+        raise UserError(f"{self.folder}: no labels of record {id!r}; is it another data set's?")
 
     def _read_book(self, shard: int) -> Codebook:
         return Codebook.unpack(_open_shard(shard_path(self.folder, shard))[1])
@@ -273,33 +250,22 @@ def _key(id: str) -> int:
     )
 
 
-def _row_type() -> Any:
-    import numpy as np
-
-    return np.dtype(
-        [("key", "<u8"), ("hash", "V16"), ("offset", "<u8"), ("length", "<u4"), ("tokens", "<u4"),
-         ("crc", "<u4"), ("shard", "<u4")]
-    )  # fmt: skip
-
-
 def _open_shard(path: Path) -> tuple[Any, bytes]:
-    """The table of rows of a shard and its packed codebook.
+    """Reads the table of rows of a shard and its packed codebook.
 
     Raises:
         UserError: It is missing, cut, of another version or damaged.
     """
-    import numpy as np
-
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD.size)
             magic, number, rows_crc, size, book_crc = _HEAD.unpack(head)
             if magic != _MAGIC:
                 raise UserError(f"{path}: not a shard of soft labels, or of another version")
-            table = file.read(number * _row_type().itemsize)
+            table = file.read(number * _ROW.itemsize)
             packed = file.read(size)
     except (OSError, struct.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the labels again") from error
     if zlib.crc32(table) != rows_crc or zlib.crc32(packed) != book_crc:
         raise UserError(f"{path}: damaged (checksum); make the labels again")
-    return np.frombuffer(table, _row_type()), packed
+    return np.frombuffer(table, _ROW), packed

@@ -6,20 +6,19 @@ positions before its tokens. Logits are computed at those positions alone, a chu
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sft.data.encoding import IGNORED
-from sft.labels.codec import SoftLabels
-from sft.labels.labeler import Wanted, labelled_tokens, refuse_broken, refuse_unfit
-from sft.losses.cross_entropy import has_plain_head
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sft.data.encoding import IGNORED, Encoded
+from sft.labels.codec import TeacherTopK
+from sft.labels.labeler import Wanted, check_finite, check_wanted, labelled_tokens
+from sft.losses.cross_entropy import has_plain_head, states_and_head
 from synth.core.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
-    from sft.data.encoding import Encoded
 
 # Logits of one chunk in float32.
 _CHUNK_BYTES = 64 * 2**20
@@ -45,36 +44,25 @@ class Reader:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.plain_head = has_plain_head(model)
         rows = int(model.get_output_embeddings().weight.shape[0])
-        self.vocabulary = wanted.vocabulary or rows
-        if self.vocabulary > rows:
-            raise UserError(
-                f"label: a vocabulary of {self.vocabulary}, but the teacher has {rows} logits"
-            )
-        refuse_unfit(wanted, self.vocabulary)
+        self.vocabulary = check_wanted(wanted, rows)
 
     def close(self) -> None:
         """Gives the teacher's memory back."""
-        import gc
-
-        import torch
-
         self.model = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def states(self, examples: Sequence[Encoded]) -> torch.Tensor:
-        """What the logits of all labelled tokens are made from, example after example.
+        """Computes what the logits of all labelled tokens are made from, example after example.
 
         Last hidden states where the head is a plain layer over them, else the logits themselves.
         """
-        import torch
-
         device = self.model.device
         width = max(len(e.input_ids) for e in examples)
         ids = torch.zeros((len(examples), width), dtype=torch.long)
         mask = torch.zeros_like(ids)
-        where = torch.zeros((len(examples), width), dtype=torch.bool)
+        where = torch.zeros_like(ids, dtype=torch.bool)
         for row, example in enumerate(examples):
             n = len(example.input_ids)
             ids[row, :n] = torch.tensor(example.input_ids)
@@ -82,24 +70,18 @@ class Reader:
             # The token at t + 1 is what position t predicts.
             where[row, : n - 1] = torch.tensor(example.labels[1:]) != IGNORED
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        if self.plain_head:
-            out = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        else:
-            out = self.model(**inputs, use_cache=False).logits
-        kept: torch.Tensor = out[where.to(device)]
+        states, _ = states_and_head(self.model, inputs, self.plain_head)
+        kept: torch.Tensor = states[where.to(device)]
         return kept
 
     def read(
         self, examples: Sequence[Encoded], ids: Sequence[str] | None = None
-    ) -> list[SoftLabels]:
-        """The soft labels of a batch; `ids` are for messages alone.
+    ) -> list[TeacherTopK]:
+        """Reads the soft labels of a batch; `ids` are for messages alone.
 
         Raises:
             UserError: A logit is not a number, or memory does not suffice.
         """
-        import numpy as np
-        import torch
-
         rows = max(1, self.chunk_bytes // (4 * self.vocabulary))
         try:
             with torch.inference_mode():
@@ -117,14 +99,12 @@ class Reader:
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         ends = np.cumsum([labelled_tokens(example) for example in examples])[:-1]
         split = zip(*(np.split(column, ends) for column in columns), strict=True)
-        made = [SoftLabels(*column) for column in split]
-        refuse_broken(made, ids)
-        return made
+        labels = [TeacherTopK(*parts_of_one) for parts_of_one in split]
+        check_finite(labels, ids)
+        return labels
 
     def _kept(self, states: torch.Tensor) -> tuple[NDArray[Any], ...]:
         """Top-k ids, their logits, and logsumexp at each temperature, of some positions."""
-        import torch
-
         head = self.model.get_output_embeddings()
         logits = (head(states) if self.plain_head else states)[:, : self.vocabulary]
         # On a CPU a few rows at a time stay in its cache through all that is done with them.
@@ -133,11 +113,8 @@ class Reader:
         for part in logits.split(max(1, rows)):
             part = part.float()
             top, ids = _topk(part, self.wanted.k)
-            for column, value in zip(
-                columns,
-                (ids.int(), top, _lse(part, top[:, :1], self.wanted.temperatures)),
-                strict=True,
-            ):
+            lse = _lse(part, top[:, :1], self.wanted.temperatures)
+            for column, value in zip(columns, (ids.int(), top, lse), strict=True):
                 column.append(value)
         return tuple(torch.cat(column).cpu().numpy() for column in columns)
 
@@ -154,8 +131,8 @@ def _topk(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = logits.view(rows, -1, _BLOCK)
     best = blocks.amax(-1).topk(k).indices
     inside = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    top, place = inside.topk(k)
-    return top, best.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+    top, index = inside.topk(k)
+    return top, best.gather(1, index // _BLOCK) * _BLOCK + index % _BLOCK
 
 
 def _lse(logits: torch.Tensor, top: torch.Tensor, temperatures: Sequence[float]) -> torch.Tensor:
@@ -163,12 +140,10 @@ def _lse(logits: torch.Tensor, top: torch.Tensor, temperatures: Sequence[float])
 
     From a temperature to half of it, exponentials are squared in place of being made anew.
     """
-    import torch
-
-    found: dict[float, torch.Tensor] = {}
+    lse: dict[float, torch.Tensor] = {}
     before, powers = 0.0, logits
     for t in sorted(set(temperatures), reverse=True):
         powers = powers.square_() if before == 2 * t else ((logits - top) / t).exp_()
-        found[t] = top[:, 0] / t + powers.sum(1).log()
+        lse[t] = top[:, 0] / t + powers.sum(1).log()
         before = t
-    return torch.stack([found[t] for t in temperatures], 1)
+    return torch.stack([lse[t] for t in temperatures], 1)

@@ -12,15 +12,15 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
-from sft.data.encoding import IGNORED
-from sft.labels.codec import SoftLabels
-from sft.labels.labeler import Wanted, refuse_broken, refuse_unfit
+import numpy as np
+
+from sft.data.encoding import IGNORED, Encoded
+from sft.labels.codec import TeacherTopK
+from sft.labels.labeler import Wanted, check_finite, check_wanted
 from synth.core.errors import MissingPackage, UserError, nearest
-
-if TYPE_CHECKING:
-    from sft.data.encoding import Encoded
 
 # What is ours to set: prompts are token ids, each is read once and answered by one token that is
 # thrown away, and nothing is asked for by name.
@@ -54,13 +54,7 @@ class Reader:
         model = llm.llm_engine.model_config
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.longest = model.max_model_len - 1  # a token is answered
-        rows = model.get_vocab_size()
-        self.vocabulary = wanted.vocabulary or rows
-        if self.vocabulary > rows:
-            raise UserError(
-                f"label: a vocabulary of {self.vocabulary}, but the teacher has {rows} logits"
-            )
-        refuse_unfit(wanted, self.vocabulary)
+        self.vocabulary = check_wanted(wanted, model.get_vocab_size())
         if set(wanted.temperatures) != {1.0}:
             raise UserError("label: vLLM gives log-probabilities at temperature 1 alone")
 
@@ -74,8 +68,8 @@ class Reader:
 
     def read(
         self, examples: Sequence[Encoded], ids: Sequence[str] | None = None
-    ) -> list[SoftLabels]:
-        """The soft labels of a batch; `ids` are for messages alone.
+    ) -> list[TeacherTopK]:
+        """Reads the soft labels of a batch; `ids` are for messages alone.
 
         Raises:
             UserError: An example does not fit vLLM's window, a log-probability is not a number, or
@@ -90,7 +84,7 @@ class Reader:
                     f"answers one; a trace has {len(example.input_ids)}. Raise it, or set "
                     "label.engine: transformers"
                 )
-        asked = SamplingParams(
+        sampling = SamplingParams(
             max_tokens=1,
             temperature=0,
             prompt_logprobs=self.wanted.k,
@@ -98,15 +92,13 @@ class Reader:
             detokenize=False,
         )
         prompts = [{"prompt_token_ids": list(example.input_ids)} for example in examples]
-        answers = self.llm.generate(prompts, asked, use_tqdm=False)
-        made = [self._kept(*both) for both in zip(examples, answers, strict=True)]
-        refuse_broken(made, ids)
-        return made
+        answers = self.llm.generate(prompts, sampling, use_tqdm=False)
+        labels = [self._kept(*both) for both in zip(examples, answers, strict=True)]
+        check_finite(labels, ids)
+        return labels
 
-    def _kept(self, example: Encoded, answer: Any) -> SoftLabels:
+    def _kept(self, example: Encoded, answer: Any) -> TeacherTopK:
         """Labels of one example; entry t of the answer scores token t, the first scores none."""
-        import numpy as np
-
         flat, n = answer.prompt_logprobs, len(example.input_ids) - 1
         # Of each position first the token that stands there, then the likeliest ones.
         where = np.asarray(example.labels[1:]) != IGNORED
@@ -117,11 +109,11 @@ class Reader:
                 "label: the teacher finds ids likely that are beyond the tokens it shares with the "
                 "student; label.engine: transformers leaves them out of its softmax"
             )
-        return SoftLabels(top_ids, top, np.zeros((len(top), 1), np.float32))
+        return TeacherTopK(top_ids, top, np.zeros((len(top), 1), np.float32))
 
 
 def load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -> Reader:
-    """A teacher in vLLM's engine, inside this process.
+    """Loads a teacher into vLLM's engine, inside this process.
 
     Args:
         model: A hub id or a folder with safetensors.
@@ -142,17 +134,17 @@ def load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -
 
 @contextmanager
 def _quiet_in_this_process() -> Iterator[None]:
-    """What vLLM reads while it starts, taken back after.
+    """Sets what vLLM reads while it starts, and takes it back after.
 
     A teacher that vLLM serves later in this process is to have processes of its own again.
     """
     # No processes that a kill of this one would leave behind, and no lines amid ours.
-    wanted = {
+    settings = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ |= added
     try:
         yield
@@ -165,8 +157,6 @@ def _quiet_in_this_process() -> Iterator[None]:
 
 
 def _load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) -> Reader:
-    from dataclasses import fields
-
     from vllm import LLM
     from vllm.engine.arg_utils import EngineArgs
 
@@ -186,6 +176,6 @@ def _load(model: str, wanted: Wanted, longest: int, options: Mapping[str, Any]) 
             warnings.simplefilter("ignore")
             llm = LLM(model=model, **arguments)
     except (ValueError, RuntimeError, OSError, TypeError) as error:
-        said = " ".join(str(error).split())[:500]
-        raise UserError(f"label: vLLM cannot load {model}: {said}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise UserError(f"label: vLLM cannot load {model}: {reason}") from error
     return Reader(llm, wanted)

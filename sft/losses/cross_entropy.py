@@ -7,22 +7,20 @@ and computes entropies besides, so there this takes its place. The loss is the s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # Logits of one chunk, so that long traces do not need gigabytes at once.
-_CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 256 * 2**20
 
 
 def summed_loss(
-    hidden: torch.Tensor,
-    labels: torch.Tensor,
-    head: Any,
-    chunk_bytes: int = _CHUNK_BYTES,
+    hidden: torch.Tensor, labels: torch.Tensor, head: Any, chunk_bytes: int = CHUNK_BYTES
 ) -> torch.Tensor:
-    """Sum of the negative log-likelihoods of all labelled tokens.
+    """Sums the negative log-likelihoods of all labelled tokens, a scalar in float32.
 
     Args:
         hidden: Last hidden states, (batch, length, width).
@@ -30,38 +28,29 @@ def summed_loss(
             predicts position t + 1 of these.
         head: The output layer, from hidden states to logits.
         chunk_bytes: About how much memory the logits may take at a time.
-
-    Returns:
-        A scalar in float32; 0 where nothing is labelled.
     """
-    import torch
-    from torch.nn import functional
-    from torch.utils.checkpoint import checkpoint
-
     targets = labels[:, 1:]
     where = targets != -100
     kept, wanted = hidden[:, :-1][where], targets[where]
 
-    def one(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def chunk_loss(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(head(states).float(), tokens, reduction="sum")
 
     rows = max(1, chunk_bytes // (4 * head.weight.shape[0]))
     if len(kept) <= rows:
-        return one(kept, wanted)
+        return chunk_loss(kept, wanted)
     # Logits of a chunk are computed again on the way back instead of being kept for all chunks.
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for states, tokens in zip(kept.split(rows), wanted.split(rows), strict=True):
-        total = total + checkpoint(one, states, tokens, use_reentrant=False)
+        total = total + checkpoint(chunk_loss, states, tokens, use_reentrant=False)
     return total
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether a model's logits are its output layer applied to its last hidden states, no more.
+    """Tries whether a model's logits are its output layer applied to its last hidden states.
 
-    Some families scale or cap their logits; this finds out by trying a few tokens.
+    Some families scale or cap their logits.
     """
-    import torch
-
     training = model.training
     model.eval()
     hook = None
@@ -73,10 +62,10 @@ def has_plain_head(model: Any) -> bool:
             tokens = torch.arange(1, 9, device=model.device).unsqueeze(0)
             hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
             logits = model(input_ids=tokens, use_cache=False).logits
-            mine = head(hidden)
-            near = 1e-3 * mine.abs().max().item()
-            return mine.shape == logits.shape and bool(
-                torch.allclose(mine.float(), logits.float(), rtol=1e-3, atol=near)
+            plain = head(hidden)
+            atol = 1e-3 * plain.abs().max().item()
+            return plain.shape == logits.shape and bool(
+                torch.allclose(plain.float(), logits.float(), rtol=1e-3, atol=atol)
             )
     except (AttributeError, TypeError, RuntimeError):
         return False  # a model of another build; the trainer's own loss knows how
@@ -84,3 +73,18 @@ def has_plain_head(model: Any) -> bool:
         if hook is not None:
             hook.remove()
         model.train(training)
+
+
+def states_and_head(model: Any, inputs: dict[str, Any], plain_head: bool) -> tuple[Any, Any]:
+    """Runs a model: its last hidden states and what makes logits of them.
+
+    Without a plain head: the logits themselves, and a head that gives them back.
+    """
+    if plain_head:
+        states = model.base_model(**inputs, use_cache=False).last_hidden_state
+        return states, model.get_output_embeddings()
+    # A student's forward is its own where it is not handed `extra`.
+    logits = model(**inputs, use_cache=False).logits
+    head = torch.nn.Identity()
+    head.weight = model.get_output_embeddings().weight
+    return logits, head

@@ -14,16 +14,18 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from itertools import accumulate
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sft.data.chat_template import apply, choose
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from sft.data.chat_template import select_template, set_chat_template
 from sft.data.encoding import IGNORED, encode, plain_ids
 from synth.core.errors import UserError
 from synth.core.reasoning import OPEN
 from synth.core.record import Message
-
-if TYPE_CHECKING:
-    import torch
 
 Read = Callable[[Any, Any], tuple[Any, Any]]
 # A template may write this itself, in the prompt (R1-Distill's does).
@@ -32,13 +34,9 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Aligned(NamedTuple):
-    """The head of an answer, up to the last place that both tokenizers cut and read alike.
+    """The head of an answer, up to the last byte at which both tokenizers cut and read alike.
 
-    Attributes:
-        student: The student's tokens.
-        teacher: The teacher's.
-        student_ends: The byte after each of the student's tokens.
-        teacher_ends: The byte after each of the teacher's.
+    It has the tokens of both, and the byte after each of them.
     """
 
     student: list[int]
@@ -63,7 +61,7 @@ class CrossTokenizer:
     def __init__(self, student: Any, teacher: Any) -> None:
         if "generation" not in (teacher.chat_template or ""):
             try:
-                apply(teacher, choose(teacher))
+                set_chat_template(teacher, select_template(teacher))
             except UserError as error:
                 reason = str(error).removeprefix("student.chat_template: ")
                 raise UserError(f"train.teachers: the teacher's chat template: {reason}") from error
@@ -76,40 +74,39 @@ class CrossTokenizer:
 
     def teacher_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The teacher's tokens up to where the student starts to write, in the teacher's format."""
-        mine = (before_answer(self.student, messages, text) for text in ("", OPENING))
-        without, opened = map(len, mine)
+        prompts = (before_answer(self.student, messages, text) for text in ("", OPENING))
+        without, opened = map(len, prompts)
         prompt = before_answer(self.teacher, messages)
         return prompt + plain_ids(self.teacher, OPENING) if opened > without else prompt
 
     def align(self, answer: Sequence[int], ends: Collection[int]) -> Aligned:
-        """An answer in both tokenizers' tokens.
+        """Aligns an answer, given in the student's tokens, with the teacher's.
 
-        Args:
-            answer: The student's tokens.
-            ends: Tokens that end an answer. One that stands last goes with the teacher's own where
-                the text before it is read alike.
+        Of `ends`, the tokens that end an answer, one that stands last goes with the teacher's own
+        where the text before it is read alike.
         """
         ended = bool(answer) and answer[-1] in ends
-        mine = list(answer[:-1] if ended else answer)
-        spelled = [self.student_bytes(token) for token in mine]
-        raw = b"".join(spelled)
-        theirs = plain_ids(self.teacher, raw.decode("utf-8", "replace"))
-        read = [self.teacher_bytes(token) for token in theirs]
-        if read and read[0].startswith(b" ") and not raw.startswith(b" "):
-            read[0] = read[0][1:]  # the space that SentencePiece puts at the head of a text
-        mine_end, theirs_end = list(accumulate(map(len, spelled))), list(accumulate(map(len, read)))
-        text = b"".join(read)
+        student = list(answer[:-1] if ended else answer)
+        student_bytes = [self.student_bytes(token) for token in student]
+        raw = b"".join(student_bytes)
+        teacher = plain_ids(self.teacher, raw.decode("utf-8", "replace"))
+        teacher_bytes = [self.teacher_bytes(token) for token in teacher]
+        if teacher_bytes and teacher_bytes[0].startswith(b" ") and not raw.startswith(b" "):
+            # The space that SentencePiece puts at the head of a text.
+            teacher_bytes[0] = teacher_bytes[0][1:]
+        student_ends = list(accumulate(map(len, student_bytes)))
+        teacher_ends = list(accumulate(map(len, teacher_bytes)))
+        text = b"".join(teacher_bytes)
         unlike = (i for i, (a, b) in enumerate(zip(raw, text, strict=False)) if a != b)
         alike = next(unlike, min(len(raw), len(text)))
-        last = max((e for e in {*mine_end} & {*theirs_end} if e <= alike), default=0)
-        n, m = (bisect_right(found, last) if last else 0 for found in (mine_end, theirs_end))
-        found = Aligned(mine[:n], theirs[:m], mine_end[:n], theirs_end[:m])
+        last = max((e for e in {*student_ends} & {*teacher_ends} if e <= alike), default=0)
+        n, m = (bisect_right(e, last) if last else 0 for e in (student_ends, teacher_ends))
+        pair = Aligned(student[:n], teacher[:m], student_ends[:n], teacher_ends[:m])
         if ended and last == len(raw) == len(text):
-            found.student.append(answer[-1])
-            found.teacher.append(self.teacher.eos_token_id)
-            found.student_ends.append(last)
-            found.teacher_ends.append(last)
-        return found
+            end = (answer[-1], self.teacher.eos_token_id, last, last)
+            for column, value in zip(pair, end, strict=True):
+                column.append(value)
+        return pair
 
     def loss(
         self,
@@ -121,7 +118,7 @@ class CrossTokenizer:
         ends: Collection[int],
         read: Read,
     ) -> torch.Tensor:
-        """The loss of a batch, summed over its answers.
+        """Sums the loss of a batch over its answers.
 
         Of an answer it is the mean, over stretches of text that both tokenizers cut out, of the
         summed differences between the two sorted rows of probabilities. A stretch of several
@@ -136,10 +133,6 @@ class CrossTokenizer:
             ends: Tokens that end an answer.
             read: From ids and mask to the teacher's last hidden states and what makes logits.
         """
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-        from torch.utils.checkpoint import checkpoint
-
         answers = [row[row != IGNORED].tolist() for row in labels]
         pairs = [self.align(answer, ends) for answer in answers]
         rows = [
@@ -148,12 +141,13 @@ class CrossTokenizer:
         ]
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         with torch.no_grad():
-            seen, teacher_head = read(pad_sequence(rows, batch_first=True), mask)
+            teacher_states, teacher_head = read(pad_sequence(rows, batch_first=True), mask)
 
-        def one(mine: Any, theirs: Any, pair: Aligned) -> Any:
-            student = head(mine)[:, : self.student_rows].float()
+        def answer_loss(student_part: Any, teacher_part: Any, pair: Aligned) -> Any:
+            student = head(student_part)[:, : self.student_rows].float()
             with torch.no_grad():
-                teacher = teacher_head(theirs)[:, : self.teacher_rows].float().to(student.device)
+                teacher = teacher_head(teacher_part)[:, : self.teacher_rows].float()
+                teacher = teacher.to(student.device)
             return self.uld(student, teacher, pair)
 
         total = states.sum() * 0.0  # a gradient also where nothing is aligned
@@ -161,49 +155,43 @@ class CrossTokenizer:
             if not pair.student:
                 continue
             start = int((labels[row] != IGNORED).int().argmax()) - 1
-            mine = states[row, start : start + len(pair.student)]
+            student_part = states[row, start : start + len(pair.student)]
             first = len(prompts[row]) - 1
-            theirs = seen[row, first : first + len(pair.teacher)]
+            teacher_part = teacher_states[row, first : first + len(pair.teacher)]
             # The logits of one answer at a time; they are computed again on the way back.
-            total = total + checkpoint(one, mine, theirs, pair, use_reentrant=False)
+            total = total + checkpoint(
+                answer_loss, student_part, teacher_part, pair, use_reentrant=False
+            )
         return total
 
     def uld(self, student: torch.Tensor, teacher: torch.Tensor, pair: Aligned) -> torch.Tensor:
-        """The loss of one answer by TRL.
+        """Computes the loss of one answer by TRL, from the logits that predict its tokens.
 
-        Args:
-            student: Logits that predict the student's tokens, (tokens, vocabulary).
-            teacher: The same of the teacher, of its tokens and vocabulary.
-            pair: The tokens.
+        Both are (tokens, vocabulary), each in its own tokens and vocabulary.
         """
-        import torch
 
         def row(values: Sequence[int], head: int) -> Any:
             return torch.tensor([[head, *values]], device=student.device)
 
-        mine, theirs = row(pair.student, 0), row(pair.teacher, 0)
-        found: torch.Tensor = self.criterion(
+        loss: torch.Tensor = self.criterion(
             student_logits=student[None],
             teacher_logits=teacher[None],
-            # TRL's first token of an answer is predicted from the place before.
+            # TRL's first token of an answer is predicted from the position before.
             student_labels=row(pair.student, IGNORED),
             teacher_labels=row(pair.teacher, IGNORED),
-            student_input_ids=mine,
-            teacher_input_ids=theirs,
+            student_input_ids=row(pair.student, 0),
+            teacher_input_ids=row(pair.teacher, 0),
             # It reads where tokens end, and nothing else of them.
             student_byte_offsets=row(pair.student_ends, 0)[..., None].expand(-1, -1, 2),
             teacher_byte_offsets=row(pair.teacher_ends, 0)[..., None].expand(-1, -1, 2),
         )
-        return found
+        return loss
 
 
 def before_answer(tokenizer: Any, messages: Sequence[Message], answer: str = "") -> list[int]:
-    """Tokens of a prompt up to where the assistant's text carries loss.
+    """Encodes a prompt up to where the assistant's text carries loss.
 
-    Args:
-        tokenizer: With the template that `sft.data.chat_template.apply` set.
-        messages: The prompt.
-        answer: What the assistant starts with; a template may count `<think>` to the prompt.
+    `answer` is what the assistant starts with; a template may count `<think>` to the prompt.
     """
     whole = [*messages, Message(role="assistant", content=answer)]
     encoded = encode(tokenizer, whole, prompt_turns=len(messages))
@@ -212,18 +200,14 @@ def before_answer(tokenizer: Any, messages: Sequence[Message], answer: str = "")
 
 
 def token_bytes(tokenizer: Any, whose: str) -> Callable[[int], bytes]:
-    """From a token to the bytes that it stands for, part of a character or not.
+    """Makes a function from a token to the bytes that it stands for, part of a character or not.
 
     Raises:
         UserError: The tokenizer is neither byte-level BPE nor SentencePiece.
     """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = repr(getattr(backend, "decoder", None))
-    added: dict[int, bytes] = {
-        id: token.content.encode() for id, token in tokenizer.added_tokens_decoder.items()
-    }
+    added = tokenizer.added_tokens_decoder
     table = {character: byte for byte, character in bytes_to_unicode().items()}
     byte_level = "ByteLevel" in decoder
     if not byte_level and "▁" not in decoder:
@@ -236,12 +220,12 @@ def token_bytes(tokenizer: Any, whose: str) -> Callable[[int], bytes]:
     @cache
     def spell(token: int) -> bytes:
         if token in added:
-            return added[token]
+            return str(added[token].content).encode()
         piece: str = tokenizer.convert_ids_to_tokens(token)
         if byte_level:
             return bytes(table[character] for character in piece)
-        if found := _BYTE.fullmatch(piece):
-            return bytes([int(found[1], 16)])
+        if byte := _BYTE.fullmatch(piece):
+            return bytes([int(byte[1], 16)])
         return piece.replace("▁", " ").encode()
 
     return spell

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
+
+import torch
 
 from synth.core.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    import torch
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "skewed_reverse_kl", "tvd"]
 Tail = Literal["bucket", "renormalise", "both"]
@@ -100,36 +99,27 @@ class TopK:
 def top_k(
     ids: torch.Tensor, logits: torch.Tensor, logsumexp: torch.Tensor, temperature: float
 ) -> TopK:
-    """The teacher of stored labels.
+    """Makes the teacher of stored labels: raw logits (..., k) and the logsumexp of all logits / T.
 
-    Args:
-        ids: (..., k); -1 where not filled.
-        logits: (..., k), raw, not divided by T.
-        logsumexp: (...), of all logits / T. It cannot be had from labels stored for another T.
-        temperature: T.
-
-    Returns:
-        The rest as 1 minus the sum, at least the epsilon of the type of `logsumexp` (2^-23 for
-        float32), for less cannot be told from nothing.
+    The rest is 1 minus the sum, at least the epsilon of the type of `logsumexp` (2^-23 for
+    float32), for less cannot be told from nothing.
     """
-    import torch
-
     wide = _k_wide(logits)
     log_probs = wide / temperature - logsumexp.to(wide.dtype).unsqueeze(-1)
     log_probs = torch.where(ids >= 0, log_probs, -torch.inf)
-    most = 1 - torch.finfo(logsumexp.dtype).eps
-    return TopK(ids, log_probs, (-log_probs.exp().sum(-1).clamp(max=most)).log1p())
+    largest_sum = 1 - torch.finfo(logsumexp.dtype).eps
+    return TopK(ids, log_probs, (-log_probs.exp().sum(-1).clamp(max=largest_sum)).log1p())
 
 
 def dense(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The teacher of logits over the whole vocabulary: log-probabilities at T, float32 at least."""
+    """Makes the teacher of all logits: log-probabilities at T, in float32 or wider."""
     return at_least_float32(logits).div(temperature).log_softmax(-1)
 
 
 def divergence(
     teacher: torch.Tensor | TopK, student: torch.Tensor, how: Divergence
 ) -> torch.Tensor:
-    """The divergence of each token's distributions.
+    """Computes the divergence of each token's distributions.
 
     Args:
         teacher: Log-probabilities at the temperature of the loss: (..., vocabulary), or a TopK.
@@ -137,11 +127,9 @@ def divergence(
         how: Which divergence.
 
     Returns:
-        (...), in nats (`tvd`: 0 to 1) and times T^2 but for `tvd`; float32 or wider. Infinite
-        where it is so: a -inf on one side alone may make it so, one on both sides is left out.
+        (...), in nats (`tvd`: 0 to 1) and times T^2 but for `tvd`; float32 or wider. A -inf on one
+        side alone may make it infinite, one on both sides is left out.
     """
-    import torch
-
     student = at_least_float32(student)
     if how.temperature != 1:
         student = student / how.temperature
@@ -157,6 +145,10 @@ def divergence(
     return value if how.kind == "tvd" else value * how.temperature**2
 
 
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 def _jsd(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
     middle = _mean(log_p, log_q, how.beta)
     return how.beta * _kl(log_p, middle) + (1 - how.beta) * _kl(log_q, middle)
@@ -166,18 +158,8 @@ def _skewed_kl(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> tor
     return _kl(log_p, _mean(log_p, log_q, how.skew) if how.skew > 0 else log_q)
 
 
-def _tvd(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
-    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
-
-
-def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
 def _mean(log_p: torch.Tensor, log_q: torch.Tensor, weight: float) -> torch.Tensor:
     """The logarithm of weight p + (1 - weight) q."""
-    import torch
-
     return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
 
 
@@ -191,7 +173,7 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, Divergence], torch.
     "jsd": _jsd,
     "skewed_kl": _skewed_kl,
     "skewed_reverse_kl": lambda log_p, log_q, how: _skewed_kl(log_q, log_p, how),
-    "tvd": _tvd,
+    "tvd": lambda log_p, log_q, how: (log_p.exp() - log_q.exp()).abs().sum(-1) / 2,
 }
 
 
@@ -200,13 +182,8 @@ def _outcomes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of both over the teacher's k tokens and, but for `both`, the rest.
 
-    Args:
-        teacher: Its top-k.
-        student: Logits divided by T.
-        tail: The treatment of the rest.
+    The student comes as logits divided by T.
     """
-    import torch
-
     filled = teacher.ids >= 0
     # An unfilled place points to one that is filled, if any is; there its mass is taken off once.
     spare = teacher.ids.amax(-1, keepdim=True)
@@ -231,64 +208,40 @@ def _outcomes(
 
 def _normalised(log: torch.Tensor) -> torch.Tensor:
     """log_softmax that leaves rows of nothing but -inf as they are."""
-    import torch
-
     empty = (log == -torch.inf).all(-1, keepdim=True)
     return torch.where(empty, -torch.inf, torch.where(empty, 0.0, log).log_softmax(-1))
 
 
 def mix_dense(teachers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean of the probabilities of several teachers.
+    """Takes the weighted mean of several teachers' probabilities, as logarithms, (..., vocabulary).
 
-    Args:
-        teachers: Log-probabilities of each, (..., vocabulary).
-        weights: (..., teachers) or (teachers,), summing to 1.
-
-    Returns:
-        Log-probabilities, (..., vocabulary).
+    Weights are (..., teachers) or (teachers,), summing to 1.
     """
-    import torch
-
     mixed = teachers[0] + weights[..., :1].log().to(teachers[0].dtype)
-    for number, log_probs in enumerate(teachers[1:], 1):
-        weight = weights[..., number : number + 1].log().to(log_probs.dtype)
+    for index, log_probs in enumerate(teachers[1:], 1):
+        weight = weights[..., index : index + 1].log().to(log_probs.dtype)
         mixed = torch.logaddexp(mixed, log_probs + weight)
     return mixed
 
 
 def mix_top_k(teachers: Sequence[TopK], weights: torch.Tensor) -> TopK:
-    """Weighted mean of the probabilities of several teachers over the union of their top-k.
+    """Takes the weighted mean of several teachers' probabilities over the union of their top-k.
 
     What a teacher says of a token outside its own top-k is not known; it stays in the tail. So a
     token of the union gets too little by at most the weighted tails of those that lack it, and the
-    tail too much by as much.
-
-    Args:
-        teachers: Their top-k at one temperature; k may differ.
-        weights: (..., teachers) or (teachers,), summing to 1.
-
-    Returns:
-        TopK with as many places as all teachers have together, likeliest tokens in any order.
+    tail too much by as much. k may differ; the result has as many places as all have together.
     """
-    import torch
-
     ids = torch.cat([teacher.ids for teacher in teachers], -1)
-    probs = torch.cat(
-        [
-            _k_wide(teacher.log_probs).exp() * weights[..., i : i + 1]
-            for i, teacher in enumerate(teachers)
-        ],
-        -1,
-    )
-    probs = torch.where(ids >= 0, probs, 0.0)
+    parts = [_k_wide(t.log_probs).exp() * weights[..., i : i + 1] for i, t in enumerate(teachers)]
+    probs = torch.where(ids >= 0, torch.cat(parts, -1), 0.0)
     ids, order = ids.sort(-1)
     probs = probs.gather(-1, order)
     starts = torch.ones_like(ids, dtype=torch.bool)
     starts[..., 1:] = ids[..., 1:] != ids[..., :-1]
-    place = starts.cumsum(-1) - 1
-    merged = torch.zeros_like(probs).scatter_add(-1, place, probs)
-    # All entries of a place have one id, so it does not matter which is written last.
-    union = torch.full_like(ids, -1).scatter(-1, place, ids)
+    slot = starts.cumsum(-1) - 1
+    merged = torch.zeros_like(probs).scatter_add(-1, slot, probs)
+    # All entries of a slot have one id, so it does not matter which is written last.
+    union = torch.full_like(ids, -1).scatter(-1, slot, ids)
     union = torch.where(merged > 0, union, -1)
     rests = torch.stack([_k_wide(teacher.log_rest).exp() for teacher in teachers], -1)
     rest = (rests * weights.to(rests.dtype)).sum(-1)
@@ -296,9 +249,7 @@ def mix_top_k(teachers: Sequence[TopK], weights: torch.Tensor) -> TopK:
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    """The same values in float32, or as they are where that would lose digits."""
-    import torch
-
+    """Widens values to float32; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 

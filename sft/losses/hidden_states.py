@@ -11,19 +11,21 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
+
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cosine_similarity
+from torch.utils.checkpoint import checkpoint
 
 from sft.models.layers import Pairs, attention_inputs, bare, decoder_layers, layer_pairs, watch
 from synth.config.distillation import HiddenStates
 from synth.core.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-
 NAME = "_hidden_projections"
 FILE = "hidden_projections.safetensors"
 # What was captured: of which model, which kind (state, q, k or v), which layer.
-Seen: TypeAlias = "dict[tuple[str, str, int], torch.Tensor]"
+Captured: TypeAlias = dict[tuple[str, str, int], torch.Tensor]
 # Relations of one chunk; they grow with the square of the length.
 _CHUNK_BYTES = 64 * 2**20
 
@@ -32,16 +34,10 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 def mse(student: torch.Tensor, teacher: torch.Tensor, relative: bool = False) -> torch.Tensor:
-    """Squared distance, mean over the width (TinyBERT, arXiv 1909.10351, equation 8).
+    """Squared distance of states (tokens, width), mean over the width, (tokens,) in float32.
 
-    Args:
-        student: States, projected to the teacher's width where it is another, (tokens, width).
-        teacher: States, (tokens, width).
-        relative: Divides by the mean square of the teacher's state: 0 where equal, 1 for a student
-            that says nothing.
-
-    Returns:
-        (tokens,) in float32.
+    After TinyBERT (arXiv 1909.10351, equation 8). `relative` divides by the mean square of the
+    teacher's state: 0 where equal, 1 for a student of zeros.
     """
     teacher = teacher.float()
     distance = (student.float() - teacher).square().mean(-1)
@@ -50,8 +46,6 @@ def mse(student: torch.Tensor, teacher: torch.Tensor, relative: bool = False) ->
 
 def cosine(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """1 - cosine between states, (tokens,) (DistilBERT, arXiv 1910.01108, section 2)."""
-    from torch.nn.functional import cosine_similarity
-
     return 1 - cosine_similarity(student.float(), teacher.float(), dim=-1)
 
 
@@ -73,39 +67,26 @@ def relation(
         student: Queries, keys or values of a layer, heads side by side, (batch, length, width).
         teacher: The same of the teacher, (batch, length, other width).
         heads: Relation heads; divides both widths.
-        weights: Weight of each token's row, (batch, length).
-        documents: Number of each token's document, -1 for padding, (batch, length).
+        weights: Weight of each token in the sum, (batch, length).
+        documents: See `document_numbers`.
         chunk_bytes: About how much memory the relations may take at a time.
-
-    Returns:
-        The weighted sum over tokens, a scalar in float32.
     """
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
     total = torch.zeros((), dtype=torch.float32, device=student.device)
     length = student.shape[1]
     rows = max(1, chunk_bytes // (4 * heads * length))
     order = torch.arange(length, device=student.device)
-    for mine, theirs, weight, document in zip(student, teacher, weights, documents, strict=True):
-        mine = mine.float().unflatten(-1, (heads, -1))
-        theirs = theirs.detach().float().unflatten(-1, (heads, -1))
+    for learned, target, weight, document in zip(student, teacher, weights, documents, strict=True):
+        learned = learned.float().unflatten(-1, (heads, -1))
+        target = target.detach().float().unflatten(-1, (heads, -1))
         for chunk in weight.nonzero().flatten().split(rows):
             if not len(chunk):
                 continue
             end = int(chunk[-1]) + 1
             visible = order[:end] <= chunk[:, None]
             visible &= document[:end] == document[chunk][:, None]
+            inputs = (learned[:end], target[:end], chunk, visible, weight[chunk])
             # Computed again on the way back, else the relations of all chunks would be kept.
-            total = total + checkpoint(
-                _rows_kl,
-                mine[:end],
-                theirs[:end],
-                chunk,
-                visible,
-                weight[chunk],
-                use_reentrant=False,
-            )
+            total = total + checkpoint(_rows_kl, *inputs, use_reentrant=False)
     return total
 
 
@@ -116,16 +97,14 @@ def _rows_kl(
     visible: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    import torch
-
     def log_relation(vectors: torch.Tensor) -> torch.Tensor:
         scores = torch.einsum("rhd,khd->hrk", vectors[rows], vectors)
         scores = scores / math.sqrt(vectors.shape[-1])
         return scores.masked_fill(~visible, -math.inf).log_softmax(-1)
 
-    mine, theirs = log_relation(student), log_relation(teacher)
-    gap = torch.where(visible, theirs - mine, 0.0)
-    return ((theirs.exp() * gap).sum(-1).mean(0) * weights).sum()
+    log_q, log_p = log_relation(student), log_relation(teacher)
+    gap = torch.where(visible, log_p - log_q, 0.0)
+    return ((log_p.exp() * gap).sum(-1).mean(0) * weights).sum()
 
 
 def document_numbers(
@@ -133,15 +112,10 @@ def document_numbers(
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Which document of its row each token belongs to, -1 for padding, (batch, length).
+    """Numbers the document of its row that each token belongs to, -1 for padding, (batch, length).
 
-    Args:
-        shape: (batch, length).
-        attention_mask: 0 at padding.
-        position_ids: Start again at 0 with each document of a packed row.
+    `attention_mask` is 0 at padding; `position_ids` start again at 0 with each document of a row.
     """
-    import torch
-
     if position_ids is None:
         device = None if attention_mask is None else attention_mask.device
         numbers = torch.zeros(tuple(shape), dtype=torch.long, device=device)
@@ -153,28 +127,23 @@ def document_numbers(
 def token_weights(
     labels: torch.Tensor, documents: torch.Tensor, positions: str = "labelled"
 ) -> torch.Tensor:
-    """How much each token's state counts, (batch, length); the sum is the number of labels.
+    """Weighs each token's state, (batch, length); the sum is the number of labels.
 
-    Args:
-        labels: The tokens, -100 where there is no loss, (batch, length).
-        documents: See `document_numbers`.
-        positions: `labelled`: 1 where the next token has a label, as in the cross-entropy. `all`:
-            the labels of a document, spread evenly over all its tokens.
+    With the positions `labelled` it is 1 where the next token has a label, as in the cross-entropy;
+    with `all`, the labels of a document are spread evenly over all its tokens.
     """
-    import torch
-
     weights = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
     same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
     weights[:, :-1] = ((labels[:, 1:] != -100) & same).float()
     if positions == "labelled":
         return weights
     batch, length = labels.shape
-    # Padding has a place of its own, the first of each row.
+    # Padding has a bin of its own, the first of each row.
     row = torch.arange(batch, device=labels.device)[:, None] * (length + 2)
-    place = (documents + 1 + row).flatten()
-    labelled = torch.bincount(place, weights.flatten())
-    size = torch.bincount(place)
-    spread = (labelled / size.clamp(min=1))[place].view(batch, length).float()
+    bins = (documents + 1 + row).flatten()
+    labelled = torch.bincount(bins, weights.flatten())
+    size = torch.bincount(bins)
+    spread = (labelled / size.clamp(min=1))[bins].view(batch, length).float()
     return spread.masked_fill(documents < 0, 0.0)
 
 
@@ -204,18 +173,15 @@ class HiddenStateLoss:
         depth, teacher_depth = (len(decoder_layers(model)) for model in self.models.values())
         if not (config.mse or config.cosine or config.relations):
             raise UserError("hidden_states: mse, cosine and relations are all 0: nothing to learn")
-        wants_states = config.mse or config.cosine
-        self.pairs: Pairs = (
-            layer_pairs(config.layers, depth, teacher_depth, config.embeddings)
-            if wants_states
-            else []
-        )
+        self.pairs: Pairs = []
+        if config.mse or config.cosine:
+            self.pairs = layer_pairs(config.layers, depth, teacher_depth, config.embeddings)
         self.relation_pair = config.relation_layers or (depth, teacher_depth)
         if config.relations:
             layer_pairs([self.relation_pair], depth, teacher_depth)
             self.relation_heads = self._relation_heads()
         self.projections = self._projections(seed)
-        self._seen: Seen = {}
+        self._captured: Captured = {}
 
     def register(self, student: Any) -> None:
         """Makes the projections part of the student, to be trained, moved and saved with it.
@@ -229,8 +195,6 @@ class HiddenStateLoss:
 
     def load(self, folder: Path) -> None:
         """Reads what `save_projections` wrote into the registered projections."""
-        from safetensors.torch import load_file
-
         if self.projections is not None:
             self.projections.load_state_dict(load_file(folder / FILE))
 
@@ -243,7 +207,7 @@ class HiddenStateLoss:
         Raises:
             UserError: Gradient checkpointing is reentrant.
         """
-        self._seen = {}
+        self._captured = {}
         hooks: list[Any] = []
         for index, who in enumerate(("student", "teacher")):
             layers = decoder_layers(self.models[who])
@@ -266,7 +230,7 @@ class HiddenStateLoss:
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The weighted sum of the losses over what was captured last, which is then let go.
+        """Sums the losses over what was captured last, which is then let go, a float32 scalar.
 
         States count with their mean over pairs of layers (TinyBERT adds them up), relations with
         the sum of those among queries, keys and values.
@@ -276,32 +240,34 @@ class HiddenStateLoss:
             attention_mask: 0 at padding, (batch, length).
             position_ids: Needed where rows are packed: they start again at 0 with each document.
 
-        Returns:
-            A scalar in float32, to be divided by the number of labels.
-
         Raises:
             UserError: The two models did not see the tokens of these labels.
         """
-        import torch
-
-        seen, self._seen = self._seen, {}
+        captured, self._captured = self._captured, {}
         documents = document_numbers(labels.shape, attention_mask, position_ids)
         documents = documents.to(labels.device)
         weights = token_weights(labels, documents, self.config.positions)
-        self._check(seen, labels.shape)
+        for (who, _, _), value in captured.items():
+            if value.shape[:2] != labels.shape:
+                raise UserError(
+                    f"hidden_states: the {who} saw {tuple(value.shape[:2])} tokens (batch, length) "
+                    f"and the labels have {tuple(labels.shape)}; states are compared token by "
+                    "token, so both models need one tokenizer and the same batch"
+                )
         with torch.autocast(labels.device.type, enabled=False):
-            return self._sum(seen, weights, documents)
+            return self._sum(captured, weights, documents)
 
-    def _sum(self, seen: Seen, weights: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        import torch
-
+    def _sum(
+        self, captured: Captured, weights: torch.Tensor, documents: torch.Tensor
+    ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=weights.device)
         where = weights > 0
-        for number, (mine, theirs) in enumerate(self.pairs):
-            learned = seen["student", "state", mine][where]
-            target = seen["teacher", "state", theirs].detach().to(learned.device)[where]
+        for index, (layer, teacher_layer) in enumerate(self.pairs):
+            learned = captured["student", "state", layer][where]
+            target = captured["teacher", "state", teacher_layer].detach()
+            target = target.to(learned.device)[where]
             if learned.shape[-1] != target.shape[-1]:
-                learned = learned.float() @ self.projections[number].T
+                learned = learned.float() @ self.projections[index].T
             each = torch.zeros_like(weights[where])
             if self.config.mse:
                 each = each + self.config.mse * mse(learned, target, self.config.relative)
@@ -310,8 +276,8 @@ class HiddenStateLoss:
             total = total + (each * weights[where]).sum() / len(self.pairs)
         if self.config.relations:
             for kind in "qkv":
-                learned = seen["student", kind, self.relation_pair[0]]
-                target = seen["teacher", kind, self.relation_pair[1]].to(learned.device)
+                learned = captured["student", kind, self.relation_pair[0]]
+                target = captured["teacher", kind, self.relation_pair[1]].to(learned.device)
                 total = total + self.config.relations * relation(
                     learned, target, self.relation_heads, weights, documents
                 )
@@ -320,8 +286,6 @@ class HiddenStateLoss:
     def _keep(
         self, key: tuple[str, str, int], cut: slice = slice(None)
     ) -> Callable[[torch.Tensor], None]:
-        import torch
-
         wants_gradient = key[0] == "student" and torch.is_grad_enabled()
 
         def keep(value: torch.Tensor) -> None:
@@ -330,27 +294,15 @@ class HiddenStateLoss:
                     "hidden_states: gradient checkpointing must not be reentrant, no gradient "
                     "passes there; set gradient_checkpointing_kwargs: {use_reentrant: false}"
                 )
-            self._seen[key] = value[..., cut]
+            self._captured[key] = value[..., cut]
 
         return keep
-
-    def _check(self, seen: Seen, shape: Any) -> None:
-        """Refuses states that cannot be compared token by token."""
-        for (who, _, _), value in seen.items():
-            if value.shape[:2] != shape:
-                raise UserError(
-                    f"hidden_states: the {who} saw {tuple(value.shape[:2])} tokens (batch, length) "
-                    f"and the labels have {tuple(shape)}; states are compared token by token, so "
-                    "both models need one tokenizer and the same batch"
-                )
 
     def _projections(self, seed: int) -> Any:
         """One matrix (teacher's width, student's width) a pair, or None where widths are equal.
 
         They are bare parameters, no linear layers, so that `all-linear` adapters pass them by.
         """
-        import torch
-
         narrow, wide = (m.config.get_text_config().hidden_size for m in self.models.values())
         if narrow == wide or not self.pairs:
             return None
@@ -385,6 +337,6 @@ class HiddenStateLoss:
 
 
 def strip(model: Any) -> Any:
-    """Takes the projections off a student, before it is saved; gives back the model."""
+    """Takes the projections off a student, before it is saved, and returns the model."""
     bare(model)._modules.pop(NAME, None)
     return model

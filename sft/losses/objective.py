@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sft.losses.cross_entropy import has_plain_head, summed_loss
+import torch
+
+from sft.losses.cross_entropy import has_plain_head, states_and_head, summed_loss
 from sft.losses.divergences import Divergence
 from sft.losses.hidden_states import HiddenStateLoss
 from sft.losses.soft_labels import Online, Stored, summed_soft_loss
 from sft.models.layers import bare
 from synth.config.distillation import SoftLabels
 from synth.config.train import Train
-
-if TYPE_CHECKING:
-    import torch
 
 # What is logged beside the loss, each a sum over labelled tokens.
 PARTS = ("cross_entropy", "divergence", "hidden_states")
@@ -71,77 +70,39 @@ class DistillationLoss:
     def __call__(self, student: Any, inputs: dict[str, Any], extra: LossInputs) -> dict[str, Any]:
         """Sums over the labelled tokens: `loss` with gradients, and `PARTS`, detached."""
         labels = extra.labels
-        captured = self.hidden.capture() if self.hidden else contextlib.nullcontext()
-        with captured:
-            states, head = self._last(student, inputs)
+        with self.hidden.capture() if self.hidden else contextlib.nullcontext():
+            states, head = states_and_head(student, inputs, self.plain[id(student)])
             online = self._online(inputs)
-        total, hard, soft = self._output(states, labels, head, online, extra)
-        zero = total.detach().new_zeros(())
-        hidden = zero
+        if self.soft is None or self.how is None:
+            total = hard = summed_loss(states, labels, head)
+            soft = total.new_zeros(())
+        else:
+            stored = [Stored(*columns) for columns in extra.soft]
+            total, hard, soft = summed_soft_loss(
+                states, labels, head, online or stored, self.how, self.soft.alpha, extra.weights,
+                self.vocabulary,
+            )  # fmt: skip
+        hidden = total.new_zeros(())
         if self.hidden:
             hidden = self.hidden.loss(
                 labels, inputs.get("attention_mask"), inputs.get("position_ids")
             )
             total = self.output * total + hidden
-        parts = {"cross_entropy": hard, "divergence": soft, "hidden_states": hidden}
-        return {"loss": total, **{key: value.detach() for key, value in parts.items()}}
-
-    def _output(
-        self, states: Any, labels: Any, head: Any, online: list[Online], extra: LossInputs
-    ) -> tuple[Any, Any, Any]:
-        if self.soft is None or self.how is None:
-            total = summed_loss(states, labels, head)
-            return total, total, total.new_zeros(())
-        found = summed_soft_loss(
-            states,
-            labels,
-            head,
-            online or [Stored(*columns) for columns in extra.soft],
-            self.how,
-            self.soft.alpha,
-            extra.weights,
-            self.vocabulary,
-        )
-        return found.total, found.cross_entropy, found.divergence
-
-    def _last(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Last hidden states and what makes logits of them."""
-        if self.plain[id(model)]:
-            hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-            return hidden, model.get_output_embeddings()
-        return plain_logits(model, inputs)
+        parts = (hard, soft, hidden)
+        return {"loss": total} | dict(zip(PARTS, (p.detach() for p in parts), strict=True))
 
     def _online(self, inputs: dict[str, Any]) -> list[Online]:
-        """The teachers' states of the same tokens; what Hidden wants is captured on the way."""
-        import torch
-
-        made = []
+        """The teachers' states of the same tokens; their layers' are captured on the way."""
+        online = []
         for teacher in self.teachers.values():
-            device = teacher.device
-            moved = {key: value.to(device) for key, value in inputs.items()}
+            moved = {key: value.to(teacher.device) for key, value in inputs.items()}
             with torch.no_grad():
-                made.append(Online(*self._last(teacher, moved)))
-        return made
-
-
-def plain_logits(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    """The logits themselves, and a head that gives them back, for models that scale or cap them."""
-    import torch
-
-    class AsItIs(torch.nn.Module):  # type: ignore[misc]
-        """Gives what it gets."""
-
-        weight = model.get_output_embeddings().weight
-
-        def forward(self, logits: torch.Tensor) -> torch.Tensor:
-            return logits
-
-    # Without `extra`, the student's forward is its own.
-    return model(**inputs, use_cache=False).logits, AsItIs()
+                online.append(Online(*states_and_head(teacher, moved, self.plain[id(teacher)])))
+        return online
 
 
 def divergence_of(soft: SoftLabels) -> Divergence:
-    """The section `train.soft_labels` as a divergence."""
+    """Makes a divergence of the section `train.soft_labels`."""
     return Divergence(soft.divergence, soft.temperature, soft.beta, soft.skew, soft.tail)
 
 

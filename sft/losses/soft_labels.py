@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from sft.losses.cross_entropy import CHUNK_BYTES
 from sft.losses.divergences import (
     INFINITE,
     Divergence,
@@ -27,19 +31,15 @@ from sft.losses.divergences import (
 )
 from synth.core.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-
-# As in sft.losses.cross_entropy.
-_CHUNK_BYTES = 256 * 2**20
 # Logits of a block: what a core's cache holds of them and of what is made of them, or what keeps a
 # GPU busy for longer than it takes to tell it what to do.
 _BLOCK_BYTES = {"cpu": 2**20}
 _BLOCK_BYTES_GPU = 64 * 2**20
 
-_Block = Callable[["torch.Tensor", int], tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]]
-_Blocks = Callable[["torch.Tensor", _Block, bool], tuple["torch.Tensor", ...]]
-_Reader = Callable[[int, int], "torch.Tensor | TopK"]
+# The cost of a block of logits, of which the first row is given: total, hard part, soft part.
+_BlockCost: TypeAlias = Callable[[torch.Tensor, int], tuple[Any, Any, Any]]
+# What the teachers say of a range of a chunk's rows.
+_Reader: TypeAlias = Callable[[int, int], torch.Tensor | TopK]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,9 @@ def summed_soft_loss(
     alpha: float = 0.5,
     weights: torch.Tensor | Sequence[float] | None = None,
     vocabulary: int | None = None,
-    chunk_bytes: int = _CHUNK_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> SoftLoss:
-    """Hard and soft loss, alpha CE + (1 - alpha) T^2 D, summed over all labelled tokens.
+    """Sums hard and soft loss, alpha CE + (1 - alpha) T^2 D, over all labelled tokens.
 
     Args:
         hidden: The student's last hidden states, (batch, length, width).
@@ -109,17 +109,12 @@ def summed_soft_loss(
             (tokens, teachers); any scale. None: all alike.
         vocabulary: How many logits the tokenizers of student and teachers share; those above are
             left out of the divergence. None: all.
-        chunk_bytes: About how much memory the student's logits may take at a time in plain
-            cross-entropy; here as much is taken in all.
+        chunk_bytes: About how much memory all logits may take at a time.
 
     Raises:
         UserError: The teachers do not fit each other, the labels or the vocabulary, or a weight is
             out of its range.
     """
-    import torch
-    from torch.nn import functional
-    from torch.utils.checkpoint import checkpoint
-
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha}; expected a number from 0 to 1")
     targets = labels[:, 1:]
@@ -128,154 +123,142 @@ def summed_soft_loss(
     open_chunk: Callable[[int, int], _Reader] | None = None
     share = 1
     if alpha < 1:
-        _refuse_foreign(teachers, len(kept), vocabulary or head.weight.shape[0])
+        _check_teachers(teachers, len(kept), vocabulary or head.weight.shape[0])
         open_chunk = _reader(teachers, weights, where, how.temperature, vocabulary, hidden.device)
         # Each online teacher's logits lie beside the student's logits and their gradient.
         share = 1 + sum(isinstance(teacher, Online) for teacher in teachers) // 2
 
-    def one(states: torch.Tensor, tokens: torch.Tensor, start: int) -> torch.Tensor:
+    def chunk_sums(states: torch.Tensor, tokens: torch.Tensor, start: int) -> torch.Tensor:
         logits = at_least_float32(head(states))
         read = None
         if open_chunk is not None:
             with torch.no_grad():
                 read = open_chunk(start, start + len(states))
 
-        def block(part: torch.Tensor, first: int) -> tuple[Any, Any, Any]:
-            end = first + len(part)
-            hard = soft = part.new_zeros(())
+        def cost(block: torch.Tensor, first: int) -> tuple[Any, Any, Any]:
+            end = first + len(block)
+            hard = soft = block.new_zeros(())
             if read is not None:
                 with torch.no_grad():
                     teacher = read(first, end)
-                student = part[:, :vocabulary]
-                _refuse_unlike(teacher, student)
-                if how.kind == "forward_kl" and not isinstance(teacher, TopK):
-                    joint = _hard_and_forward_kl()
-                    return joint(part, tokens[first:end], teacher, alpha, how.temperature)
-                soft = divergence(teacher, student, how).sum().to(part.dtype)
+                student = block[:, :vocabulary]
+                if not isinstance(teacher, TopK):
+                    _check_shapes(teacher, student)
+                    if how.kind == "forward_kl":
+                        joint: tuple[Any, Any, Any] = _HardAndForwardKL.apply(
+                            block, tokens[first:end], teacher, alpha, how.temperature
+                        )
+                        return joint
+                soft = divergence(teacher, student, how).sum().to(block.dtype)
             if alpha > 0:
-                hard = functional.cross_entropy(part, tokens[first:end], reduction="sum")
-            total = (
-                hard if alpha == 1 else soft if alpha == 0 else alpha * hard + (1 - alpha) * soft
-            )
-            return total, hard, soft
+                hard = functional.cross_entropy(block, tokens[first:end], reduction="sum")
+            return alpha * hard + (1 - alpha) * soft, hard, soft
 
         # What a checkpoint computes first it forgets; the gradient is of use the second time.
         forgotten = start in unseen
         unseen.discard(start)
-        return torch.stack(_blocks()(logits, block, forgotten))
+        return torch.stack(_Blocks.apply(logits, cost, forgotten))
 
     rows = max(1, chunk_bytes // (4 * share * head.weight.shape[0]))
     starts = range(0, len(kept), rows)
     unseen = set(starts) if len(starts) > 1 else set()
     if len(starts) <= 1:
-        sums = one(kept, wanted, 0)
+        sums = chunk_sums(kept, wanted, 0)
     else:
         sums = torch.zeros(3, device=hidden.device)
         for start in starts:
             part = slice(start, start + rows)
             # The logits of a chunk are computed again on the way back, not kept for all chunks.
-            sums = sums + checkpoint(one, kept[part], wanted[part], start, use_reentrant=False)
+            sums = sums + checkpoint(
+                chunk_sums, kept[part], wanted[part], start, use_reentrant=False
+            )
     total, hard, soft = sums.unbind()
     return SoftLoss(total, hard.detach(), soft.detach())
+
+
+class _Blocks(torch.autograd.Function):  # type: ignore[misc]
+    """Sums what blocks of rows cost over all rows of logits; the first sum has a gradient.
+
+    The gradient is computed on the way there, as at each block all that it needs is at hand. It is
+    left out where it would be forgotten before it is used.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, cost: _BlockCost, forgotten: bool
+    ) -> tuple[torch.Tensor, ...]:
+        wanted = ctx.needs_input_grad[0] and not forgotten
+        gradient = torch.empty_like(logits) if wanted else None
+        sums = [logits.new_zeros(()) for _ in range(3)]
+        size = _BLOCK_BYTES.get(logits.device.type, _BLOCK_BYTES_GPU)
+        rows = max(1, size // (logits.element_size() * logits.shape[-1]))
+        for start in range(0, len(logits), rows):
+            block = logits[start : start + rows].detach()
+            # A checkpoint around this has hooks on what is saved here, and would compute all of
+            # its chunk again for every block; these take their place.
+            plain = torch.autograd.graph.saved_tensors_hooks(_same, _same)
+            with torch.set_grad_enabled(wanted), plain:
+                costs = cost(block.requires_grad_(wanted), start)
+                if gradient is not None:
+                    (gradient[start : start + rows],) = torch.autograd.grad(costs[0], block)
+            sums = [total + part.detach() for total, part in zip(sums, costs, strict=True)]
+        # In place of a gradient that is not there, what a checkpoint takes for it.
+        ctx.save_for_backward(logits.detach() if gradient is None else gradient)
+        return tuple(sums)
+
+    @staticmethod
+    def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None, None]:
+        return ctx.saved_tensors[0] * outer, None, None
 
 
 def _same(saved: torch.Tensor) -> torch.Tensor:
     return saved
 
 
-@cache
-def _blocks() -> _Blocks:
-    """Sums of what a block of rows costs over all rows of logits; the first sum has a gradient.
-
-    That gradient is left out where it would be forgotten before it is used.
-    """
-    import torch
-
-    class Blocks(torch.autograd.Function):  # type: ignore[misc]
-        """Computes the gradient on the way there: at each block all that it needs is at hand."""
-
-        @staticmethod
-        def forward(
-            ctx: Any, logits: torch.Tensor, cost: _Block, forgotten: bool
-        ) -> tuple[torch.Tensor, ...]:
-            wanted = ctx.needs_input_grad[0] and not forgotten
-            gradient = torch.empty_like(logits) if wanted else None
-            sums = [logits.new_zeros(()) for _ in range(3)]
-            size = _BLOCK_BYTES.get(logits.device.type, _BLOCK_BYTES_GPU)
-            rows = max(1, size // (logits.element_size() * logits.shape[-1]))
-            for start in range(0, len(logits), rows):
-                block = logits[start : start + rows].detach()
-                # A checkpoint around this has hooks on what is saved here, and would compute all of
-                # its chunk again for every block; these take their place.
-                plain = torch.autograd.graph.saved_tensors_hooks(_same, _same)
-                with torch.set_grad_enabled(wanted), plain:
-                    found = cost(block.requires_grad_(wanted), start)
-                    if gradient is not None:
-                        (gradient[start : start + rows],) = torch.autograd.grad(found[0], block)
-                sums = [total + part.detach() for total, part in zip(sums, found, strict=True)]
-            # In place of a gradient that is not there, what a checkpoint takes for it.
-            ctx.save_for_backward(logits.detach() if gradient is None else gradient)
-            return tuple(sums)
-
-        @staticmethod
-        def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None, None]:
-            return ctx.saved_tensors[0] * outer, None, None
-
-    apply: _Blocks = Blocks.apply
-    return apply
-
-
-@cache
-def _hard_and_forward_kl() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+class _HardAndForwardKL(torch.autograd.Function):  # type: ignore[misc]
     """The usual loss of a teacher in memory, in about half the passes over its vocabulary.
 
     Of rows of logits z, their tokens y and a teacher's log p at T: alpha CE(y, q_1) +
     (1 - alpha) T^2 KL(p, q_T), whose gradient by z is alpha (q_1 - y) + (1 - alpha) T (q_T - p).
+    It gives the sum, and its two parts without gradients.
     """
-    import torch
 
-    class HardAndForwardKL(torch.autograd.Function):  # type: ignore[misc]
-        """Gives the sum, and its two parts without gradients."""
-
-        @staticmethod
-        def forward(
-            ctx: Any,
-            logits: torch.Tensor,
-            tokens: torch.Tensor,
-            log_p: torch.Tensor,
-            alpha: float,
-            temperature: float,
-        ) -> tuple[torch.Tensor, ...]:
-            wanted, index = ctx.needs_input_grad[0], tokens.unsqueeze(-1)
-            hard, gradient = logits.new_zeros(()), torch.empty(0)
-            if alpha > 0:
-                log_q = logits.log_softmax(-1)
-                hard = -log_q.gather(-1, index).sum()
-                if wanted:
-                    gradient = log_q.exp_()
-                    gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1)).mul_(alpha)
-            elif wanted:
-                gradient = torch.zeros_like(logits)
-            # The lowest number in place of -inf: 0 times it is 0.
-            lowest, shared = torch.finfo(logits.dtype).min, log_p.shape[-1]
-            log_p = log_p.to(logits.dtype)
-            log_q = logits[:, :shared].div(temperature).log_softmax(-1).clamp_(min=lowest)
-            p = log_p.exp()
-            found = log_p.clamp(min=lowest).sub_(log_q).mul_(p).sum(-1)
-            soft = torch.where(found > INFINITE, torch.inf, found).sum() * temperature**2
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        log_p: torch.Tensor,
+        alpha: float,
+        temperature: float,
+    ) -> tuple[torch.Tensor, ...]:
+        wanted, index = ctx.needs_input_grad[0], tokens.unsqueeze(-1)
+        hard, gradient = logits.new_zeros(()), torch.empty(0)
+        if alpha > 0:
+            log_q = logits.log_softmax(-1)
+            hard = -log_q.gather(-1, index).sum()
             if wanted:
-                rest = log_q.exp_().sub_(p)
-                gradient[:, :shared].add_(rest, alpha=(1 - alpha) * temperature)
-                ctx.save_for_backward(gradient)
-            ctx.mark_non_differentiable(hard, soft)
-            return alpha * hard + (1 - alpha) * soft, hard, soft
+                gradient = log_q.exp_()
+                gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1)).mul_(alpha)
+        elif wanted:
+            gradient = torch.zeros_like(logits)
+        # The lowest number in place of -inf: 0 times it is 0.
+        lowest, shared = torch.finfo(logits.dtype).min, log_p.shape[-1]
+        log_p = log_p.to(logits.dtype)
+        log_q = logits[:, :shared].div(temperature).log_softmax(-1).clamp_(min=lowest)
+        p = log_p.exp()
+        kl = log_p.clamp(min=lowest).sub_(log_q).mul_(p).sum(-1)
+        soft = torch.where(kl > INFINITE, torch.inf, kl).sum() * temperature**2
+        if wanted:
+            rest = log_q.exp_().sub_(p)
+            gradient[:, :shared].add_(rest, alpha=(1 - alpha) * temperature)
+            ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(hard, soft)
+        return alpha * hard + (1 - alpha) * soft, hard, soft
 
-        @staticmethod
-        def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
-            return ctx.saved_tensors[0] * outer, None, None, None, None
-
-    apply: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = HardAndForwardKL.apply
-    return apply
+    @staticmethod
+    def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
+        return ctx.saved_tensors[0] * outer, None, None, None, None
 
 
 def _reader(
@@ -287,34 +270,29 @@ def _reader(
     device: torch.device,
 ) -> Callable[[int, int], _Reader]:
     """From a chunk of the labelled tokens, to a range in it, to what the teachers say of that."""
-    states = [
-        teacher.hidden[:, :-1][where.to(teacher.hidden.device)]
-        for teacher in teachers
-        if isinstance(teacher, Online)
-    ]
+    online = [teacher for teacher in teachers if isinstance(teacher, Online)]
+    stored = [teacher for teacher in teachers if isinstance(teacher, Stored)]
+    states = [teacher.hidden[:, :-1][where.to(teacher.hidden.device)] for teacher in online]
     shares = _shares(weights, len(teachers), where)
 
     def open_chunk(first: int, last: int) -> _Reader:
-        made = [
-            teacher.head(states[number][first:last])[:, :vocabulary]
-            for number, teacher in enumerate(teachers)
-            if isinstance(teacher, Online)
+        chunks = [
+            teacher.head(kept[first:last])[:, :vocabulary]
+            for teacher, kept in zip(online, states, strict=True)
         ]
 
         def read(start: int, end: int) -> torch.Tensor | TopK:
-            every = [dense(logits[start:end].to(device), temperature) for logits in made]
+            rows = slice(first + start, first + end)
+            share = shares[rows] if shares.dim() == 2 else shares
+            if online:
+                full = [dense(logits[start:end].to(device), temperature) for logits in chunks]
+                return full[0] if len(full) == 1 else mix_dense(full, share)
             tops = []
-            for teacher in teachers:
-                if isinstance(teacher, Stored):
-                    parts = (teacher.ids, teacher.logits, teacher.logsumexp)
-                    ids, raw, total = (
-                        part[first + start : first + end].to(device) for part in parts
-                    )
-                    tops.append(top_k(ids, raw, total, temperature))
-            if len(teachers) == 1:
-                return every[0] if every else tops[0]
-            part = shares[first + start : first + end] if shares.dim() == 2 else shares
-            return mix_dense(every, part) if every else mix_top_k(tops, part)
+            for each in stored:
+                columns = (each.ids, each.logits, each.logsumexp)
+                ids, logits, total = (column[rows].to(device) for column in columns)
+                tops.append(top_k(ids, logits, total, temperature))
+            return tops[0] if len(tops) == 1 else mix_top_k(tops, share)
 
         return read
 
@@ -325,10 +303,8 @@ def _shares(
     weights: torch.Tensor | Sequence[float] | None, teachers: int, where: torch.Tensor
 ) -> torch.Tensor:
     """Weights that sum to 1, (teachers,) or a row for each labelled token."""
-    import torch
-
-    given = [1.0] * teachers if weights is None else weights
-    shares = torch.as_tensor(given, dtype=torch.float32, device=where.device)
+    weights = [1.0] * teachers if weights is None else weights
+    shares = torch.as_tensor(weights, dtype=torch.float32, device=where.device)
     tokens = int(where.sum())
     if shares.shape not in ((teachers,), (tokens, teachers)):
         raise UserError(
@@ -341,7 +317,7 @@ def _shares(
     return shares / sums
 
 
-def _refuse_foreign(teachers: Sequence[Online | Stored], tokens: int, ids: int) -> None:
+def _check_teachers(teachers: Sequence[Online | Stored], tokens: int, ids: int) -> None:
     """Raises UserError where teachers do not fit each other or the data."""
     if len({type(teacher) for teacher in teachers}) != 1:
         raise UserError(
@@ -363,10 +339,9 @@ def _refuse_foreign(teachers: Sequence[Online | Stored], tokens: int, ids: int) 
             )
 
 
-def _refuse_unlike(teacher: torch.Tensor | TopK, student: torch.Tensor) -> None:
-    if isinstance(teacher, TopK) or teacher.shape == student.shape:
-        return
-    raise UserError(
-        f"soft labels: the teacher has {teacher.shape[-1]} logits and the student "
-        f"{student.shape[-1]}; give the number of ids that their tokenizers share"
-    )
+def _check_shapes(teacher: torch.Tensor, student: torch.Tensor) -> None:
+    if teacher.shape != student.shape:
+        raise UserError(
+            f"soft labels: the teacher has {teacher.shape[-1]} logits and the student "
+            f"{student.shape[-1]}; give the number of ids that their tokenizers share"
+        )

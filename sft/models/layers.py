@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch.nn import ModuleList
+
 from synth.core.errors import UserError, nearest
 
 Pairs = list[tuple[int, int]]
@@ -22,39 +25,30 @@ _FUSED = ("phi3", "phi4_multimodal")
 
 
 def bare(model: Any) -> Any:
-    """The model itself, without the wrappers that adapters and data parallelism bring."""
+    """Takes off the wrappers that adapters and data parallelism put around a model."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def decoder_layers(model: Any) -> Any:
-    """The decoder layers of a causal language model, a `ModuleList` in order.
-
-    Args:
-        model: A transformers model, with or without adapters.
+    """Finds the decoder layers of a causal language model, a `ModuleList` in order.
 
     Raises:
         UserError: The decoder has no list of as many layers as its config says.
     """
-    from torch.nn import ModuleList
-
     model = bare(model)
-    number = model.config.get_text_config().num_hidden_layers
+    depth = model.config.get_text_config().num_hidden_layers
     for child in model.get_decoder().children():
-        if isinstance(child, ModuleList) and len(child) == number:
+        if isinstance(child, ModuleList) and len(child) == depth:
             return child
     raise UserError(
         f"the layers of {type(model).__name__} are not found: its decoder holds no list of "
-        f"{number} layers. Layers can be dropped or learned from only where there is one"
+        f"{depth} layers. Layers can be dropped or learned from only where there is one"
     )
 
 
 def watch(layers: Any, layer: int, keep: Callable[[Any], None]) -> Any:
-    """A hook that hands on the states a layer gives; of layer 0, what the first layer gets.
-
-    Returns:
-        What removes the hook.
-    """
+    """Hooks `keep` to the states a layer gives; of layer 0, to what the first layer gets."""
     if layer == 0:
 
         def before(module: Any, args: Any, kwargs: Any) -> None:
@@ -69,7 +63,7 @@ def watch(layers: Any, layer: int, keep: Callable[[Any], None]) -> Any:
 
 
 def attention_inputs(model: Any, layer: int) -> list[tuple[str, Any, slice]]:
-    """The linear layers that give a layer's queries, keys and values, and which part of each does.
+    """Finds the linear layers that give a layer's queries, keys and values, and which part does.
 
     What they give comes before norms and rotation, so it holds no positions.
 
@@ -91,12 +85,9 @@ def attention_inputs(model: Any, layer: int) -> list[tuple[str, Any, slice]]:
     if all(apart) and [m.out_features for m in apart if m] == [queries, keys, keys]:
         widths = (slice(0, queries), slice(0, keys), slice(0, keys))
         return list(zip("qkv", apart, widths, strict=True))
-    if "qkv_proj" in modules and config.model_type in _FUSED:
+    if fused := modules.get("qkv_proj") if config.model_type in _FUSED else None:
         bounds = pairwise((0, queries, queries + keys, queries + 2 * keys))
-        return [
-            (kind, modules["qkv_proj"], slice(*bound))
-            for kind, bound in zip("qkv", bounds, strict=True)
-        ]
+        return [(kind, fused, slice(*bound)) for kind, bound in zip("qkv", bounds, strict=True)]
     raise UserError(
         f"relations: layer {layer} of {type(model).__name__} has no q_proj, k_proj and v_proj of "
         "the usual build; set relations: 0, or relation_layers to layers that have"
@@ -106,7 +97,7 @@ def attention_inputs(model: Any, layer: int) -> list[tuple[str, Any, slice]]:
 def layer_pairs(
     layers: str | Sequence[Sequence[int]], student: int, teacher: int, embeddings: bool = False
 ) -> Pairs:
-    """Which layer of the student learns from which of the teacher's.
+    """Pairs each layer of the student that learns with one of the teacher's.
 
     - `uniform`: layer i of n from layer round(i * N / n) of N, halves up: the map of TinyBERT
       (Jiao et al. 2020, arXiv 1909.10351, section 4.1), for any two depths.
@@ -115,11 +106,8 @@ def layer_pairs(
       layer to the soft labels).
     - Pairs `[[student, teacher], ...]` as they are.
 
-    Args:
-        layers: The name of a map, or pairs.
-        student: Number of the student's layers.
-        teacher: Number of the teacher's layers.
-        embeddings: Whether layer 0 learns from layer 0 as well.
+    `student` and `teacher` are the numbers of layers; with `embeddings`, layer 0 learns from
+    layer 0 as well.
 
     Raises:
         UserError: No such map, a layer that is not there, a layer of the student given twice, or
@@ -131,7 +119,10 @@ def layer_pairs(
     [(1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]
     """
     if not isinstance(layers, str):
-        pairs = _given(layers)
+        for pair in layers:
+            if len(pair) != 2 or not all(type(layer) is int for layer in pair):
+                raise UserError(f"layers: {pair!r} is no pair of layer numbers [student, teacher]")
+        pairs = [(pair[0], pair[1]) for pair in layers]
     elif layers not in _MAPS:
         raise UserError(f"layers: no map {layers!r}{nearest(layers, _MAPS)}")
     elif layers == "last":
@@ -145,40 +136,26 @@ def layer_pairs(
         pairs.insert(0, (0, 0))
     if not pairs:
         raise UserError(f"layers: {layers} gives no pair for a student of {student} layers")
-    for pair in pairs:
-        for who, layer, number in zip(
-            ("student", "teacher"), pair, (student, teacher), strict=True
-        ):
-            if not 0 <= layer <= number:
+    learners = [learner for learner, _ in pairs]
+    for learner, source in pairs:
+        for who, layer, depth in (("student", learner, student), ("teacher", source, teacher)):
+            if not 0 <= layer <= depth:
                 raise UserError(
-                    f"layers: the {who} has no layer {layer} (pair {list(pair)}); it has layers 1 "
-                    f"to {number}, and 0 for the embeddings"
+                    f"layers: the {who} has no layer {layer} (pair {[learner, source]}); it has "
+                    f"layers 1 to {depth}, and 0 for the embeddings"
                 )
-    learners = [pair[0] for pair in pairs]
     for layer in learners:
         if learners.count(layer) > 1:
             raise UserError(f"layers: layer {layer} of the student is given twice")
     return pairs
 
 
-def _given(layers: Sequence[Sequence[int]]) -> Pairs:
-    pairs = []
-    for pair in layers:
-        if len(pair) != 2 or not all(type(layer) is int for layer in pair):
-            raise UserError(f"layers: {pair!r} is no pair of layer numbers [student, teacher]")
-        pairs.append((pair[0], pair[1]))
-    return pairs
-
-
 def kept_layers(keep: int | Sequence[int], number: int) -> list[int]:
-    """The layers that a student takes from its teacher, counted from 1.
+    """Lists the layers that a student takes from its teacher's `number`, counted from 1.
 
-    A number takes as many, evenly spread, the first and the last among them: six of twelve are
-    those of DistilBERT's initialisation (Sanh et al. 2019, arXiv 1910.01108, section 3).
-
-    Args:
-        keep: How many, or which, in rising order.
-        number: Layers of the teacher.
+    A count takes as many, evenly spread, the first and the last among them: six of twelve are
+    those of DistilBERT's initialisation (Sanh et al. 2019, arXiv 1910.01108, section 3). A list
+    names them, in rising order.
 
     Raises:
         UserError: Too few, too many, out of order, or a layer that is not there.
@@ -207,21 +184,15 @@ def kept_layers(keep: int | Sequence[int], number: int) -> list[int]:
 
 
 def take(model: Any, keep: int | Sequence[int]) -> Any:
-    """A student made from its teacher: fewer layers, and all else (embeddings, norms, head) copied.
+    """Makes a student of a teacher: fewer layers, all else (embeddings, norms, head) copied.
 
     The student is a fresh model of the teacher's class and a shorter config, so that what is
-    trained is what `from_pretrained` builds from the saved folder.
-
-    Args:
-        model: The teacher; it stays as it is.
-        keep: How many layers, or which; see `kept_layers`.
+    trained is what `from_pretrained` builds from the saved folder. The teacher stays as it is.
 
     Raises:
         UserError: See `kept_layers` and `decoder_layers`; or the weights are quantised, carry
             adapters, or the family gives a layer another build in another place.
     """
-    import torch
-
     if hasattr(model, "get_base_model") or getattr(model, "is_quantized", False):
         raise UserError(
             "student.layers: a student is made from plain weights; merge the adapters, or load the "
@@ -230,14 +201,14 @@ def take(model: Any, keep: int | Sequence[int]) -> Any:
     layers = decoder_layers(model)
     kept = kept_layers(keep, len(layers))
     prefix = next(name for name, module in model.named_modules() if module is layers) + "."
-    place = {str(layer - 1): str(index) for index, layer in enumerate(kept)}
+    new_index = {str(layer - 1): index for index, layer in enumerate(kept)}
     weights = {}
     for name, weight in model.state_dict().items():
         if name.startswith(prefix):
             index, _, rest = name.removeprefix(prefix).partition(".")
-            if index not in place:
+            if index not in new_index:
                 continue
-            name = f"{prefix}{place[index]}.{rest}"
+            name = f"{prefix}{new_index[index]}.{rest}"
         weights[name] = weight
     refused = UserError(
         f"student.layers: layers of {type(model).__name__} depend on where they stand, and those "
@@ -261,9 +232,9 @@ def _shorter(config: Any, kept: Sequence[int]) -> Any:
     """The config of a model that has these layers alone, lists of one entry a layer cut alike."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
-    number = text.num_hidden_layers
+    depth = text.num_hidden_layers
     for name, value in list(vars(text).items()):
-        per_layer = isinstance(value, list | tuple) and len(value) == number
+        per_layer = isinstance(value, list | tuple) and len(value) == depth
         if per_layer and not name.endswith(_NOT_PER_LAYER):
             setattr(text, name, [value[layer - 1] for layer in kept])
     text.num_hidden_layers = len(kept)

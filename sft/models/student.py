@@ -12,12 +12,18 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from sft.models.layers import take
 from synth.config.distillation import TeacherModel
 from synth.config.train import Rope, Student, Train
 from synth.core.errors import MissingPackage, UserError, nearest
-from synth.core.models import load_model, loading, locate, require_transformers
+from synth.core.models import load_model, loading, locate
 
+# What a new scaling leaves of the rotation.
+_KEPT = ("rope_theta", "partial_rotary_factor")
 # Kinds of scaling whose frequencies depend on the window that the model had before.
 _FROM_BEFORE = ("llama3", "longrope", "yarn")
 # Kinds whose window is the one before times the factor, and no more.
@@ -28,7 +34,7 @@ _FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_in
 def load_student(
     student: Student, quantization: str | None = None, device: str | None = None
 ) -> Any:
-    """The model that the section `student` asks for, in evaluation mode.
+    """Loads the model that the section `student` asks for, in evaluation mode.
 
     Args:
         student: The section of the config.
@@ -42,10 +48,6 @@ def load_student(
             attention.
         MissingPackage: Quantisation or attention needs a package that is not installed.
     """
-    require_transformers(f"the model {student.model}")
-    import torch
-    from transformers import AutoModelForCausalLM
-
     device = _device(device)
     options = _attention(student) | _quantization(quantization, device)
     if not options and student.layers is None and student.rope is None:
@@ -83,11 +85,9 @@ def load_student(
 
 
 def load_teacher(teacher: TeacherModel) -> Any:
-    """A teacher whose logits or states are learned: frozen, in evaluation mode.
+    """Loads a teacher whose logits or states are learned: frozen, in evaluation mode.
 
-    Raises:
-        UserError: No such model or device.
-        MissingPackage: The quantisation needs a package that is not installed.
+    Raises what `load_student` raises.
     """
     student = Student(
         model=teacher.model, dtype=teacher.dtype, trust_remote_code=teacher.trust_remote_code
@@ -97,7 +97,7 @@ def load_teacher(teacher: TeacherModel) -> Any:
 
 
 def window(student: Student) -> int | None:
-    """How many positions the student has, without loading its weights; None is no limit.
+    """Reads how many positions the student has, without its weights; None is no limit.
 
     Raises:
         UserError: No such model, or it cannot have these positions.
@@ -112,13 +112,13 @@ def window(student: Student) -> int | None:
 
 
 def length_limit(student: Student, config: Train) -> int | None:
-    """Most tokens an example may have: `train.max_length`, and never more than the window."""
+    """Returns the most tokens an example may have: `train.max_length`, or less by the window."""
     limits = [limit for limit in (config.max_length, window(student)) if limit]
     return min(limits, default=None)
 
 
 def lora(config: Train, model: Any) -> Any:
-    """The section `train.lora` in PEFT's words, or None.
+    """Translates the section `train.lora`, if there is one, for PEFT.
 
     Raises:
         UserError: No layer has a name that `target_modules` asks for.
@@ -145,14 +145,10 @@ def lora(config: Train, model: Any) -> Any:
 
 
 def merged(student: Student, adapter: Path) -> Any:
-    """The student with adapters merged into its full-precision weights.
+    """Merges a saved adapter into the full-precision weights that its training started from.
 
     Adapters that were trained over quantised weights go into the weights as they were before:
     merged into the quantised ones they would be rounded away.
-
-    Args:
-        student: What the training started from.
-        adapter: The folder of the saved adapter.
     """
     from peft import PeftModel
 
@@ -170,43 +166,39 @@ def set_rope(config: Any, rope: Rope) -> None:
         UserError: The model has none, or the settings are wrong or do not fit together.
     """
     text = config.get_text_config()
-    kept = _rope_of(text)
-    if not kept:
+    rotation = _rope_of(text)
+    if not rotation:
         raise UserError(f"student.rope: {type(config).__name__} has no rotary position embeddings")
-    before = kept.get("original_max_position_embeddings", text.max_position_embeddings)
+    before = rotation.get("original_max_position_embeddings", text.max_position_embeddings)
     if rope.scaling is not None:
-        rotation: dict[str, Any] = {
-            k: kept[k] for k in ("rope_theta", "partial_rotary_factor") if k in kept
-        }
+        kept: dict[str, Any] = {key: rotation[key] for key in _KEPT if key in rotation}
         kind = _kind(rope.scaling)
         if kind in _FROM_BEFORE:
-            rotation["original_max_position_embeddings"] = before
-        kept.clear()
-        kept.update(rotation | rope.scaling)
-        _set_window(text, rope, kind, before)
+            kept["original_max_position_embeddings"] = before
+        rotation.clear()
+        rotation.update(kept | rope.scaling)
+        _set_window(text, rope.scaling, rope, kind, before)
     elif rope.window is not None:
         text.max_position_embeddings = rope.window
     if rope.theta is not None:
-        kept["rope_theta"] = rope.theta
-    _try_rotation(text, kept)
+        rotation["rope_theta"] = rope.theta
+    _try_rotation(text, rotation)
 
 
 def _rope_of(text: Any) -> dict[str, Any] | None:
     """The part of a config that says how layers rotate which see all of the text."""
-    kept: dict[str, Any] | None = getattr(text, "rope_parameters", None)
-    if kept and text.nested_rope_parameter_keys(kept):
-        return kept.get("full_attention")
-    return kept or None
+    rotation: dict[str, Any] | None = getattr(text, "rope_parameters", None)
+    if rotation and text.nested_rope_parameter_keys(rotation):
+        return rotation.get("full_attention")
+    return rotation or None
 
 
 def _kind(scaling: dict[str, Any]) -> str:
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    known = ["default", *ROPE_INIT_FUNCTIONS]
+    kinds = ["default", *ROPE_INIT_FUNCTIONS]
     kind = scaling.get("rope_type")
-    if kind not in known:
+    if kind not in kinds:
         raise UserError(
-            f"student.rope.scaling.rope_type: unknown kind {kind!r}{nearest(str(kind), known)}"
+            f"student.rope.scaling.rope_type: unknown kind {kind!r}{nearest(str(kind), kinds)}"
         )
     factor = scaling.get("factor", 1)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < inf:
@@ -214,10 +206,9 @@ def _kind(scaling: dict[str, Any]) -> str:
     return str(kind)
 
 
-def _set_window(text: Any, rope: Rope, kind: str, before: int) -> None:
-    """The window that goes with a scaling."""
-    assert rope.scaling is not None
-    reach = int(before * rope.scaling.get("factor", 1))
+def _set_window(text: Any, scaling: dict[str, Any], rope: Rope, kind: str, before: int) -> None:
+    """Sets the window that goes with a scaling."""
+    reach = int(before * scaling.get("factor", 1))
     if kind == "dynamic":
         if rope.window not in (None, reach):
             raise UserError(
@@ -234,33 +225,27 @@ def _set_window(text: Any, rope: Rope, kind: str, before: int) -> None:
     text.max_position_embeddings = rope.window or max(reach, text.max_position_embeddings)
 
 
-def _try_rotation(text: Any, kept: dict[str, Any]) -> None:
+def _try_rotation(text: Any, rotation: dict[str, Any]) -> None:
     """Raises UserError where the model could not be built with these settings."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    kind = kept.get("rope_type", "default")
+    kind = rotation.get("rope_type", "default")
     try:
         text.standardize_rope_params()
         text.validate_rope()
         if kind in ROPE_INIT_FUNCTIONS:
-            nested = kept is not text.rope_parameters
-            frequencies, _ = ROPE_INIT_FUNCTIONS[kind](
-                text, "cpu", **({"layer_type": "full_attention"} if nested else {})
-            )
+            nested = rotation is not text.rope_parameters
+            options = {"layer_type": "full_attention"} if nested else {}
+            frequencies, _ = ROPE_INIT_FUNCTIONS[kind](text, "cpu", **options)
             if not frequencies.isfinite().all():
                 raise ValueError("they give frequencies that are no numbers")
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        said = error.args[0] if error.args else type(error).__name__
+        reason = error.args[0] if error.args else type(error).__name__
         raise UserError(
-            f"student.rope.scaling: {kind} cannot have these settings: {said}"
+            f"student.rope.scaling: {kind} cannot have these settings: {reason}"
         ) from error
 
 
 def _config(student: Student) -> Any:
     """The student's config, its positions changed."""
-    require_transformers(f"the model {student.model}")
-    from transformers import AutoConfig
-
     folder, gguf = locate(student.model)
     with loading(student.model):
         config = AutoConfig.from_pretrained(
@@ -272,24 +257,20 @@ def _config(student: Student) -> Any:
 
 
 def _device(name: str | None) -> str:
-    import torch
-
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"no device is called {name!r}; expected cpu, cuda, cuda:1 ...") from error
-    number = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= number:
-        raise UserError(f"there is no device {name} here: {number} GPUs are visible")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise UserError(f"there is no device {name} here: {gpus} GPUs are visible")
     return name
 
 
 def _attention(student: Student) -> dict[str, Any]:
     """What `from_pretrained` takes for `student.attention`."""
-    import torch
-
     attention = student.attention
     if attention is None:
         return {}
@@ -312,19 +293,14 @@ def _quantization(kind: str | None, device: str) -> dict[str, Any]:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingPackage("bitsandbytes", f"quantization: {kind}", extra="qlora")
-    import torch
-    from transformers import BitsAndBytesConfig
-
     # On a CPU it remarks on every layer that is cast.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    config = (
-        BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        if kind == "4bit"
-        else BitsAndBytesConfig(load_in_8bit=True)
-    )
-    return {"quantization_config": config, "device_map": {"": device}}
+    options: dict[str, Any] = {"load_in_8bit": True}
+    if kind == "4bit":
+        options = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.bfloat16,
+        }
+    return {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}

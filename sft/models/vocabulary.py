@@ -21,41 +21,32 @@ _SHOWN = 40
 
 
 def shared_vocabulary(student: Any, teacher: Any) -> int:
-    """How many ids two tokenizers share, from 0 on; what is above is not compared in a loss.
+    """Counts the ids that two tokenizers share, from 0 on: so many logits of both are compared.
 
     One of them may know more tokens, all above those of the other.
-
-    Args:
-        student: The tokenizer of the student, as transformers gives it.
-        teacher: The tokenizer of the teacher.
-
-    Returns:
-        The number to which the logits of both are sliced.
 
     Raises:
         UserError: An id stands for another token, or text is cut in another way.
     """
-    tokens = [_tokens(tokenizer) for tokenizer in (student, teacher)]
-    shared = min(max(known, default=-1) + 1 for known in tokens)
+    student_tokens, teacher_tokens = (
+        {id: token for token, id in tokenizer.get_vocab().items()}
+        for tokenizer in (student, teacher)
+    )
+    shared = min(max(tokens, default=-1) + 1 for tokens in (student_tokens, teacher_tokens))
     for id in range(shared):
-        mine, theirs = tokens[0].get(id), tokens[1].get(id)
-        if mine != theirs:
-            raise _differ(f"token {id} is {_shown(mine)} to the student and {_shown(theirs)} to it")
+        token, other = student_tokens.get(id), teacher_tokens.get(id)
+        if token != other:
+            raise _differ(f"token {id} is {_shown(token)} to the student and {_shown(other)} to it")
     if not shared:
         raise _differ("one of the two knows no token")
     for probe in _PROBES:
-        cut, other = _cut(student, probe), _cut(teacher, probe)
-        if cut != other:
-            raise _differ(f"they cut {probe[:_SHOWN]!r} into {len(cut)} and {len(other)} tokens")
+        ids, others = (
+            list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+            for tokenizer in (student, teacher)
+        )
+        if ids != others:
+            raise _differ(f"they cut {probe[:_SHOWN]!r} into {len(ids)} and {len(others)} tokens")
     return shared
-
-
-def _tokens(tokenizer: Any) -> dict[int, str]:
-    return {id: token for token, id in tokenizer.get_vocab().items()}
-
-
-def _cut(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _shown(token: str | None) -> str:

@@ -33,7 +33,7 @@ class BatchDataset:
         labels: Stored soft labels, by name of the teacher.
         temperature: T at which they are wanted.
         weights: A row of weights a writer, by its name, or one row for all; None: no teachers.
-        routed: Whether each trace takes the labels of its writer alone.
+        per_writer: Whether each trace takes the labels of its writer alone.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class BatchDataset:
         labels: dict[str, LabelStore] | None = None,
         temperature: float = 1.0,
         weights: dict[str, list[float]] | list[float] | None = None,
-        routed: bool = False,
+        per_writer: bool = False,
     ) -> None:
         self.examples, self.order, self.layout, self.pad = examples, order, layout, pad
         self.labels, self.temperature = labels or {}, temperature
-        self.weights, self.routed = weights, routed
+        self.weights, self.per_writer = weights, per_writer
 
     def __len__(self) -> int:
         return len(self.order)
@@ -87,7 +87,7 @@ class BatchDataset:
         import numpy as np
         import torch
 
-        if self.routed:
+        if self.per_writer:
             columns = [[self._read(self.examples.writers[i], i, encoded[i]) for i in members]]
         else:
             columns = [[self._read(name, i, encoded[i]) for i in members] for name in self.labels]

@@ -40,7 +40,7 @@ def build_on_policy(
 
     Args:
         model: The student.
-        tokenizer: Its tokenizer, with the template that `sft.data.chat_template.apply` set.
+        tokenizer: Its tokenizer, with the template of the training.
         teacher: The teacher's model, on whatever device.
         teacher_tokenizer: Its tokenizer; across tokenizers it is given the template of its family.
         prompts: What the student answers, each once an epoch.

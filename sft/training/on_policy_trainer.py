@@ -8,10 +8,9 @@ from itertools import islice
 from typing import Any
 
 from sft.data.encoding import IGNORED
-from sft.losses.cross_entropy import has_plain_head
+from sft.losses.cross_entropy import has_plain_head, states_and_head
 from sft.losses.cross_tokenizer import CrossTokenizer
 from sft.losses.divergences import Divergence
-from sft.losses.objective import plain_logits
 from sft.losses.soft_labels import Online, summed_soft_loss
 from sft.models.layers import bare
 from sft.training.monitor import TrainingMonitor, refuse_broken
@@ -125,10 +124,7 @@ def trainer_class() -> type[Any]:
         def _read(self, model: Any, ids: Any, mask: Any) -> tuple[Any, Any]:
             """Last hidden states and what makes logits of them."""
             inputs = {"input_ids": ids, "attention_mask": mask}
-            if not self.plain[id(model)]:
-                return plain_logits(model, inputs)
-            states = model.base_model(**inputs, use_cache=False).last_hidden_state
-            return states, model.get_output_embeddings()
+            return states_and_head(model, inputs, self.plain[id(model)])
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """Writes none; the card of a student is made where it is published."""

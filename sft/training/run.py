@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.data.chat_template import apply, choose
+from sft.data.chat_template import select_template, set_chat_template
 from sft.data.dataset import Examples, open_examples, write_examples
 from sft.data.sampler import BatchSampler
 from sft.losses.hidden_states import HiddenStateLoss
@@ -30,7 +30,7 @@ from sft.training.export import save_student
 from sft.training.guards import memory_errors, quiet, require_packages, stops_after_a_step
 from sft.training.monitor import TrainingMonitor, refuse_broken
 from sft.training.on_policy import build_on_policy
-from sft.training.teachers import gather, teachers_identity
+from sft.training.teachers import load_teachers, teachers_identity
 from sft.training.trainer import build_trainer, end_trackers
 from synth.config.distillation import HiddenStates
 from synth.config.train import Student, Train
@@ -108,7 +108,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         tokenizer = load_tokenizer(student.model, student.trust_remote_code)
-        apply(tokenizer, choose(tokenizer, student.chat_template))
+        set_chat_template(tokenizer, select_template(tokenizer, student.chat_template))
         one = _one_process()
         data = _data(tokenizer, records, render_prompt, student, config, folder, one)
         identity = _identity(student, config, seed, tokenizer.chat_template, data.content)
@@ -228,7 +228,7 @@ def _build(
         return trainer, None
     if config.layout != "padded":
         refuse_leaks(model)
-    teachers = gather(config, tokenizer, data, labels, accuracies)
+    teachers = load_teachers(config, tokenizer, data, labels, accuracies)
     if config.layout != "padded":
         for name, teacher_model in teachers.models.items():
             refuse_leaks(teacher_model, f"the teacher {name}")
@@ -249,7 +249,7 @@ def _build(
         teachers.labels,
         config.soft_labels.temperature if config.soft_labels else 2.0,
         teachers.weights,
-        teachers.routed,
+        teachers.per_writer,
     )
     trainer = build_trainer(
         model=model,

@@ -25,14 +25,14 @@ class Teachers:
         labels: Stored, by name.
         vocabulary: How many ids the student shares with all of them.
         weights: Their shares: of all examples, or of those of each writer; None: all alike.
-        routed: Whether each example takes the stored labels of its writer alone.
+        per_writer: Whether each example takes the stored labels of its writer alone.
     """
 
     models: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, LabelStore] = field(default_factory=dict)
     vocabulary: int | None = None
     weights: list[float] | dict[str, list[float]] | None = None
-    routed: bool = False
+    per_writer: bool = False
 
 
 def teachers_identity(
@@ -48,7 +48,7 @@ def teachers_identity(
     }
 
 
-def gather(
+def load_teachers(
     config: Train,
     tokenizer: Any,
     examples: Examples,
@@ -74,7 +74,7 @@ def gather(
     names = list(config.teachers)
     weights: list[float] | dict[str, list[float]] | None = None
     if how == "producer":
-        refuse_strangers(examples, names)
+        check_writers(examples, names)
         weights = {name: [float(name == other) for other in names] for name in names}
     elif how == "accuracy":
         weights = [max((accuracies or {}).get(name, 0.0), 1e-3) for name in names]
@@ -99,8 +99,8 @@ def gather(
         every = mine if how == "producer" else range(len(examples))
         pairs = ((examples.ids[i], tokens_hash(examples[i])) for i in every)
         store.check(pairs, vocabulary=vocabulary)
-    routed = how == "producer"
-    return Teachers({}, stores, vocabulary, None if routed else weights, routed)
+    per_writer = how == "producer"
+    return Teachers({}, stores, vocabulary, None if per_writer else weights, per_writer)
 
 
 def _shared(tokenizer: Any, name: str, teacher: TeacherModel) -> int:
@@ -111,7 +111,7 @@ def _shared(tokenizer: Any, name: str, teacher: TeacherModel) -> int:
         raise UserError(f"train.teachers.{name}: {error}") from error
 
 
-def refuse_strangers(examples: Examples, names: list[str]) -> None:
+def check_writers(examples: Examples, names: list[str]) -> None:
     """Raises UserError where a trace was written by none of the teachers."""
     strangers = {writer for writer in examples.writers if writer not in names}
     if strangers:

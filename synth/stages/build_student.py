@@ -35,16 +35,16 @@ class StudentSetup:
     @cached_property
     def template(self) -> str:
         """The chat template that it is trained with, as Jinja2."""
-        from sft.data.chat_template import choose
+        from sft.data.chat_template import select_template
 
-        return choose(self.tokenizer, self.student.chat_template)
+        return select_template(self.tokenizer, self.student.chat_template)
 
     @cached_property
     def training_tokenizer(self) -> Any:
         """The tokenizer with the chat template of the training."""
-        from sft.data.chat_template import apply
+        from sft.data.chat_template import set_chat_template
 
-        apply(self.tokenizer, self.template)
+        set_chat_template(self.tokenizer, self.template)
         return self.tokenizer
 
     @cached_property

@@ -304,12 +304,12 @@ def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
 
 def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | None]:
     """Which examples each teacher labels; None: all."""
-    from sft.training.teachers import refuse_strangers
+    from sft.training.teachers import check_writers
 
     names, soft = list(step.train.teachers), step.train.soft_labels
     if soft is None or soft.weights != "producer":
         return dict.fromkeys(names)
-    refuse_strangers(examples, names)
+    check_writers(examples, names)
     chosen: dict[str, Sequence[int] | None] = {
         name: [index for index, writer in enumerate(examples.writers) if writer == name]
         for name in names

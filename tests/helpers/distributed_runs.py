@@ -49,7 +49,7 @@ def models(tokenizer, folder):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from sft.data.dataset import open_examples, write_examples
     from sft.labels.labeler import Wanted, label
     from sft.labels.transformers import Reader
@@ -65,7 +65,7 @@ def models(tokenizer, folder):
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     tokenizer = load_tokenizer(str(folder / "student"))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     (folder / "labels").mkdir()
     tokens = folder / "labels" / "tokens.arrow"
     write_examples(tokenizer, records(), prompt, None, tokens)

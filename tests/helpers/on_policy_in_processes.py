@@ -7,13 +7,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 sys.path.append(str(Path(__file__).parents[2]))
-from sft.data.chat_template import apply, choose
+from sft.data.chat_template import select_template, set_chat_template
 from tests.helpers.on_policy_runs import asks, build, tiny, trained_bpe
 
 here = PartialState(cpu=True)
 mine, other = trained_bpe(800), trained_bpe(300)
 for tokenizer in (mine, other):
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
 theirs = other if sys.argv[2] == "gold" else mine
 folder = Path(sys.argv[1]) / str(here.process_index)  # a watch each, so a log each
 folder.mkdir()

@@ -2,7 +2,7 @@
 
 import json
 
-from sft.data.chat_template import apply, choose
+from sft.data.chat_template import select_template, set_chat_template
 from sft.data.dataset import open_examples, write_examples
 from sft.labels.labeler import Wanted, label
 from sft.labels.transformers import Reader
@@ -54,7 +54,7 @@ def run(model, folder, data=None, student=None, labels=None, seed=3, on_progress
 def examples_in(model, folder, data):
     """The data as the student learns it."""
     tokenizer = load_tokenizer(str(model))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     write_examples(tokenizer, data, prompt, None, folder / "tokens.arrow")
     return tokenizer, open_examples(folder / "tokens.arrow")
 

@@ -43,13 +43,13 @@ def plain_tokenizer(checkpoint):
 @pytest.fixture(scope="session")
 def tokenizers(checkpoint):
     """The tokenizer of each family, with our template applied."""
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from synth.core.models import load_tokenizer
 
     made = {"chatml": load_tokenizer(str(checkpoint)), "r1": load_tokenizer(str(checkpoint))}
     made["r1"].add_special_tokens({"additional_special_tokens": R1_TOKENS})
     for tokenizer in made.values():
-        apply(tokenizer, choose(tokenizer))
+        set_chat_template(tokenizer, select_template(tokenizer))
     return made
 
 

@@ -42,7 +42,7 @@ def load_benchmarks(section: Evaluate) -> RunBenchmarks | None:
     """
     if section.lm_eval is None:
         return None
-    from sft.data.chat_template import apply
+    from sft.data.chat_template import set_chat_template
     from sft.evaluation.lm_eval import load_tasks, run_tasks
 
     tasks, files = section.lm_eval, benchmark_files(section)
@@ -67,7 +67,7 @@ def load_benchmarks(section: Evaluate) -> RunBenchmarks | None:
             student = weights.student
             tokenizer = load_tokenizer(weights.path, student.trust_remote_code)
             if weights.template is not None:
-                apply(tokenizer, weights.template)
+                set_chat_template(tokenizer, weights.template)
             figures = run_tasks(
                 load_model(weights.path, student.dtype, None, student.trust_remote_code),
                 tokenizer,

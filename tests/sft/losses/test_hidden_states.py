@@ -94,7 +94,7 @@ def test_queries_keys_and_values_are_found_in_other_families(family, options):
     with hidden.capture():
         student(**inputs)
         teacher(**inputs)
-    seen = dict(hidden._seen)
+    seen = dict(hidden._captured)
     shapes = [seen["teacher", kind, 3].shape[-1] for kind in "qkv"]
     assert shapes == [24, 12, 12]
     if family == "phi3":
@@ -141,7 +141,7 @@ def test_only_the_wanted_layers_are_kept_and_hooks_go():
     with pytest.raises(ZeroDivisionError), hidden.capture():
         student(**inputs)
         teacher(**inputs)
-        assert sorted(hidden._seen) == [
+        assert sorted(hidden._captured) == [
             ("student", "k", 3), ("student", "q", 3), ("student", "state", 2), ("student", "v", 3),
             ("teacher", "k", 6), ("teacher", "q", 6), ("teacher", "state", 4), ("teacher", "v", 6),
         ]  # fmt: skip
@@ -149,7 +149,7 @@ def test_only_the_wanted_layers_are_kept_and_hooks_go():
     hidden.loss(labels, inputs["attention_mask"])
     student(**inputs)
     teacher(**inputs)
-    assert not hidden._seen
+    assert not hidden._captured
     for model in (student, teacher):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 

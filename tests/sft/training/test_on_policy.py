@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.data.chat_template import apply, choose
+from sft.data.chat_template import select_template, set_chat_template
 from sft.losses.cross_tokenizer import before_answer
 from sft.models.layers import take
 from sft.training.checkpoints import last_whole
@@ -39,7 +39,7 @@ def made():
     """Two tokenizers of one family that cut text in their own ways."""
     both = trained_bpe(800), trained_bpe(300)
     for tokenizer in both:
-        apply(tokenizer, choose(tokenizer))
+        set_chat_template(tokenizer, select_template(tokenizer))
     return both
 
 
@@ -375,7 +375,7 @@ def apart(trainer, prompts):
 def test_smollm2_without_two_layers_learns_from_the_whole(tmp_path, smollm2):
     """Prints what docs/on-policy.md says."""
     tokenizer = copy.deepcopy(smollm2)
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     teacher = load_model(GGUF)
     student = take(teacher, [n for n in range(1, 31) if n not in (15, 22)])
     learned = sums((a, (7 * a) % 53 + 10) for a in range(10, 74))

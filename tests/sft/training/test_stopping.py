@@ -129,7 +129,7 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
 def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     """Labels reach the loss as they are, nothing is cut, and padding is masked out."""
     import sft.losses.objective
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from sft.data.encoding import check_dataset
     from synth.core.models import load_tokenizer
 
@@ -143,7 +143,7 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(sft.losses.objective, "summed_loss", spy)
     result = run(checkpoint, tmp_path, epochs=1)
     tokenizer = load_tokenizer(str(checkpoint))
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     encoded = list(check_dataset(tokenizer, records(), prompt))
     labels = [tuple(t for t in e.labels if t != -100) for e in encoded]
     assert sorted(seen) == sorted(labels)

@@ -54,13 +54,13 @@ def run_of(tmp_path, tiny, evaluate=None, **sections):
 
 def put_trained(run, weights, name=None):
     """A finished training whose student is a copy of some weights."""
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from synth.core.models import load_tokenizer
 
     place = run.folder / ("train" if name is None else f"train-{name}")
     shutil.copytree(weights, place / "student")
     tokenizer = load_tokenizer(str(weights))
-    apply(tokenizer, choose(tokenizer))  # as training saves it
+    set_chat_template(tokenizer, select_template(tokenizer))  # as training saves it
     tokenizer.save_pretrained(place / "student")
     write_json(place / "manifest.json", {"inputs": {}, "content": str(name), "student": "student"})
 

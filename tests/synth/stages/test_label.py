@@ -102,13 +102,13 @@ def go(run):
 
 def examples(run, tmp_path):
     """The run's traces as training sees them."""
-    from sft.data.chat_template import apply, choose
+    from sft.data.chat_template import select_template, set_chat_template
     from synth.core.dataset import read_split
     from synth.core.models import load_tokenizer
     from synth.stages.build_student import StudentSetup
 
     tokenizer = load_tokenizer(run.student.model)
-    apply(tokenizer, choose(tokenizer, run.student.chat_template))
+    set_chat_template(tokenizer, select_template(tokenizer, run.student.chat_template))
     records = read_split(run.folder / "filter", "kept")
     write_examples(
         tokenizer, records, StudentSetup(run.student).messages, None, tmp_path / "tokens.arrow"
@@ -249,30 +249,30 @@ def test_another_vocabulary_is_refused_with_the_teachers_name(start, models, tmp
 
 
 def test_training_refuses_labels_of_other_traces_with_one_message(start, tmp_path):
-    from sft.data.chat_template import apply, choose
-    from sft.training.teachers import gather
+    from sft.data.chat_template import select_template, set_chat_template
+    from sft.training.teachers import load_teachers
     from synth.core.models import load_tokenizer
 
     run = start()
     go(run)
     place, tokenizer = run.folder / "label", load_tokenizer(run.student.model)
-    apply(tokenizer, choose(tokenizer))
+    set_chat_template(tokenizer, select_template(tokenizer))
     data, _ = examples(run, tmp_path)
-    assert gather(run.train, tokenizer, data, place).labels["big"].manifest["records"] == 20
+    assert load_teachers(run.train, tokenizer, data, place).labels["big"].manifest["records"] == 20
     other, _ = examples(start(prompt={"template": "boxed.zh"}), tmp_path)
     with pytest.raises(UserError, match="'r0' are of other tokens; another tokenizer, chat"):
-        gather(run.train, tokenizer, other, place)
+        load_teachers(run.train, tokenizer, other, place)
     more, _ = examples(start(traces(21)), tmp_path)
     with pytest.raises(UserError, match="no labels of record 'r20'; is it another data set's"):
-        gather(run.train, tokenizer, more, place)
+        load_teachers(run.train, tokenizer, more, place)
     shard = place / "big" / "labels-00000.bin"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9])
     with pytest.raises(UserError, match=r"labels-00000\.bin: missing or cut"):
-        gather(run.train, tokenizer, data, place)
+        load_teachers(run.train, tokenizer, data, place)
     shard.write_bytes(whole[:-9] + bytes(9))
     with pytest.raises(UserError, match=r"labels-00000\.bin: damaged"):
-        gather(run.train, tokenizer, data, place)
+        load_teachers(run.train, tokenizer, data, place)
 
 
 @pytest.mark.slow
