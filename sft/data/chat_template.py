@@ -24,6 +24,8 @@ from synth.core.errors import UserError, nearest
 from synth.core.reasoning import OPEN
 from synth.core.record import Message
 
+# A template may write this itself, in the prompt (R1-Distill's does).
+OPENING = f"{OPEN}\n"
 FOLDER = Path(__file__).parent / "templates"
 # What a tokenizer must know for a template, the most telling family first: a tokenizer made from
 # another family's keeps tokens of that one (R1-Distill-Llama, Llama 3 taught ChatML).
@@ -153,10 +155,9 @@ def render_spans(
     template: str,
     messages: Sequence[Message],
     variables: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = False,
 ) -> list[tuple[str, bool]]:
     """Renders a conversation in stretches, each with or without loss: see `render_pieces`."""
-    pieces = render_pieces(template, messages, variables, add_generation_prompt)
+    pieces = render_pieces(template, messages, variables)
     return [
         ("".join(piece.text for piece in stretch), has_loss)
         for has_loss, stretch in groupby(pieces, key=lambda piece: piece.has_loss)
@@ -167,7 +168,6 @@ def render_pieces(
     template: str,
     messages: Sequence[Message],
     variables: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = False,
 ) -> list[Piece]:
     """Renders a conversation, with what the template wrote told apart from what is data.
 
@@ -179,23 +179,21 @@ def render_pieces(
         template: Text of a chat template with generation marks.
         messages: The conversation; assistant turns hold what `join_trace` gives.
         variables: Names that the template may use, such as `bos_token`.
-        add_generation_prompt: Whether to end with the opening of an assistant turn.
 
     Raises:
         UserError: The template is not sound, refuses the conversation, or changes its texts.
     """
-    opening = f"{OPEN}\n"
     texts, placeholders, masked = [], [], []
     for turn, message in enumerate(messages):
         role, text = message["role"], message["content"]
         if not role.isidentifier():  # it is written as a part of the template
             raise UserError(f"message {turn + 1}: {role[:40]!r} is no name of a role")
         # A template may treat an opened reasoning apart (R1 does), so it gets to see the tag.
-        prefix = opening if role == "assistant" and text.startswith(opening) else ""
+        prefix = OPENING if role == "assistant" and text.startswith(OPENING) else ""
         texts.append(text.removeprefix(prefix))
         placeholders.append(f"{_DATA}{turn}{_DATA}")
         masked.append(Message(role=role, content=prefix + placeholders[-1]))
-    parts = _MARKS.split(_render(template, masked, variables, add_generation_prompt))
+    parts = _MARKS.split(_render(template, masked, variables))
     pieces: list[Piece] = []
     has_loss = False
     owner: int | None = None
@@ -211,7 +209,7 @@ def render_pieces(
         else:
             pieces.append(Piece(part, has_loss, False, owner))
     # A mark inside a text goes as it came: only the rendering of the true texts is compared.
-    rendered = _render(template, list(messages), variables, add_generation_prompt, marks=False)
+    rendered = _render(template, list(messages), variables, marks=False)
     if "".join(piece.text for piece in pieces) != rendered:
         raise UserError(
             "student.chat_template: the template changes the texts of the conversation (strips, "
@@ -230,13 +228,11 @@ def _render(
     template: str,
     messages: list[Message],
     variables: Mapping[str, Any] | None,
-    add_generation_prompt: bool,
     marks: bool = True,
 ) -> str:
     try:
-        return _compile(template, marks).render(
-            variables or {}, messages=messages, add_generation_prompt=add_generation_prompt
-        )
+        names = {"add_generation_prompt": False, **(variables or {})}
+        return _compile(template, marks).render(names, messages=messages)
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"student.chat_template: {error}") from error
 

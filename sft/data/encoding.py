@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from sft.data.chat_template import (
     KNOWN,
+    OPENING,
     end_token,
     render_pieces,
     render_spans,
@@ -27,11 +28,10 @@ from sft.data.chat_template import (
 )
 from synth.config.train import Student
 from synth.core.errors import MissingPackage, UserError
-from synth.core.reasoning import CLOSE, OPEN, join_trace
+from synth.core.reasoning import CLOSE, join_trace
 from synth.core.record import Message, Record, Task
 
 IGNORED = -100
-_OPENING = f"{OPEN}\n"
 # What a tokenizer takes for blanks beside a token that strips them (Unicode's White_Space).
 _BLANKS = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
@@ -167,7 +167,7 @@ def verify(
 
 def _prompt_problem(record: Record, before: str, wanted: str) -> str:
     """Why the text before the loss is not the prompt that the student will be given."""
-    if record.reasoning is None and wanted.startswith(before) and wanted.endswith(_OPENING):
+    if record.reasoning is None and wanted.startswith(before) and wanted.endswith(OPENING):
         return "no reasoning, but the template's prompt opens it with <think>"
     if wanted.startswith(before):
         return "tokens of the prompt carry loss"
@@ -178,8 +178,8 @@ def _loss_problems(tokenizer: Any, record: Record, prompt: str, ids: list[int]) 
     """What is wrong with the tokens that carry loss."""
     problems = []
     trace = join_trace(record.reasoning, record.answer)
-    if record.reasoning is not None and prompt.endswith(_OPENING):
-        trace = trace.removeprefix(_OPENING)
+    if record.reasoning is not None and prompt.endswith(OPENING):
+        trace = trace.removeprefix(OPENING)
     end = end_token(tokenizer.chat_template, tokenizer.special_tokens_map)
     text = _decode(tokenizer, ids)
     if text != _normal(tokenizer, trace) + end and (lost := _unwritable(tokenizer, trace)):

@@ -67,13 +67,13 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     >>> batches([3, 9, 4, 8], 18)
     [[1, 3], [2, 0]]
     """
-    rows: list[list[int]] = []
+    groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if rows and lengths[rows[-1][0]] * (len(rows[-1]) + 1) <= batch_tokens:
-            rows[-1].append(index)
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= batch_tokens:
+            groups[-1].append(index)
         else:
-            rows.append([index])
-    return rows
+            groups.append([index])
+    return groups
 
 
 class Engine(Protocol):

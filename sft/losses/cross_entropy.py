@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -18,8 +19,8 @@ CHUNK_BYTES = 256 * 2**20
 
 
 def summed_loss(
-    hidden: torch.Tensor, labels: torch.Tensor, head: Any, chunk_bytes: int = CHUNK_BYTES
-) -> torch.Tensor:
+    hidden: Tensor, labels: Tensor, head: Any, chunk_bytes: int = CHUNK_BYTES
+) -> Tensor:
     """Sums the negative log-likelihoods of all labelled tokens, a scalar in float32.
 
     Args:
@@ -33,7 +34,7 @@ def summed_loss(
     where = targets != -100
     kept, wanted = hidden[:, :-1][where], targets[where]
 
-    def chunk_loss(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def chunk_loss(states: Tensor, tokens: Tensor) -> Tensor:
         return functional.cross_entropy(head(states).float(), tokens, reduction="sum")
 
     rows = max(1, chunk_bytes // (4 * head.weight.shape[0]))

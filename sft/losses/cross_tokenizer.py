@@ -17,19 +17,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sft.data.chat_template import select_template, set_chat_template
+from sft.data.chat_template import OPENING, select_template, set_chat_template
 from sft.data.encoding import IGNORED, encode, plain_ids
 from synth.core.errors import UserError
-from synth.core.reasoning import OPEN
 from synth.core.record import Message
 
 Read = Callable[[Any, Any], tuple[Any, Any]]
-# A template may write this itself, in the prompt (R1-Distill's does).
-OPENING = f"{OPEN}\n"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -110,14 +108,14 @@ class CrossTokenizer:
 
     def loss(
         self,
-        states: torch.Tensor,
+        states: Tensor,
         head: Callable[[Any], Any],
-        ids: torch.Tensor,
-        labels: torch.Tensor,
+        ids: Tensor,
+        labels: Tensor,
         prompts: Sequence[list[int]],
         ends: Collection[int],
         read: Read,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Sums the loss of a batch over its answers.
 
         Of an answer it is the mean, over stretches of text that both tokenizers cut out, of the
@@ -164,7 +162,7 @@ class CrossTokenizer:
             )
         return total
 
-    def uld(self, student: torch.Tensor, teacher: torch.Tensor, pair: Aligned) -> torch.Tensor:
+    def uld(self, student: Tensor, teacher: Tensor, pair: Aligned) -> Tensor:
         """Computes the loss of one answer by TRL, from the logits that predict its tokens.
 
         Both are (tokens, vocabulary), each in its own tokens and vocabulary.
@@ -173,7 +171,7 @@ class CrossTokenizer:
         def row(values: Sequence[int], head: int) -> Any:
             return torch.tensor([[head, *values]], device=student.device)
 
-        loss: torch.Tensor = self.criterion(
+        loss: Tensor = self.criterion(
             student_logits=student[None],
             teacher_logits=teacher[None],
             # TRL's first token of an answer is predicted from the position before.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from synth.core.errors import UserError, nearest
 
@@ -91,14 +92,12 @@ class TopK:
         log_rest: (...), of the probability of all other tokens together.
     """
 
-    ids: torch.Tensor
-    log_probs: torch.Tensor
-    log_rest: torch.Tensor
+    ids: Tensor
+    log_probs: Tensor
+    log_rest: Tensor
 
 
-def top_k(
-    ids: torch.Tensor, logits: torch.Tensor, logsumexp: torch.Tensor, temperature: float
-) -> TopK:
+def top_k(ids: Tensor, logits: Tensor, logsumexp: Tensor, temperature: float) -> TopK:
     """Makes the teacher of stored labels: raw logits (..., k) and the logsumexp of all logits / T.
 
     The rest is 1 minus the sum, at least the epsilon of the type of `logsumexp` (2^-23 for
@@ -111,14 +110,12 @@ def top_k(
     return TopK(ids, log_probs, (-log_probs.exp().sum(-1).clamp(max=largest_sum)).log1p())
 
 
-def dense(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+def dense(logits: Tensor, temperature: float) -> Tensor:
     """Makes the teacher of all logits: log-probabilities at T, in float32 or wider."""
     return at_least_float32(logits).div(temperature).log_softmax(-1)
 
 
-def divergence(
-    teacher: torch.Tensor | TopK, student: torch.Tensor, how: Divergence
-) -> torch.Tensor:
+def divergence(teacher: Tensor | TopK, student: Tensor, how: Divergence) -> Tensor:
     """Computes the divergence of each token's distributions.
 
     Args:
@@ -145,20 +142,20 @@ def divergence(
     return value if how.kind == "tvd" else value * how.temperature**2
 
 
-def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _jsd(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+def _jsd(log_p: Tensor, log_q: Tensor, how: Divergence) -> Tensor:
     middle = _mean(log_p, log_q, how.beta)
     return how.beta * _kl(log_p, middle) + (1 - how.beta) * _kl(log_q, middle)
 
 
-def _skewed_kl(log_p: torch.Tensor, log_q: torch.Tensor, how: Divergence) -> torch.Tensor:
+def _skewed_kl(log_p: Tensor, log_q: Tensor, how: Divergence) -> Tensor:
     return _kl(log_p, _mean(log_p, log_q, how.skew) if how.skew > 0 else log_q)
 
 
-def _mean(log_p: torch.Tensor, log_q: torch.Tensor, weight: float) -> torch.Tensor:
+def _mean(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
     """The logarithm of weight p + (1 - weight) q."""
     return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
 
@@ -167,7 +164,7 @@ def _mean(log_p: torch.Tensor, log_q: torch.Tensor, weight: float) -> torch.Tens
 # the settings; it returns the divergence of each token, (...), not times T^2. A new one also needs
 # its word in `Kind` and in `SoftLabels.divergence` of synth/config/distillation.py, its formula in
 # docs/losses.md, and its reference in tests/sft/losses/test_divergences.py.
-DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, Divergence], torch.Tensor]] = {
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, Divergence], Tensor]] = {
     "forward_kl": lambda log_p, log_q, how: _kl(log_p, log_q),
     "reverse_kl": lambda log_p, log_q, how: _kl(log_q, log_p),
     "jsd": _jsd,
@@ -177,9 +174,7 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, Divergence], torch.
 }
 
 
-def _outcomes(
-    teacher: TopK, student: torch.Tensor, tail: Tail
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _outcomes(teacher: TopK, student: Tensor, tail: Tail) -> tuple[Tensor, Tensor]:
     """Log-probabilities of both over the teacher's k tokens and, but for `both`, the rest.
 
     The student comes as logits divided by T.
@@ -206,13 +201,13 @@ def _outcomes(
     return torch.cat([log_p, missing], -1), log_q
 
 
-def _normalised(log: torch.Tensor) -> torch.Tensor:
+def _normalised(log: Tensor) -> Tensor:
     """log_softmax that leaves rows of nothing but -inf as they are."""
     empty = (log == -torch.inf).all(-1, keepdim=True)
     return torch.where(empty, -torch.inf, torch.where(empty, 0.0, log).log_softmax(-1))
 
 
-def mix_dense(teachers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+def mix_dense(teachers: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Takes the weighted mean of several teachers' probabilities, as logarithms, (..., vocabulary).
 
     Weights are (..., teachers) or (teachers,), summing to 1.
@@ -224,7 +219,7 @@ def mix_dense(teachers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.
     return mixed
 
 
-def mix_top_k(teachers: Sequence[TopK], weights: torch.Tensor) -> TopK:
+def mix_top_k(teachers: Sequence[TopK], weights: Tensor) -> TopK:
     """Takes the weighted mean of several teachers' probabilities over the union of their top-k.
 
     What a teacher says of a token outside its own top-k is not known; it stays in the tail. So a
@@ -248,12 +243,12 @@ def mix_top_k(teachers: Sequence[TopK], weights: torch.Tensor) -> TopK:
     return TopK(union, torch.where(union >= 0, merged.log(), -torch.inf), rest.log())
 
 
-def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Widens values to float32; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _k_wide(values: torch.Tensor) -> torch.Tensor:
+def _k_wide(values: Tensor) -> Tensor:
     """A few values a token in float64, which costs nothing beside the vocabulary."""
     # Apple's GPUs have no float64.
     return values.float() if values.device.type == "mps" else values.double()

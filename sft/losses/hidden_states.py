@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +26,7 @@ from synth.core.errors import UserError
 NAME = "_hidden_projections"
 FILE = "hidden_projections.safetensors"
 # What was captured: of which model, which kind (state, q, k or v), which layer.
-Captured: TypeAlias = dict[tuple[str, str, int], torch.Tensor]
+Captured: TypeAlias = dict[tuple[str, str, int], Tensor]
 # Relations of one chunk; they grow with the square of the length.
 _CHUNK_BYTES = 64 * 2**20
 
@@ -33,7 +34,7 @@ _CHUNK_BYTES = 64 * 2**20
 # --- losses: pure functions -----------------------------------------------------------------------
 
 
-def mse(student: torch.Tensor, teacher: torch.Tensor, relative: bool = False) -> torch.Tensor:
+def mse(student: Tensor, teacher: Tensor, relative: bool = False) -> Tensor:
     """Squared distance of states (tokens, width), mean over the width, (tokens,) in float32.
 
     After TinyBERT (arXiv 1909.10351, equation 8). `relative` divides by the mean square of the
@@ -44,19 +45,19 @@ def mse(student: torch.Tensor, teacher: torch.Tensor, relative: bool = False) ->
     return distance / teacher.square().mean(-1).clamp(min=1e-12) if relative else distance
 
 
-def cosine(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine between states, (tokens,) (DistilBERT, arXiv 1910.01108, section 2)."""
     return 1 - cosine_similarity(student.float(), teacher.float(), dim=-1)
 
 
 def relation(
-    student: torch.Tensor,
-    teacher: torch.Tensor,
+    student: Tensor,
+    teacher: Tensor,
     heads: int,
-    weights: torch.Tensor,
-    documents: torch.Tensor,
+    weights: Tensor,
+    documents: Tensor,
     chunk_bytes: int = _CHUNK_BYTES,
-) -> torch.Tensor:
+) -> Tensor:
     """KL(teacher || student) of relations softmax(A A^T / sqrt(d)), mean over relation heads.
 
     MiniLMv2 (arXiv 2012.15828, equations 2 to 6), on a causal model: a token relates to itself and
@@ -91,13 +92,9 @@ def relation(
 
 
 def _rows_kl(
-    student: torch.Tensor,
-    teacher: torch.Tensor,
-    rows: torch.Tensor,
-    visible: torch.Tensor,
-    weights: torch.Tensor,
-) -> torch.Tensor:
-    def log_relation(vectors: torch.Tensor) -> torch.Tensor:
+    student: Tensor, teacher: Tensor, rows: Tensor, visible: Tensor, weights: Tensor
+) -> Tensor:
+    def log_relation(vectors: Tensor) -> Tensor:
         scores = torch.einsum("rhd,khd->hrk", vectors[rows], vectors)
         scores = scores / math.sqrt(vectors.shape[-1])
         return scores.masked_fill(~visible, -math.inf).log_softmax(-1)
@@ -108,10 +105,8 @@ def _rows_kl(
 
 
 def document_numbers(
-    shape: Sequence[int],
-    attention_mask: torch.Tensor | None = None,
-    position_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
+    shape: Sequence[int], attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+) -> Tensor:
     """Numbers the document of its row that each token belongs to, -1 for padding, (batch, length).
 
     `attention_mask` is 0 at padding; `position_ids` start again at 0 with each document of a row.
@@ -124,9 +119,7 @@ def document_numbers(
     return numbers if attention_mask is None else numbers.masked_fill(attention_mask == 0, -1)
 
 
-def token_weights(
-    labels: torch.Tensor, documents: torch.Tensor, positions: str = "labelled"
-) -> torch.Tensor:
+def token_weights(labels: Tensor, documents: Tensor, positions: str = "labelled") -> Tensor:
     """Weighs each token's state, (batch, length); the sum is the number of labels.
 
     With the positions `labelled` it is 1 where the next token has a label, as in the cross-entropy;
@@ -226,10 +219,10 @@ class HiddenStateLoss:
 
     def loss(
         self,
-        labels: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
         """Sums the losses over what was captured last, which is then let go, a float32 scalar.
 
         States count with their mean over pairs of layers (TinyBERT adds them up), relations with
@@ -257,9 +250,7 @@ class HiddenStateLoss:
         with torch.autocast(labels.device.type, enabled=False):
             return self._sum(captured, weights, documents)
 
-    def _sum(
-        self, captured: Captured, weights: torch.Tensor, documents: torch.Tensor
-    ) -> torch.Tensor:
+    def _sum(self, captured: Captured, weights: Tensor, documents: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=weights.device)
         where = weights > 0
         for index, (layer, teacher_layer) in enumerate(self.pairs):
@@ -285,10 +276,10 @@ class HiddenStateLoss:
 
     def _keep(
         self, key: tuple[str, str, int], cut: slice = slice(None)
-    ) -> Callable[[torch.Tensor], None]:
+    ) -> Callable[[Tensor], None]:
         wants_gradient = key[0] == "student" and torch.is_grad_enabled()
 
-        def keep(value: torch.Tensor) -> None:
+        def keep(value: Tensor) -> None:
             if wants_gradient and not torch.is_grad_enabled():
                 raise UserError(
                     "hidden_states: gradient checkpointing must not be reentrant, no gradient "

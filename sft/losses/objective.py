@@ -62,10 +62,13 @@ class DistillationLoss:
         self.hidden, self.vocabulary = hidden, vocabulary
         self.output = config.hidden_states.output if config.hidden_states else 1.0
         self.plain = {id(m): has_plain_head(m) for m in (bare(student), *self.teachers.values())}
-        self.soft = config.soft_labels
-        if self.soft is None and config.method == "soft_labels":
-            self.soft = SoftLabels()
-        self.how = divergence_of(self.soft) if self.soft else None
+        soft = config.soft_labels or (SoftLabels() if config.method == "soft_labels" else None)
+        self.divergence: Divergence | None = None
+        if soft is not None:
+            self.alpha = soft.alpha
+            self.divergence = Divergence(
+                soft.divergence, soft.temperature, soft.beta, soft.skew, soft.tail
+            )
 
     def __call__(self, student: Any, inputs: dict[str, Any], extra: LossInputs) -> dict[str, Any]:
         """Sums over the labelled tokens: `loss` with gradients, and `PARTS`, detached."""
@@ -73,13 +76,13 @@ class DistillationLoss:
         with self.hidden.capture() if self.hidden else contextlib.nullcontext():
             states, head = states_and_head(student, inputs, self.plain[id(student)])
             online = self._online(inputs)
-        if self.soft is None or self.how is None:
+        if self.divergence is None:
             total = hard = summed_loss(states, labels, head)
             soft = total.new_zeros(())
         else:
             stored = [Stored(*columns) for columns in extra.soft]
             total, hard, soft = summed_soft_loss(
-                states, labels, head, online or stored, self.how, self.soft.alpha, extra.weights,
+                states, labels, head, online or stored, self.divergence, self.alpha, extra.weights,
                 self.vocabulary,
             )  # fmt: skip
         hidden = total.new_zeros(())
@@ -99,11 +102,6 @@ class DistillationLoss:
             with torch.no_grad():
                 online.append(Online(*states_and_head(teacher, moved, self.plain[id(teacher)])))
         return online
-
-
-def divergence_of(soft: SoftLabels) -> Divergence:
-    """Makes a divergence of the section `train.soft_labels`."""
-    return Divergence(soft.divergence, soft.temperature, soft.beta, soft.skew, soft.tail)
 
 
 def attach_loss(student: Any, objective: DistillationLoss) -> None:

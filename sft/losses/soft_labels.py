@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -37,9 +38,9 @@ _BLOCK_BYTES = {"cpu": 2**20}
 _BLOCK_BYTES_GPU = 64 * 2**20
 
 # The cost of a block of logits, of which the first row is given: total, hard part, soft part.
-_BlockCost: TypeAlias = Callable[[torch.Tensor, int], tuple[Any, Any, Any]]
+_BlockCost: TypeAlias = Callable[[Tensor, int], tuple[Any, Any, Any]]
 # What the teachers say of a range of a chunk's rows.
-_Reader: TypeAlias = Callable[[int, int], torch.Tensor | TopK]
+_Reader: TypeAlias = Callable[[int, int], Tensor | TopK]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Online:
         head: From hidden states to logits; on whatever device `hidden` is.
     """
 
-    hidden: torch.Tensor
-    head: Callable[[torch.Tensor], torch.Tensor]
+    hidden: Tensor
+    head: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class Stored:
         logsumexp: (tokens,), of all logits / T at the T of the loss.
     """
 
-    ids: torch.Tensor
-    logits: torch.Tensor
-    logsumexp: torch.Tensor
+    ids: Tensor
+    logits: Tensor
+    logsumexp: Tensor
 
 
 class SoftLoss(NamedTuple):
@@ -79,19 +80,19 @@ class SoftLoss(NamedTuple):
         divergence: The soft part with its T^2 before its weight, detached; 0 where alpha is 1.
     """
 
-    total: torch.Tensor
-    cross_entropy: torch.Tensor
-    divergence: torch.Tensor
+    total: Tensor
+    cross_entropy: Tensor
+    divergence: Tensor
 
 
 def summed_soft_loss(
-    hidden: torch.Tensor,
-    labels: torch.Tensor,
+    hidden: Tensor,
+    labels: Tensor,
     head: Any,
     teachers: Sequence[Online | Stored],
     how: Divergence,
     alpha: float = 0.5,
-    weights: torch.Tensor | Sequence[float] | None = None,
+    weights: Tensor | Sequence[float] | None = None,
     vocabulary: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> SoftLoss:
@@ -128,14 +129,14 @@ def summed_soft_loss(
         # Each online teacher's logits lie beside the student's logits and their gradient.
         share = 1 + sum(isinstance(teacher, Online) for teacher in teachers) // 2
 
-    def chunk_sums(states: torch.Tensor, tokens: torch.Tensor, start: int) -> torch.Tensor:
+    def chunk_sums(states: Tensor, tokens: Tensor, start: int) -> Tensor:
         logits = at_least_float32(head(states))
         read = None
         if open_chunk is not None:
             with torch.no_grad():
                 read = open_chunk(start, start + len(states))
 
-        def cost(block: torch.Tensor, first: int) -> tuple[Any, Any, Any]:
+        def cost(block: Tensor, first: int) -> tuple[Any, Any, Any]:
             end = first + len(block)
             hard = soft = block.new_zeros(())
             if read is not None:
@@ -184,9 +185,7 @@ class _Blocks(torch.autograd.Function):  # type: ignore[misc]
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, cost: _BlockCost, forgotten: bool
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, logits: Tensor, cost: _BlockCost, forgotten: bool) -> tuple[Tensor, ...]:
         wanted = ctx.needs_input_grad[0] and not forgotten
         gradient = torch.empty_like(logits) if wanted else None
         sums = [logits.new_zeros(()) for _ in range(3)]
@@ -207,11 +206,11 @@ class _Blocks(torch.autograd.Function):  # type: ignore[misc]
         return tuple(sums)
 
     @staticmethod
-    def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, None, None]:
+    def backward(ctx: Any, outer: Tensor, *_: Tensor) -> tuple[Any, None, None]:
         return ctx.saved_tensors[0] * outer, None, None
 
 
-def _same(saved: torch.Tensor) -> torch.Tensor:
+def _same(saved: Tensor) -> Tensor:
     return saved
 
 
@@ -225,13 +224,8 @@ class _HardAndForwardKL(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: torch.Tensor,
-        tokens: torch.Tensor,
-        log_p: torch.Tensor,
-        alpha: float,
-        temperature: float,
-    ) -> tuple[torch.Tensor, ...]:
+        ctx: Any, logits: Tensor, tokens: Tensor, log_p: Tensor, alpha: float, temperature: float
+    ) -> tuple[Tensor, ...]:
         wanted, index = ctx.needs_input_grad[0], tokens.unsqueeze(-1)
         hard, gradient = logits.new_zeros(()), torch.empty(0)
         if alpha > 0:
@@ -257,14 +251,14 @@ class _HardAndForwardKL(torch.autograd.Function):  # type: ignore[misc]
         return alpha * hard + (1 - alpha) * soft, hard, soft
 
     @staticmethod
-    def backward(ctx: Any, outer: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, outer: Tensor, *_: Tensor) -> tuple[Any, ...]:
         return ctx.saved_tensors[0] * outer, None, None, None, None
 
 
 def _reader(
     teachers: Sequence[Online | Stored],
-    weights: torch.Tensor | Sequence[float] | None,
-    where: torch.Tensor,
+    weights: Tensor | Sequence[float] | None,
+    where: Tensor,
     temperature: float,
     vocabulary: int | None,
     device: torch.device,
@@ -281,7 +275,7 @@ def _reader(
             for teacher, kept in zip(online, states, strict=True)
         ]
 
-        def read(start: int, end: int) -> torch.Tensor | TopK:
+        def read(start: int, end: int) -> Tensor | TopK:
             rows = slice(first + start, first + end)
             share = shares[rows] if shares.dim() == 2 else shares
             if online:
@@ -299,9 +293,7 @@ def _reader(
     return open_chunk
 
 
-def _shares(
-    weights: torch.Tensor | Sequence[float] | None, teachers: int, where: torch.Tensor
-) -> torch.Tensor:
+def _shares(weights: Tensor | Sequence[float] | None, teachers: int, where: Tensor) -> Tensor:
     """Weights that sum to 1, (teachers,) or a row for each labelled token."""
     weights = [1.0] * teachers if weights is None else weights
     shares = torch.as_tensor(weights, dtype=torch.float32, device=where.device)
@@ -339,7 +331,7 @@ def _check_teachers(teachers: Sequence[Online | Stored], tokens: int, ids: int) 
             )
 
 
-def _check_shapes(teacher: torch.Tensor, student: torch.Tensor) -> None:
+def _check_shapes(teacher: Tensor, student: Tensor) -> None:
     if teacher.shape != student.shape:
         raise UserError(
             f"soft labels: the teacher has {teacher.shape[-1]} logits and the student "

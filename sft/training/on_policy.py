@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sft.losses.cross_tokenizer import OPENING, CrossTokenizer, before_answer
+from sft.data.chat_template import OPENING
+from sft.losses.cross_tokenizer import CrossTokenizer, before_answer
 from sft.models.layers import bare
 from sft.models.student import lora
 from sft.models.vocabulary import shared_vocabulary

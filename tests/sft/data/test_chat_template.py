@@ -37,7 +37,7 @@ def conversations(draw):
 
 
 def text_of(template, messages, **options):
-    return "".join(text for text, _ in chat.render_spans(template, messages, **options))
+    return "".join(text for text, _ in chat.render_spans(template, messages, options))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

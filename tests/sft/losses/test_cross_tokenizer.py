@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.chat_template import select_template, set_chat_template
-from sft.losses.cross_tokenizer import OPENING, CrossTokenizer, before_answer, token_bytes
+from sft.data.chat_template import OPENING, select_template, set_chat_template
+from sft.losses.cross_tokenizer import CrossTokenizer, before_answer, token_bytes
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
 from synth.core.record import Message
