@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from filters._models import classifier as _classifier
+from filters._models.classifier import lacking, load_once
 from filters.base import Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from synth.core.errors import UserError
 from synth.core.models import locate
@@ -51,7 +50,7 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for the filter."""
-    missing = _classifier.lacking("the filter reward_model")
+    missing = lacking("the filter reward_model")
     try:
         locate(config.model)
     except UserError as error:
@@ -62,24 +61,15 @@ def check(config: Config) -> list[str]:
 def build(config: Config, context: Context) -> Check:
     """The check, which measures the model's score.
 
-    A text that is too long for the model is not cut: the end is what a reward is about, and nobody
-    can tell.
-
-    Raises:
-        UserError: At the first record, where there is no such model or it has no such label.
+    A text that is too long for the model is not cut: the end is what a reward is about. The first
+    record raises UserError where there is no such model or it has no such label.
     """
-    return _RewardModel(config)
+    load = load_once(
+        config.label, config.model, config.dtype, config.device, config.trust_remote_code
+    )
 
-
-class _RewardModel:
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._lock = threading.Lock()
-        self._model: _classifier.Classifier | None = None
-        self._label: int | None = None
-
-    def __call__(self, record: Record) -> Decision | Figures:
-        config, question = self._config, record.task.question
+    def check(record: Record) -> Decision | Figures:
+        question = record.task.question
         text = {
             "both": join_trace(record.reasoning, record.answer),
             "answer": record.answer,
@@ -89,36 +79,17 @@ class _RewardModel:
             return cannot_tell(f"no {'text' if config.text == 'both' else config.text}")
         if len(text) + len(question) > _LONGEST:
             return cannot_tell("too long for the model")
-        with self._lock:
-            model = self._ready()
-            ids = self._tokens(model, question, text)
+        model, label = load()
+        if label is None and len(model.labels) > 1:
+            labels = ", ".join(model.labels)
+            raise UserError(f"reward_model: {config.model} has several labels ({labels})")
+        ids = model.exchange_ids(question, text, config.chat_template)
         if len(ids) > min(model.longest, config.tokens_max):
             return cannot_tell("too long for the model", {"tokens": len(ids)})
         logits = model.logits([ids])[0]
-        score = logits[0] if self._label is None else model.probabilities(logits)[self._label]
+        score = logits[0] if label is None else model.probabilities(logits)[label]
         if not math.isfinite(score):
             return cannot_tell("the model gives no finite score")
         return Figures({"score": score}, {"tokens": len(ids)})
 
-    def _ready(self) -> _classifier.Classifier:
-        if self._model is None:
-            config = self._config
-            model = _classifier.load(
-                config.model, config.dtype, config.device, config.trust_remote_code
-            )
-            if config.label is not None:
-                self._label = model.label(config.label)
-            elif len(model.labels) > 1:
-                labels = ", ".join(model.labels)
-                raise UserError(f"reward_model: {config.model} has several labels ({labels})")
-            self._model = model
-        return self._model
-
-    def _tokens(self, model: _classifier.Classifier, question: str, text: str) -> list[int]:
-        # A lone surrogate has no UTF-8, which tokenizers want.
-        question, text = (t.encode("utf-8", "replace").decode() for t in (question, text))
-        if self._config.chat_template and getattr(model.tokenizer, "chat_template", None):
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
-            return list(model.tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
-        whole = f"{question}\n\n{text}" if question else text
-        return list(model.tokenizer(whole)["input_ids"])
+    return check

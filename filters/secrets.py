@@ -7,7 +7,7 @@ mathematics is no phone and no card. Formulas are not searched for numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -72,8 +72,7 @@ def build(config: Config, context: Context) -> Check:
 def edit(config: Config, record: Record, evidence: Mapping[str, Any]) -> None:
     """Writes `[KIND]` over what was found in a trace that is kept.
 
-    Raises:
-        ValueError: A span lies outside of its text, which therefore is not the one judged.
+    Raises ValueError where a span lies outside of its text, which then is not the one judged.
     """
     if not config.mask:
         return
@@ -94,17 +93,15 @@ def find(text: str, kinds: frozenset[Kind]) -> list[Span]:
     """What of these kinds stands in a text, in order; where two overlap, the first, then longer."""
     prose = blanked(text, ("math",), False) if kinds & set(_PERSONAL) else text
     absent = frozenset[Kind]() if LONG_NUMBER.search(prose) else LONG
-    found: list[Span] = []
-    for kind, needs, pattern, holds in FORMS:
+    spans: list[Span] = []
+    for form in FORMS:
+        kind = form.kind
         searched = text if kind in ("email", *SECRET) else prose
-        if kind in kinds - absent and (not needs or any(part in searched for part in needs)):
-            found += (Span(*m.span(), kind) for m in pattern.finditer(searched) if holds(m))
-    return list(_apart(sorted(found, key=lambda span: (span.start, -span.end))))
-
-
-def _apart(spans: list[Span]) -> Iterator[Span]:
-    position = 0
-    for span in spans:
-        if span.start >= position:
-            yield span
-            position = span.end
+        if kind in kinds - absent and (not form.needs or any(n in searched for n in form.needs)):
+            matches = filter(form.holds, form.pattern.finditer(searched))
+            spans += (Span(*match.span(), kind) for match in matches)
+    apart: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if not apart or span.start >= apart[-1].end:
+            apart.append(span)
+    return apart

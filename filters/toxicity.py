@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from filters._models.classifier import Classifier, lacking, load
+from filters._models.classifier import lacking, load_once
 from filters.base import Check, Context, Figures, FilterConfig, Measures
 from synth.core.record import Record
 
@@ -48,42 +47,30 @@ def build(config: Config, context: Context) -> Check:
     """The measurement: the label's largest probability over the windows of reasoning and answer.
 
     The whole trace is read, in windows that overlap. Evidence names the part and the characters of
-    the window with the largest score. A part of white space alone is not judged; where both are,
-    there is no figure.
+    the window with the largest score. A part of white space alone is not judged.
     """
-    return _Toxicity(config)
+    load = load_once(
+        config.label, config.model, config.dtype, config.device, config.trust_remote_code
+    )
 
-
-class _Toxicity:
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._lock = threading.Lock()
-        self._loaded: tuple[Classifier, int] | None = None
-
-    def __call__(self, record: Record) -> Figures:
-        classifier, label = self._classifier()
-        tokens = min(self._config.window, classifier.longest)
-        overlap = min(self._config.overlap, tokens // 4)
-        places = [
+    def check(record: Record) -> Figures:
+        classifier, label = load()
+        assert label is not None
+        tokens = min(config.window, classifier.longest)
+        overlap = min(config.overlap, tokens // 4)
+        windows = [
             (part, window)
             for part, text in (("reasoning", record.reasoning), ("answer", record.answer))
             if text and text.strip()
             for window in classifier.windows(text, tokens, overlap)
         ]
-        if not places:
+        if not windows:
             return Figures({"score": None})
-        rows = classifier.logits([window.ids for _, window in places])
+        rows = classifier.logits([window.ids for _, window in windows])
         scores = [classifier.probabilities(row)[label] for row in rows]
         worst = max(range(len(scores)), key=scores.__getitem__)
-        part, window = places[worst]
-        evidence = {"part": part, "start": window.start, "end": window.end, "windows": len(places)}
+        part, window = windows[worst]
+        evidence = {"part": part, "start": window.start, "end": window.end, "windows": len(windows)}
         return Figures({"score": scores[worst]}, evidence)
 
-    def _classifier(self) -> tuple[Classifier, int]:
-        """Loads the model when the first record comes, and only then."""
-        with self._lock:
-            if self._loaded is None:
-                config = self._config
-                model = load(config.model, config.dtype, config.device, config.trust_remote_code)
-                self._loaded = model, model.label(config.label)
-            return self._loaded
+    return check

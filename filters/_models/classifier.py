@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from filters.base import lacks_package
 from synth.core.errors import UserError, nearest
 from synth.core.models import load_tokenizer, locate, require_transformers
 
@@ -36,11 +36,10 @@ class Classifier:
     Attributes:
         labels: The names of the model's outputs, in their order.
         longest: The most tokens that an input may have, special ones included.
-        tokenizer: The model's tokenizer. It is not safe to use from several threads.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model, self.tokenizer = model, tokenizer
+        self._model, self._tokenizer = model, tokenizer
         config = model.config.get_text_config()
         names = model.config.id2label
         self.labels = [str(names[place]) for place in sorted(names)]
@@ -52,11 +51,7 @@ class Classifier:
         self._lock = threading.Lock()
 
     def label(self, name: str) -> int:
-        """The place of a label.
-
-        Raises:
-            UserError: The model has no such label.
-        """
+        """The index of a label; raises UserError where the model has none of this name."""
         if name in self.labels:
             return self.labels.index(name)
         raise UserError(f"label {name!r}: the model has none{nearest(name, self.labels)}")
@@ -64,15 +59,10 @@ class Classifier:
     def windows(self, text: str, tokens: int, overlap: int) -> list[Window]:
         """A text in windows of at most so many tokens, neighbours sharing `overlap` of them.
 
-        Lone surrogates, which no tokenizer takes, are read as U+FFFD.
-
-        Args:
-            text: Any text; an empty one is one window without words.
-            tokens: Length of a window, special tokens included.
-            overlap: Tokens that stand in a window and in the next one.
+        Special tokens are included. Lone surrogates, which no tokenizer takes, are read as U+FFFD.
         """
         with self._lock:
-            cut = self.tokenizer(
+            cut = self._tokenizer(
                 _SURROGATES.sub("\ufffd", text),
                 truncation=True,
                 max_length=tokens,
@@ -80,61 +70,70 @@ class Classifier:
                 return_overflowing_tokens=True,
                 return_offsets_mapping=True,
             )
-        found = []
-        for ids, places in zip(cut["input_ids"], cut["offset_mapping"], strict=True):
-            inside = [(start, end) for start, end in places if end > start]
+        windows = []
+        for ids, offsets in zip(cut["input_ids"], cut["offset_mapping"], strict=True):
+            inside = [(start, end) for start, end in offsets if end > start]
             start, end = (inside[0][0], inside[-1][1]) if inside else (0, 0)
-            found.append(Window(ids, start, end))
-        return found
+            windows.append(Window(ids, start, end))
+        return windows
+
+    def exchange_ids(self, question: str, answer: str, chat_template: bool) -> list[int]:
+        """The tokens of a question and its answer, in the chat template where there is one."""
+        # A lone surrogate has no UTF-8, which tokenizers want.
+        question, answer = (t.encode("utf-8", "replace").decode() for t in (question, answer))
+        with self._lock:
+            if chat_template and getattr(self._tokenizer, "chat_template", None):
+                turns = [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": answer},
+                ]
+                encoded = self._tokenizer.apply_chat_template(turns, return_dict=True)
+            else:
+                encoded = self._tokenizer(f"{question}\n\n{answer}" if question else answer)
+        return list(encoded["input_ids"])
 
     def logits(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """The model's outputs for each input, a list of token ids with its special tokens.
 
-        Inputs of one length are passed through together and none is padded, so an input's outputs
-        do not depend on its company but for rounding.
+        Only inputs of one length go together and none is padded, so the others change no output
+        but for rounding.
         """
         import torch
 
         by_length: defaultdict[int, list[int]] = defaultdict(list)
-        for place, ids in enumerate(inputs):
-            by_length[len(ids)].append(place)
-        found: list[list[float]] = [[] for _ in inputs]
+        for index, ids in enumerate(inputs):
+            by_length[len(ids)].append(index)
+        rows: list[list[float]] = [[] for _ in inputs]
         with self._lock, torch.inference_mode():
-            for length, places in by_length.items():
+            for length, indices in by_length.items():
                 # Decoders without a padding token refuse more than one input at once.
-                many = 1 if self._padding is None else max(1, _BATCH_TOKENS // max(1, length))
-                for start in range(0, len(places), many):
-                    some = places[start : start + many]
-                    ids = torch.tensor([list(inputs[i]) for i in some], device=self._model.device)
+                size = 1 if self._padding is None else max(1, _BATCH_TOKENS // max(1, length))
+                for start in range(0, len(indices), size):
+                    batch = indices[start : start + size]
+                    ids = torch.tensor([list(inputs[i]) for i in batch], device=self._model.device)
                     output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                    for place, row in zip(some, output.float().tolist(), strict=True):
-                        found[place] = row
-        return found
+                    for index, row in zip(batch, output.float().tolist(), strict=True):
+                        rows[index] = row
+        return rows
 
     def probabilities(self, logits: Sequence[float]) -> list[float]:
         """The outputs as probabilities of the labels.
 
-        Independent ones (sigmoid) where the model has one label or says that several may hold
-        (`multi_label_classification`), else ones that add up to 1 (softmax).
+        By sigmoid where the model has one label or says that several may hold
+        (`multi_label_classification`), else by softmax.
         """
         several = self._model.config.problem_type == "multi_label_classification"
         if several or len(logits) == 1:
             return [_sigmoid(value) for value in logits]
-        most = max(logits)
-        shares = [math.exp(value - most) for value in logits]
+        largest = max(logits)
+        shares = [math.exp(value - largest) for value in logits]
         return [share / sum(shares) for share in shares]
 
 
 def load(
     model: str, dtype: str = "float32", device: str | None = None, trust_remote_code: bool = False
 ) -> Classifier:
-    """The classifier that a name stands for, in evaluation mode.
-
-    Args:
-        model: A hub id, a folder, or `package:NAME/FOLDER`, as everywhere in a config.
-        dtype: A torch dtype by name.
-        device: A torch device by name; None takes the GPU where there is one.
-        trust_remote_code: Whether code that lies beside the weights may run.
+    """The classifier that a name stands for, in evaluation mode; on the GPU where there is one.
 
     Raises:
         MissingPackage: torch or transformers is not installed.
@@ -165,13 +164,27 @@ def load(
     return Classifier(loaded.to(device).eval(), tokenizer)
 
 
+def load_once(
+    label: str | None, model: str, dtype: str, device: str | None, trust_remote_code: bool
+) -> Callable[[], tuple[Classifier, int | None]]:
+    """A function that gives the classifier and the label's index; its first call loads it."""
+    lock = threading.Lock()
+    loaded: list[tuple[Classifier, int | None]] = []
+
+    def get() -> tuple[Classifier, int | None]:
+        with lock:
+            if not loaded:
+                classifier = load(model, dtype, device, trust_remote_code)
+                loaded.append((classifier, None if label is None else classifier.label(label)))
+            return loaded[0]
+
+    return get
+
+
 def lacking(needed_for: str) -> list[str]:
     """What this machine lacks to run a classifier, as a filter's `check` says it."""
-    return [
-        f"{needed_for} needs the package {package}: pip install 'synth-distill[train]'"
-        for package in ("torch", "transformers")
-        if importlib.util.find_spec(package) is None
-    ]
+    packages = ("torch", "transformers")
+    return [line for package in packages for line in lacks_package(package, needed_for, "train")]
 
 
 def _sigmoid(value: float) -> float:

