@@ -5,10 +5,11 @@ Its reply is held to a JSON form.
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,16 +21,14 @@ from synth.core.prompts import load_prompt
 from synth.core.reasoning import join_trace
 from synth.core.record import Message, Record, digest
 
-# A judgement is a few sentences; a longer reply is not read.
-_LONGEST = 20_000
+_LONGEST = 20_000  # a judgement is a few sentences; a longer reply is not read
 _CLIP = 200
-# The reply is asked for so often before it counts as not to be had.
-_SAMPLES = 2
-_ONE = "score"
+_SAMPLES = 2  # so often a reply is asked for before it counts as not to be had
+_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}  # of the solution that is shown first
 _RUBRIC = "Is the reasoning sound, complete and to the point, and does the answer follow from it?"
 
 Structured = Literal["json_schema", "json_object", "none"]
-Read = TypeVar("Read")
+T = TypeVar("T")
 
 
 class Config(FilterConfig):
@@ -104,20 +103,12 @@ class Config(FilterConfig):
         return self
 
 
-class Judgement(NamedTuple):
-    """What a judge said: its scores in the order of the criteria, and why."""
-
-    scores: list[int]
-    reason: str
-
-
 def build(config: Config, context: Context) -> Check:
     """The check. It measures the judge's score; the evidence has its scores and its reason.
 
     The texts that are judged stand between marks made from a hash of them, so no trace can forge
-    the end of itself; the reply counts only as a JSON object of the wanted form, alone or among
-    other words. Any other reply is asked for once more, as the next sample, and then nobody can
-    tell. The same holds where the endpoint gives no answer.
+    the end of itself. A malformed reply is asked for once more, as the next sample, and then nobody
+    can tell.
 
     With `compare` the trace and the reference solution are shown in both orders, for judges favour
     a place (Zheng et al. 2023, arXiv:2306.05685, section 3.4). The score is the mean of both; where
@@ -131,22 +122,19 @@ class _Judge:
         self._config, self._ask = config, ask
         assert config.template is not None  # the validator has put one in
         self._prompt = load_prompt(config.template)
-        rubric = config.rubric if isinstance(config.rubric, dict) else {_ONE: config.rubric}
+        rubric = config.rubric if isinstance(config.rubric, dict) else {"score": config.rubric}
         self._rubric = [{"name": name, "text": text} for name, text in rubric.items()]
         self._names = list(rubric)
         self._criteria = " ".join(rubric.values())
-        if config.compare:
-            better = {"type": "string", "enum": list(_POINTS)}
-            self._format = _response_format(config.structured, {"better": better})
-        else:
-            self._format = response_format(config.structured, self._names, config.scale)
+        score = {"type": "integer", "minimum": 1, "maximum": config.scale}
+        better = {"type": "string", "enum": list(_POINTS)}
+        keys = {"better": better} if config.compare else dict.fromkeys(rubric, score)
+        self._format = response_format(config.structured, keys)
 
     def __call__(self, record: Record) -> Decision | Figures:
-        """The score of one record, or that nobody can tell; waits for the judge."""
         return self._compare(record) if self._config.compare else self._score(record)
 
     def close(self) -> None:
-        """Gives back what asks, where there is something to give back."""
         if close := getattr(self._ask, "close", None):
             close()
 
@@ -161,46 +149,45 @@ class _Judge:
         messages = self._prompt.render(
             {**texts, "rubric": self._rubric, "scale": config.scale, "mark": digest(texts)[:16]}
         )
-        judged = self._asked(
-            messages, lambda said: parse_judgement(said, self._names, config.scale)
-        )
-        if isinstance(judged, Decision):
-            return judged
-        mean = config.overall == "mean"
-        score = float(statistics.fmean(judged.scores) if mean else min(judged.scores))
-        scores = dict(zip(self._names, judged.scores, strict=True))
-        return Figures({"score": score}, {"reason": shown(judged.reason, _CLIP), "scores": scores})
+        parse = functools.partial(parse_judgement, names=self._names, scale=config.scale)
+        judgement = self._ask_judge(messages, parse)
+        if isinstance(judgement, Decision):
+            return judgement
+        scores, reason = judgement
+        score = float(statistics.fmean(scores) if config.overall == "mean" else min(scores))
+        by_name = dict(zip(self._names, scores, strict=True))
+        return Figures({"score": score}, {"reason": shown(reason, _CLIP), "scores": by_name})
 
     def _compare(self, record: Record) -> Decision | Figures:
         config, task = self._config, record.task
         solution = str(task.metadata.get(config.solution) or task.answer or "")
         if not solution.strip():
             return cannot_tell("no reference solution")
-        ours = join_trace(record.reasoning, record.answer)
+        trace = join_trace(record.reasoning, record.answer)
         points, reasons = [], []
-        for pair in ((ours, solution), (solution, ours)):
-            texts = {"question": task.question, "first": pair[0], "second": pair[1]}
+        for first, second in ((trace, solution), (solution, trace)):
+            texts = {"question": task.question, "first": first, "second": second}
             messages = self._prompt.render(
                 {**texts, "criteria": self._criteria, "mark": digest(texts)[:16]}
             )
-            said = self._asked(messages, parse_comparison)
-            if isinstance(said, Decision):
-                return said
-            better, reason = said
-            points.append(_POINTS[better] if pair[0] is ours else 1 - _POINTS[better])
+            comparison = self._ask_judge(messages, parse_comparison)
+            if isinstance(comparison, Decision):
+                return comparison
+            better, reason = comparison
+            points.append(_POINTS[better] if first is trace else 1 - _POINTS[better])
             reasons.append(shown(reason, _CLIP))
         evidence = {"shown first": points[0], "shown second": points[1], "reasons": reasons}
         if abs(points[0] - points[1]) == 1:
             return cannot_tell("the judge favours a place", evidence)
         return Figures({"score": sum(points) / 2}, evidence)
 
-    def _asked(self, messages: list[Message], read: Callable[[str], Read]) -> Read | Decision:
-        """What the judge says, as `read` gives it; or that nobody can tell, and why."""
+    def _ask_judge(self, messages: list[Message], parse: Callable[[str], T]) -> T | Decision:
+        """The judge's reply, parsed; or that nobody can tell, and why."""
         config, trouble = self._config, ""
         for sample in range(_SAMPLES):
             sampling = config.sampling.parameters(sample) | self._format
             try:
-                return read(self._ask(config.teacher, messages, sampling, sample))
+                return parse(self._ask(config.teacher, messages, sampling, sample))
             except ValueError as error:
                 trouble = f"the judgement is malformed: {error}"
             except RuntimeError as error:
@@ -209,17 +196,8 @@ class _Judge:
         return cannot_tell(shown(trouble, _CLIP))
 
 
-# What a solution gets that is shown first.
-_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
-
-
-def response_format(structured: Structured, names: Sequence[str], scale: int) -> dict[str, Any]:
-    """The sampling parameter that holds an endpoint to a judgement's form, in OpenAI's terms."""
-    score = {"type": "integer", "minimum": 1, "maximum": scale}
-    return _response_format(structured, dict.fromkeys(names, score))
-
-
-def _response_format(structured: Structured, keys: dict[str, Any]) -> dict[str, Any]:
+def response_format(structured: Structured, keys: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameter (of OpenAI) that holds an endpoint to a reply with these keys."""
     if structured == "none":
         return {}
     if structured == "json_object":
@@ -234,79 +212,67 @@ def _response_format(structured: Structured, keys: dict[str, Any]) -> dict[str, 
     return {"response_format": {"type": "json_schema", "json_schema": form}}
 
 
-def parse_judgement(reply: str, names: Sequence[str], scale: int) -> Judgement:
-    """The judgement in a reply: the one JSON object in it that has all the keys.
-
-    Other words and a code fence around it do not matter. Two objects that say different things are
-    no judgement: one of them may be quoted from what was judged.
-
-    Raises:
-        ValueError: With what is wrong with the reply.
+def parse_judgement(reply: str, names: Sequence[str], scale: int) -> tuple[list[int], str]:
+    """The scores of these names in a reply and the reason; ValueError says what is wrong with it.
 
     >>> parse_judgement('Well: {"reason": "sound", "score": 4}', ["score"], 5)
-    Judgement(scores=[4], reason='sound')
+    ([4], 'sound')
     """
-    said = _judgement(reply, names)
-    return Judgement([_score(name, said[name], scale) for name in names], said["reason"].strip())
+    judgement = _find_object(reply, names)
+    for name in names:
+        value = judgement[name]
+        if type(value) not in (int, float) or value != value // 1 or not 1 <= value <= scale:
+            raise ValueError(f"{name} is no whole number from 1 to {scale}")
+    return [int(judgement[name]) for name in names], judgement["reason"].strip()
 
 
 def parse_comparison(reply: str) -> tuple[str, str]:
-    """Which one a reply calls better (`first`, `second`, `tie`), and why.
-
-    Raises:
-        ValueError: With what is wrong with the reply.
+    """Which one a reply calls better (`first`, `second`, `tie`), and why; ValueError as above.
 
     >>> parse_comparison('{"reason": "shorter", "better": "second"}')
     ('second', 'shorter')
     """
-    said = _judgement(reply, ["better"])
-    if not isinstance(said["better"], str) or said["better"] not in _POINTS:
+    comparison = _find_object(reply, ["better"])
+    if not isinstance(comparison["better"], str) or comparison["better"] not in _POINTS:
         raise ValueError("better is none of first, second, tie")
-    return said["better"], said["reason"].strip()
+    return comparison["better"], comparison["reason"].strip()
 
 
-def _judgement(reply: str, names: Sequence[str]) -> dict[str, Any]:
+def _find_object(reply: str, names: Sequence[str]) -> dict[str, Any]:
     """The one JSON object in a reply that has all the keys, and a text for a reason.
 
-    Raises:
-        ValueError: With what is wrong with the reply.
+    Other words and a code fence around it do not matter. Two objects that say different things are
+    no judgement: one of them may be quoted from what was judged.
     """
     if len(reply) > _LONGEST:
         raise ValueError("it is too long")
-    wanted = {"reason", *names}
-    found = [value for value in _objects(reply) if wanted <= set(value)]
-    if not found:
-        raise ValueError(f"no JSON object with the keys {', '.join(['reason', *names])}")
-    first = found[0]
-    if any(value != first for value in found):
+    keys = ["reason", *names]
+    judgements = [value for value in _objects(reply) if set(keys) <= set(value)]
+    if not judgements:
+        raise ValueError(f"no JSON object with the keys {', '.join(keys)}")
+    first = judgements[0]
+    if any(value != first for value in judgements):
         raise ValueError("several judgements that differ")
     if not isinstance(first["reason"], str):
         raise ValueError("the reason is no text")
     return first
 
 
-def _score(name: str, value: Any, scale: int) -> int:
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-    if not whole or not 1 <= value <= scale:
-        raise ValueError(f"{name} is no whole number from 1 to {scale}")
-    return int(value)
-
-
 def _objects(text: str) -> list[dict[str, Any]]:
     """Every JSON object in a text that stands in no other."""
-    decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
-    found, place = [], text.find("{")
-    while place >= 0:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+    objects, start = [], text.find("{")
+    while start >= 0:
         try:
-            value, end = decoder.raw_decode(text, place)
-            found.append(value)
+            value, end = decoder.raw_decode(text, start)
+            objects.append(value)
         except (ValueError, RecursionError):
-            end = place + 1
-        place = text.find("{", end)
-    return found
+            end = start + 1
+        start = text.find("{", end)
+    return objects
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value := dict(pairs)) < len(pairs):
         raise ValueError("a key stands there twice")
     return value
