@@ -19,8 +19,8 @@ from synth.generate.stats import GenerationStats
 from synth.store.keys import RequestKey, request_key
 from synth.store.responses import ResponseMetadata, ResponseStore, StoreFull
 from synth.teachers import RequestRejected, RetryableError, parse_answer
+from synth.teachers.base import LONGEST_PAUSE_S
 
-LONGEST_WAIT_S = 60.0
 T = TypeVar("T")
 
 
@@ -127,17 +127,15 @@ class ResponseClient:
         controller = self.controllers[name]
         try:
             await controller.acquire(due)
+            if exceeded := self._budget.exceeded_cap(name):
+                self._close(name, *exceeded)
+            if controller.closed:
+                controller.release()
+                raise TeacherClosed(controller.closed)
         except TeacherClosed:
             if self.stop:
                 raise RunStopping from None
             raise
-        if exceeded := self._budget.exceeded_cap(name):
-            self._close(name, *exceeded)
-        if self.stop or controller.closed:
-            controller.release()
-            if self.stop:
-                raise RunStopping
-            raise TeacherClosed(controller.closed)  # type: ignore[arg-type]
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Make one attempt. Its turn ends when the response is on the disk."""
@@ -171,8 +169,7 @@ class ResponseClient:
 
     def _check_reasoning(self, name: str, reply: Reply) -> None:
         """Halt where the first answer of a teacher that is to reason holds no reasoning."""
-        options = self.spec.options.get(name)
-        if options is not None and options.reasoning and parse_completion(reply.raw)[0] is None:
+        if self.spec.options[name].reasoning and parse_completion(reply.raw)[0] is None:
             self.halt(
                 UserError(
                     f"teacher {name}: declared with reasoning: true, but its first answer (model "
@@ -248,4 +245,4 @@ def _kind(reason: str) -> str:
 
 def _backoff(attempt: int) -> float:
     """Return seconds before the next attempt: doubling, and spread over half to one and a half."""
-    return min(LONGEST_WAIT_S, 0.5 * 2.0 ** max(0, attempt - 1)) * random.uniform(0.5, 1.5)
+    return min(LONGEST_PAUSE_S, 0.5 * 2.0 ** max(0, attempt - 1)) * random.uniform(0.5, 1.5)

@@ -49,7 +49,7 @@ class _Runner:
     async def run(self, tasks: Iterable[Task], emit: Emit) -> None:
         """Answer every task and hand its records to `emit`, in the order of the tasks."""
         pending = self._pending
-        handled = self._handle_interrupt()
+        self._handle_interrupt()
         try:
             for task in tasks:
                 if self._client.stop:
@@ -69,7 +69,7 @@ class _Runner:
             # What is in flight is paid for: wait for it, whatever the reason to stop.
             await asyncio.gather(*(work for _, work in pending), return_exceptions=True)
             self._threads.shutdown(wait=False)
-            if handled:
+            with contextlib.suppress(NotImplementedError):
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         for task, work in pending:
             if not work.cancelled():
@@ -116,7 +116,7 @@ class _Runner:
         finally:
             self._active += 1
 
-    def _handle_interrupt(self) -> bool:
+    def _handle_interrupt(self) -> None:
         """Let Ctrl-C stop the sending and wait for what is in flight; a second one does not."""
         loop = asyncio.get_running_loop()
         running = asyncio.current_task()
@@ -132,11 +132,9 @@ class _Runner:
                     if task is not running:
                         task.cancel()
 
-        try:
+        # Python gives signals to the main thread alone, and no loop on Windows.
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(signal.SIGINT, interrupted)
-        except (ValueError, RuntimeError, NotImplementedError):
-            return False  # Python gives signals to the main thread alone, and no loop on Windows
-        return True
 
 
 def _characters(records: list[Record]) -> int:

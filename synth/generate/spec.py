@@ -33,7 +33,7 @@ class GenerationSpec:
         teachers: By name, in the order of the config.
         prices: Price of each teacher's tokens, or None.
         check: The trace filters, run as answers arrive; None where there are none.
-        options: The teachers' own options (limits, budget, weight, ...), where they have any.
+        options: The teachers' own options (limits, budget, weight, ...).
         route: turns, weights, fallback or cascade; see `synth.generate.routing.Router`.
         vote: Gives the final answer on which some answers agree; asked where a question has no
             reference answer. `agree` votes make it the reference.
@@ -63,22 +63,19 @@ class GenerationSpec:
     check_threads: int = 8
 
     def __post_init__(self) -> None:
-        """Wrap teachers of a user's own class that does not derive from `Teacher`."""
+        """Wrap teachers of a user's own class, and give options to those that have none."""
         self.teachers = {name: as_teacher(teacher) for name, teacher in self.teachers.items()}
+        self.options = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
 
     def controller(self, name: str) -> ConcurrencyController:
         """Return the concurrency controller of one of the teachers."""
-        teacher, options = self.teachers[name], self.options.get(name) or TeacherConfig()
+        teacher, options = self.teachers[name], self.options[name]
         ceiling = options.concurrency or self.concurrency
         limits = Limits(ceiling, options.rpm, options.tpm, self.patience_s)
         return ConcurrencyController(limits, lambda: teacher.advertised, teacher.skip_probe)
 
     def router(self) -> Router:
         """Return how samples are dealt to the teachers."""
-        by_name = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
-        return Router(
-            self.route,
-            list(self.teachers),
-            {name: options.weight for name, options in by_name.items()},
-            {name: options.samples for name, options in by_name.items() if options.samples},
-        )
+        weights = {name: options.weight for name, options in self.options.items()}
+        caps = {name: own.samples for name, own in self.options.items() if own.samples}
+        return Router(self.route, list(self.teachers), weights, caps)

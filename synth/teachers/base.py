@@ -59,7 +59,7 @@ class TeacherConfig(PluginConfig):
 
     @classmethod
     def shared(cls) -> set[str]:
-        """Names of the options that all teachers have: how it is asked, not what it answers."""
+        """Return names of the options that all teachers have: they change no answer."""
         return set(TeacherConfig.model_fields)
 
 
@@ -72,9 +72,9 @@ class RetryableError(Exception):
     Args:
         reason: Short; groups by what stands before its first colon.
         after: Seconds that the endpoint asked to wait, where it did.
-        unreachable: Nothing answered at all: before the first success this means a wrong address.
-        trouble: `rate limit`: fewer requests at a time would be answered. `outage`: the endpoint
-            is ill (5xx, time-out, no connection). `malformed`: it answered, but not sense.
+        unreachable: Nothing answered: before the first success this means a wrong address.
+        trouble: `rate limit`: fewer requests at a time would be answered. `outage`: 5xx, time-out
+            or no connection. `malformed`: the answer makes no sense.
     """
 
     def __init__(
@@ -97,10 +97,8 @@ class RequestRejected(Exception):
 class Advertised:
     """What an endpoint said of its limits with its last response (`x-ratelimit-*` headers).
 
-    Attributes:
-        requests: Requests that are left now; `requests_at` is the monotonic time at which the
-            allowance is whole again. None is not said.
-        tokens: Tokens that are left, and `tokens_at` likewise.
+    So many `requests` and `tokens` are left (None: not said); each allowance is whole again at the
+    monotonic time beside it.
     """
 
     requests: int | None = None
@@ -109,7 +107,7 @@ class Advertised:
     tokens_at: float = 0.0
 
     def wait(self) -> float:
-        """Seconds until a request may be sent by what was said; 0 where one may."""
+        """Return seconds until a request may be sent by what was said; 0 where one may."""
         now, ends = time.monotonic(), [0.0]
         if self.requests == 0:
             ends.append(self.requests_at)
@@ -163,9 +161,7 @@ class Teacher(abc.ABC):
     def open(self, store: ResponseStore, run: str) -> None:  # noqa: B027
         """Prepare for the first request; called once, in the event loop.
 
-        Args:
-            store: The response store, for teachers that keep state in it (`openai_batch`).
-            run: Name under which the run buys.
+        A teacher may keep state in the store (`openai_batch`). `run` is the name of who buys.
         """
 
     def cancel_pending(self) -> None:  # noqa: B027

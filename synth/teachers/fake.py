@@ -32,7 +32,7 @@ class Config(TeacherConfig):
 
 
 def build(config: Config, name: str) -> FakeTeacher:
-    """The teacher."""
+    """Build the teacher."""
     return FakeTeacher(config)
 
 
@@ -42,12 +42,12 @@ class FakeTeacher(Teacher):
     def __init__(self, config: Config) -> None:
         self._config = config
         # Latency and passing failures change when an answer comes, not what it says.
-        said = config.model_dump(exclude={"latency_s", "errors", *Config.shared()})
-        self.identity: dict[str, Any] = {"kind": "fake", **said}
+        decisive = config.model_dump(exclude={"latency_s", "errors", *Config.shared()})
+        self.identity: dict[str, Any] = {"kind": "fake", **decisive}
         self._attempts: Counter[str] = Counter()
 
     async def complete(self, request: Request) -> dict[str, Any]:
-        """Makes up an answer. The same request is always answered alike."""
+        """Make up an answer. The same request is always answered alike."""
         config = self._config
         key = canonical_json([request.messages, request.sampling, request.sample, config.seed])
         self._attempts[key] += 1
@@ -59,35 +59,24 @@ class FakeTeacher(Teacher):
             raise RequestRejected("made-up refusal: 400")
         reference = request.task.answer if request.task else None
         right = reference is not None and _draw(key, "right") < config.accuracy
-        said = reference if right else str(int(_draw(key, "wrong") * 10_000))
-        steps = (
-            f"The question has {len(request.messages[-1]['content'])} characters.\nSo it is {said}."
-        )
-        answer = f"The answer is \\boxed{{{said}}}."
-        text = (
-            answer
-            if _draw(key, "untagged") < config.untagged
-            else f"<think>\n{steps}\n</think>\n\n{answer}"
-        )
+        result = reference if right else str(int(_draw(key, "wrong") * 10_000))
+        text = f"The answer is \\boxed{{{result}}}."
+        if _draw(key, "untagged") >= config.untagged:
+            length = len(request.messages[-1]["content"])
+            steps = f"The question has {length} characters.\nSo it is {result}."
+            text = f"<think>\n{steps}\n</think>\n\n{text}"
         cut = _draw(key, "truncated") < config.truncated
         text = text[: len(text) // 2] if cut else text
-        return {
-            "model": "fake",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text},
-                    "finish_reason": "length" if cut else "stop",
-                }
-            ],
-            "usage": {
-                "prompt_tokens": sum(len(m["content"].split()) for m in request.messages),
-                "completion_tokens": len(text.split()),
-            },
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}
+        usage = {
+            "prompt_tokens": sum(len(m["content"].split()) for m in request.messages),
+            "completion_tokens": len(text.split()),
         }
+        return {"model": "fake", "choices": [choice], "usage": usage}
 
 
 def _draw(*parts: object) -> float:
-    """A number from 0 to 1 that depends on the parts alone."""
+    """Return a number from 0 to 1 that depends on the parts alone."""
     text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") / 2**56

@@ -15,8 +15,7 @@ from pydantic import Field
 
 from synth.core.credentials import env_key
 from synth.core.record import Request
-from synth.teachers._openai.rate_limits import advertised
-from synth.teachers._openai.status_errors import StatusErrors
+from synth.teachers._openai.status import StatusErrors, advertised
 from synth.teachers._openai.token_ids import ids_by_bytes
 from synth.teachers._response import malformed, with_labels
 from synth.teachers.base import RetryableError, Teacher, TeacherConfig
@@ -77,11 +76,8 @@ class OpenAITeacher(Teacher):
     def __init__(self, config: Config, key: str | None) -> None:
         self._config, self._key = config, key
         self._errors = StatusErrors(config.base_url, config.model, key, config.api_key_env)
-        self.identity: dict[str, Any] = {
-            "kind": "openai",
-            "base_url": config.base_url.rstrip("/"),
-            "model": config.model,
-        }
+        url = config.base_url.rstrip("/")
+        self.identity: dict[str, Any] = {"kind": "openai", "base_url": url, "model": config.model}
         self._session: aiohttp.ClientSession | None = None
         self._url = ""
         self._tokenizer = None if config.token_ids in (None, "vllm") else config.token_ids

@@ -1,9 +1,8 @@
 """A model that runs inside this process, through Hugging Face transformers.
 
 Requests that wait at the same time are decoded together on one worker thread. Prompts that begin
-alike (worked examples, a system prompt) pay for that beginning once; a request that is done makes
-room for the next at once. The model is loaded by the first request, so a run that the response
-store answers in full never loads it.
+alike pay for that beginning once; a request that is done makes room for the next at once. The model
+is loaded by the first request, so a run that the response store answers in full never loads it.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class Config(TeacherConfig):
 
 
 def build(config: Config, name: str) -> TransformersTeacher:
-    """The teacher; nothing heavy is loaded before its first request."""
+    """Build the teacher; nothing heavy is loaded before its first request."""
     return TransformersTeacher(config, name)
 
 
 def check(config: Config) -> list[str]:
-    """What this machine lacks to run the teacher; empty where nothing is missing."""
+    """Return what this machine lacks to run the teacher; empty where nothing is missing."""
     try:
         models.require_transformers(f"the model {config.model}")
         _, gguf = models.locate(config.model)
@@ -76,7 +75,7 @@ class TransformersTeacher(Teacher):
             self.identity["chat_template"] = digest(config.chat_template)
 
     async def complete(self, request: Request) -> dict[str, Any]:
-        """Answers one request, together with all that wait at the same time."""
+        """Answer one request, together with all that wait at the same time."""
         sampling = read_sampling(request.sampling, self._name)
         if self._thread is None:
             # A daemon, so that a run that dies without `close` does not hang.
@@ -88,7 +87,7 @@ class TransformersTeacher(Teacher):
         return await asyncio.wrap_future(future)
 
     async def close(self) -> None:
-        """Stops the worker after its current step; the model goes with it."""
+        """Stop the worker after its current step; the model goes with it."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._inbox.put(None)
@@ -99,7 +98,7 @@ _Inbox = queue.SimpleQueue[tuple[Request, Sampling, Future[dict[str, Any]]] | No
 
 
 def _work(config: Config, name: str, inbox: _Inbox) -> None:
-    """The worker thread: takes requests in and decodes, until None comes in."""
+    """Take requests in and decode them, in the worker thread, until None comes in."""
     import torch
 
     loaded: Loaded | None = None
@@ -140,10 +139,10 @@ def _work(config: Config, name: str, inbox: _Inbox) -> None:
 
 
 def _drain(inbox: _Inbox, block: bool) -> list[Any]:
-    found = [inbox.get()] if block else []
+    items = [inbox.get()] if block else []
     while not inbox.empty():  # nobody else takes from it
-        found.append(inbox.get())
-    return found
+        items.append(inbox.get())
+    return items
 
 
 def _explained(error: Exception, name: str) -> Exception:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from synth.core.compression import parse_json
 from synth.core.errors import Interrupted, Unfinished, UserError
-from synth.teachers._openai.status_errors import StatusErrors
+from synth.teachers._openai.status import StatusErrors
 from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, RequestRejected, RetryableError
 
 if TYPE_CHECKING:

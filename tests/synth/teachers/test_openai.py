@@ -11,7 +11,7 @@ from synth.core.errors import Unfinished, UserError
 from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.teachers import openai
-from synth.teachers._openai import rate_limits, token_ids
+from synth.teachers._openai import status, token_ids
 from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 
@@ -214,13 +214,13 @@ def test_continue_with_prefix_is_translated(api, path):
     [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1h2m", 600), ("1.5", 1.5), ("", 1), ("soon", 1)],
 )
 def test_spans(text, seconds):
-    assert rate_limits.span(text) == pytest.approx(seconds)
+    assert status.span(text) == pytest.approx(seconds)
 
 
 @given(st.text())
 def test_no_span_or_header_is_too_odd(text):
-    assert 0 <= rate_limits.span(text) <= 600
-    said = rate_limits.advertised(
+    assert 0 <= status.span(text) <= 600
+    said = status.advertised(
         {"x-ratelimit-remaining-requests": text, "x-ratelimit-reset-requests": text}
     )
     assert 0 <= said.wait() <= 600
@@ -247,10 +247,10 @@ def test_retry_after_in_seconds_or_as_a_date(after):
     headers = {
         "retry-after": formatdate(time.time() + 30, usegmt=True) if after == "date" else after
     }
-    seconds = rate_limits.retry_after(headers)
+    seconds = status.retry_after(headers)
     assert seconds == pytest.approx(30 if after == "date" else 0.6, abs=1.5)
-    assert rate_limits.retry_after({"retry-after": "soon"}) is None
-    assert rate_limits.retry_after({"retry-after-ms": "250"}) == 0.25
+    assert status.retry_after({"retry-after": "soon"}) is None
+    assert status.retry_after({"retry-after-ms": "250"}) == 0.25
 
 
 @pytest.mark.slow
