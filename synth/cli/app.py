@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from synth.config.run import Run
 
 app = typer.Typer(
     help="Turn a big model's reasoning into a better small model, from one config file.",
@@ -19,36 +24,54 @@ app = typer.Typer(
 )
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.")]
+DataOrConfig = Annotated[
+    str, typer.Argument(help="A YAML file, a shipped config, or a data set to filter.")
+]
+RunOrConfig = Annotated[str, typer.Argument(help="A run's folder, or its config.")]
+RecordId = Annotated[str, typer.Argument(help="A record's id, or a question's.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Dotted overrides, such as train.learning_rate=1e-5.")
 ]
 
+say = typer.echo
 
-def say(text: str) -> None:
-    """Prints for the user."""
-    typer.echo(text)
+
+def _load(config: str, overrides: list[str] | None) -> Run:
+    from synth.config.validate import load_run
+
+    return load_run(config, overrides or [])[0]
+
+
+def _load_data(config: str, overrides: list[str] | None) -> Run:
+    """Loads a config; for a bare data set the shipped one."""
+    from synth.stages.import_traces import config_for
+
+    name, more = config_for(config)
+    return _load(name, [*more, *(overrides or [])])
+
+
+def _do(run: Run, stages: Iterable[str]) -> bool:
+    """Does stages one after the other; returns whether all of it was done."""
+    from synth.stages.pipeline import do_stage
+
+    return all([do_stage(stage, run, say) for stage in stages])
 
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
-    from synth.config.validate import load_run
     from synth.core.processes import first_process
     from synth.report.terminal import stage_summary
-    from synth.stages.pipeline import do_stage, refuse_if_lacking, refuse_unasked
+    from synth.stages.pipeline import refuse_if_lacking, refuse_unasked
 
-    run, _ = load_run(config, overrides or [])
+    run = _load(config, overrides)
     refuse_unasked(name, run)
     refuse_if_lacking(run, name)
-    before: list[str] = []
-    if name == "generate":
-        before = ["tasks", *(["augment"] if run.augment else [])]
-    if name in ("label", "train"):
-        before = [f"train-{step}" for step in run.chain]
-    if name == "train" and run.label:
-        before.append("label")
-    whole = True
-    for stage in before:
-        whole = do_stage(stage, run, say) and whole
-    whole = do_stage(name, run, say) and whole
+    chain = [f"train-{step}" for step in run.chain]
+    before = {
+        "generate": ["tasks", *(["augment"] if run.augment else [])],
+        "label": chain,
+        "train": [*chain, *(["label"] if run.label else [])],
+    }
+    whole = _do(run, [*before.get(name, []), name])
     if first_process():
         stage_summary(name, run)
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
@@ -58,12 +81,11 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
     from synth.config.run import stages_of
-    from synth.config.validate import load_run
     from synth.report.html import write_report
     from synth.report.terminal import stage_summary
     from synth.stages.pipeline import do_stage, refuse_if_lacking
 
-    checked, _ = load_run(config, overrides or [])
+    checked = _load(config, overrides)
     refuse_if_lacking(checked)
     if checked.description:
         say(checked.description.strip() + "\n")
@@ -83,27 +105,21 @@ def generate(config: Config, overrides: Overrides = None) -> None:
 
 @app.command(name="filter")
 def filter_(
-    config: Annotated[
-        str,
-        typer.Argument(help="A YAML file, a shipped config, or a data set to filter."),
-    ],
+    config: DataOrConfig,
     overrides: Overrides = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also what was lost by tokens, source, difficulty.")
     ] = False,
 ) -> None:
     """Runs the filters over the traces, a run's or any data set's, and prints the funnel."""
-    from synth.config.validate import load_run
+    from synth.config.run import stages_of
     from synth.report.terminal import explain_funnel, stage_summary
-    from synth.stages.import_traces import config_for
     from synth.stages.pipeline import do_stage, refuse_if_lacking
 
-    name, more = config_for(config)
-    run, _ = load_run(name, [*more, *(overrides or [])])
-    whole = True
+    run = _load_data(config, overrides)
     before = ("tasks", "import") if run.traces is not None else ()
-    stages = [stage for stage in before if stage != "tasks" or run.tasks is not None]
-    for stage in (*stages, "filter"):
+    whole = True
+    for stage in (*(name for name in stages_of(run) if name in before), "filter"):
         refuse_if_lacking(run, stage)
         whole = do_stage(stage, run, say) and whole
     stage_summary("filter", run)
@@ -114,10 +130,7 @@ def filter_(
 
 
 @app.command()
-def why(
-    run: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
-    id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
-) -> None:
+def why(run: RunOrConfig, id: RecordId) -> None:
     """Says what every filter said of a record, and on what grounds."""
     from synth.cli.lookup import find_run
     from synth.cli.verdicts import explain_verdicts
@@ -128,9 +141,7 @@ def why(
 
 @app.command()
 def dedup(
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, a shipped config, or a data set to filter.")
-    ],
+    config: DataOrConfig,
     overrides: Overrides = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Plant known edits in the traces and count.")
@@ -138,22 +149,18 @@ def dedup(
     pairs: Annotated[int, typer.Option(min=10, help="How many edits to plant.")] = 1000,
 ) -> None:
     """Measures the dedup filters on the traces at hand: recall and precision that they reach."""
-    from synth.config.validate import load_run
     from synth.report.terminal import calibration_summary
     from synth.stages.filter import calibrations
-    from synth.stages.import_traces import config_for
-    from synth.stages.pipeline import do_stage
 
     if not calibrate:
         raise UserError(
             "`distill filter` takes duplicates out; `distill dedup --calibrate` measures"
         )
-    name, more = config_for(config)
-    run, _ = load_run(name, [*more, *(overrides or [])])
+    run = _load_data(config, overrides)
     if run.traces is not None:
-        do_stage("import", run, say)
-    for found in calibrations(run, pairs):
-        calibration_summary(found.to_dict())
+        _do(run, ["import"])
+    for calibration in calibrations(run, pairs):
+        calibration_summary(calibration.to_dict())
 
 
 @app.command()
@@ -167,11 +174,10 @@ def label(
     """Stores what the teachers think of every token of the kept traces."""
     if not estimate:
         return _one_stage("label", config, overrides)
-    from synth.config.validate import load_run
     from synth.stages.label import show_estimate
     from synth.stages.pipeline import refuse_if_lacking, refuse_unasked
 
-    run, _ = load_run(config, overrides or [])
+    run = _load(config, overrides)
     refuse_unasked("label", run)
     refuse_if_lacking(run, "label")
     show_estimate(run, say)
@@ -191,7 +197,7 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 
 @app.command()
 def compare(
-    one: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
+    one: RunOrConfig,
     other: Annotated[str, typer.Argument(help="The run to compare with it.")],
     who: Annotated[
         str, typer.Option(help="Whose answers: before, after, teacher or chain_NAME.")
@@ -209,13 +215,9 @@ def compare(
 @app.command()
 def report(config: Config, overrides: Overrides = None) -> None:
     """Writes report.html for what is done so far."""
-    from synth.config.validate import load_run
     from synth.report.html import write_report
-    from synth.stages.import_traces import config_for
 
-    name, more = config_for(config)
-    checked, _ = load_run(name, [*more, *(overrides or [])])
-    say(str(write_report(checked)))
+    say(str(write_report(_load_data(config, overrides))))
 
 
 @app.command()
@@ -227,10 +229,8 @@ def preview(
 ) -> None:
     """Shows prompts, the teacher's traces, verdicts and the training mask for a few questions."""
     from synth.cli.preview import show
-    from synth.config.validate import load_run
 
-    checked, _ = load_run(config, overrides or [])
-    show(checked, number, ask)
+    show(_load(config, overrides), number, ask)
 
 
 @app.command()
@@ -258,19 +258,14 @@ def estimate(
     ] = None,
 ) -> None:
     """Says what is still to be bought: calls, tokens, money, hours, disk, with intervals."""
-    from synth.config.validate import load_run
     from synth.estimate.estimator import make_estimate
     from synth.report.terminal import estimate_summary
 
-    checked, _ = load_run(config, overrides or [])
-    estimate_summary(make_estimate(checked, pilot, tokenizer, say))
+    estimate_summary(make_estimate(_load(config, overrides), pilot, tokenizer, say))
 
 
 @app.command()
-def explain(
-    run: Annotated[str, typer.Argument(help="A run's folder, or its config.")],
-    id: Annotated[str, typer.Argument(help="A record's id, or a question's.")],
-) -> None:
+def explain(run: RunOrConfig, id: RecordId) -> None:
     """Says where a record came from, and why it was bought rather than reused."""
     from synth.cli.lookup import find_run
     from synth.cli.provenance import explain_origin

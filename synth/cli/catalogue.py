@@ -17,20 +17,23 @@ _KINDS = {
 
 
 def catalogue(kind: str | None) -> str:
-    """All that a config can name, or one kind of it."""
-    known = [*_KINDS, "layouts", "prompts", "configs"]
-    if kind is not None and kind not in known:
-        raise UserError(f"nothing to list under {kind!r}{nearest(kind, known)}")
+    """Returns all that a config can name, or one kind of it, as a text."""
+    kinds = [*_KINDS, "layouts", "prompts", "configs"]
+    if kind is not None and kind not in kinds:
+        raise UserError(f"nothing to list under {kind!r}{nearest(kind, kinds)}")
     lines = []
-    for one in [kind] if kind else known:
-        if one in _KINDS:
-            entries = {n: plugins.describe(_KINDS[one], n) for n in plugins.names(_KINDS[one])}
-        elif one == "layouts":
-            entries = {layout.name: layout.about for layout in LAYOUTS}
-        elif one == "prompts":
-            entries = {n: load_prompt(n).description for n in prompt_names()}
-        else:
-            entries = dict.fromkeys(config_names(), "")
+    for title in [kind] if kind else kinds:
+        entries = _entries(title)
         width = max(map(len, entries), default=0)
-        lines += [one, *(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())]
+        lines += [title, *(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())]
     return "\n".join(lines)
+
+
+def _entries(kind: str) -> dict[str, str]:
+    if plugin := _KINDS.get(kind):
+        return {name: plugins.describe(plugin, name) for name in plugins.names(plugin)}
+    if kind == "layouts":
+        return {layout.name: layout.about for layout in LAYOUTS}
+    if kind == "prompts":
+        return {name: load_prompt(name).description for name in prompt_names()}
+    return dict.fromkeys(config_names(), "")

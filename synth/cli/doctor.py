@@ -11,6 +11,10 @@ from pathlib import Path
 
 from synth import __version__
 
+_BASE = (
+    "openai", "datasets", "pyarrow", "pydantic", "jinja2", "math-verify", "jsonschema",
+    "py3langid", "regex",
+)  # fmt: skip
 _EXTRAS = {
     "train": ("torch", "transformers", "trl", "peft", "accelerate"),
     "vllm": ("vllm",),
@@ -20,42 +24,26 @@ _EXTRAS = {
 }
 
 
-_BASE = (
-    "openai",
-    "datasets",
-    "pyarrow",
-    "pydantic",
-    "jinja2",
-    "math-verify",
-    "jsonschema",
-    "py3langid",
-    "regex",
-)
-
-
 def diagnosis() -> tuple[str, bool]:
-    """What is installed and what is wrong, and whether nothing is wrong."""
+    """Returns what is installed and what is wrong, and whether nothing is wrong."""
     lines = [f"synth-distill {__version__}, Python {sys.version.split()[0]}"]
     healthy = True
     for package in _BASE:
-        found = _version(package)
-        healthy = healthy and found is not None
-        lines.append(f"  {package} {found or 'MISSING: pip install synth-distill'}")
+        version = _version(package)
+        healthy = healthy and version is not None
+        lines.append(f"  {package} {version or 'MISSING: pip install synth-distill'}")
     for extra, packages in _EXTRAS.items():
         versions = {package: _version(package) for package in packages}
-        state = ", ".join(
-            f"{name} {version or 'not installed'}" for name, version in versions.items()
-        )
+        state = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions.items())
         hint = "" if all(versions.values()) else f"  (pip install 'synth-distill[{extra}]')"
         lines.append(f"  extra {extra}: {state}{hint}")
-    ours = Path(__file__).parents[2]
     for name in ("synth", "filters", "sft"):
         spec = importlib.util.find_spec(name)
-        where = Path(spec.origin).parent.parent if spec and spec.origin else None
-        if where != ours:
+        root = Path(spec.origin).parent.parent if spec and spec.origin else None
+        if root != Path(__file__).parents[2]:
             healthy = False
             lines.append(
-                f"  the package {name!r} on the path is not ours but {where}: "
+                f"  the package {name!r} on the path is not ours but {root}: "
                 "give synth-distill an environment of its own"
             )
     free = shutil.disk_usage(".").free / 1e9

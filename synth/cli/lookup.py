@@ -20,14 +20,10 @@ _DONE = {"filter": "traces are filtered", "generate": "generation is done"}
 
 
 def find_run(name: str, stage: str | None = None) -> tuple[RunFolder, Path]:
-    """Returns the folder of a run and its response store.
+    """Returns the folder of a run, which its folder or its config names, and its response store.
 
-    Args:
-        name: The run's folder, or its config.
-        stage: The stage that must be done where a folder is named: `filter` or `generate`.
-
-    Raises:
-        UserError: The named folder is of no run with this stage done, or the config is wrong.
+    Raises UserError where the named folder is of no run with this stage (`filter` or `generate`)
+    done, or the config is wrong.
     """
     path = Path(name)
     if path.is_dir():
@@ -41,11 +37,7 @@ def find_run(name: str, stage: str | None = None) -> tuple[RunFolder, Path]:
 
 
 def find_records(stage: Path, split: str, id: str) -> Iterator[Record]:
-    """Yields the records of a split with this id, or of the question with it.
-
-    Raises:
-        UserError: A shard is damaged.
-    """
+    """Yields the records of a split with this id, or of the question with it."""
     import pyarrow.dataset as ds
 
     matches = (ds.field("id") == id) | (ds.field("task", "id") == id)
@@ -53,18 +45,14 @@ def find_records(stage: Path, split: str, id: str) -> Iterator[Record]:
 
 
 def record_ids(stage: Path, split: str) -> Iterator[str]:
-    """Yields the ids of all records of a split.
-
-    Raises:
-        UserError: A shard is damaged.
-    """
+    """Yields the ids of all records of a split."""
     yield from _scan(stage, split, lambda row: str(row["id"]), columns=["id"])
 
 
 def _scan(
     stage: Path, split: str, convert: Callable[[dict[str, Any]], T], **options: Any
 ) -> Iterator[T]:
-    """Yields the rows of a split in their order; none where the split has no shards."""
+    """Yields the rows of a split in their order; raises UserError where a shard is damaged."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -18,17 +18,13 @@ def show(run: Run, number: int, ask: bool) -> None:
     """Prints the preview of the first questions.
 
     Where a package is missing, what can be shown without it is shown, and the rest says what it
-    needs; questions then come from the prompt's own worked examples.
-
-    Args:
-        run: The checked config.
-        number: How many questions.
-        ask: Whether to ask the teacher; its answers go to the store as in a run.
+    needs; questions then come from the prompt's own worked examples. If the teacher is asked, its
+    answers go to the store as in a run.
     """
     console = Console(highlight=False)
     if run.generate is None:
         raise UserError("nothing to preview: the config has no section generate")
-    records = _examples(run)
+    records = _examples(run.generate.prompt.values.get("examples") or [])
     try:
         tasks = _tasks(run, number)
     except MissingPackage as missing:
@@ -39,9 +35,7 @@ def show(run: Run, number: int, ask: bool) -> None:
     prompt = load_prompt(run.generate.prompt.template)
     for task in tasks:
         messages = prompt.messages(task, run.generate.prompt.values)
-        console.print(
-            Panel(_chat(messages), title=_title(f"prompt {prompt.name}"), title_align="left")
-        )
+        _panel(console, _chat(messages), f"prompt {prompt.name}")
     if ask:
         try:
             records = _answers(run, tasks)
@@ -52,18 +46,17 @@ def show(run: Run, number: int, ask: bool) -> None:
 
 
 def _tasks(run: Run, number: int) -> list[Task]:
-    """The first questions. Reads every source, as the split needs all of them."""
+    """Returns the first questions. Reads every source, as the split needs all of them."""
     from synth.tasks import load_tasks
 
     assert run.tasks is not None
     return load_tasks(run.tasks, run.seed).train[:number]
 
 
-def _examples(run: Run) -> list[Record]:
-    """The worked examples of the prompt as records: there is always a trace to show."""
-    assert run.generate is not None
+def _examples(examples: list[Any]) -> list[Record]:
+    """Returns the worked examples of the prompt as records: there is always a trace to show."""
     records = []
-    for index, example in enumerate(run.generate.prompt.values.get("examples") or []):
+    for index, example in enumerate(examples):
         if isinstance(example, dict) and {"question", "answer"} <= set(example):
             task = Task(f"example-{index}", str(example["question"]), source="worked examples")
             reasoning = example.get("reasoning")
@@ -72,7 +65,7 @@ def _examples(run: Run) -> list[Record]:
 
 
 def _answers(run: Run, tasks: list[Task]) -> list[Record]:
-    """One answer a question, with the verdicts of the trace filters that can run here."""
+    """Returns one answer a question, with the verdicts of the trace filters."""
     import asyncio
 
     from synth.config.generate import Samples
@@ -85,13 +78,12 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     records: list[Record] = []
     filters = FilterSet.from_config(run)
     with filters.chain("trace") as chain, ResponseStore(run.store_path) as store:
-        ask = generation_spec(run, filters, chain.check_trace)
-        ask.samples = Samples(max=1)
-        ask.vote = None
-        for teacher in ask.teachers.values():
+        spec = generation_spec(run, filters, chain.check_trace)
+        spec.samples, spec.vote = Samples(max=1), None
+        for teacher in spec.teachers.values():
             teacher.disable_batching()  # three answers are not worth a day's wait for a batch
-        take: Callable[[Task, list[Record]], None] = lambda _, got: records.extend(got)  # noqa: E731
-        asyncio.run(generate(ask, store, tasks, take, GenerationStats(questions_total=len(tasks))))
+        stats = GenerationStats(questions_total=len(tasks))
+        asyncio.run(generate(spec, store, tasks, lambda _, answers: records.extend(answers), stats))
     return records
 
 
@@ -103,41 +95,33 @@ def _chat(messages: list[Message]) -> Text:
     return text
 
 
-def _title(text: str) -> Text:
-    return Text(text, style="bold")
+def _panel(console: Console, text: Text, title: str) -> None:
+    console.print(Panel(text, title=Text(title, style="bold"), title_align="left"))
 
 
 def _show_record(console: Console, run: Run, record: Record) -> None:
     trace = Text()
     if record.reasoning is not None:
-        trace.append("reasoning\n", style="bold cyan").append(
-            record.reasoning + "\n\n", style="dim"
-        )
+        trace.append("reasoning\n", style="bold cyan")
+        trace.append(record.reasoning + "\n\n", style="dim")
     trace.append("answer\n", style="bold cyan").append(record.answer)
     for verdict in record.verdicts:
         mark = ("\nkeep ", "green") if verdict.keep else ("\ntag ", "yellow")
         mark = ("\ndrop ", "red") if verdict.drops else mark
         trace.append(*mark).append(f"{verdict.filter} {verdict.reason}")
-    console.print(Panel(trace, title=_title(f"trace {record.id}"), title_align="left"))
+    _panel(console, trace, f"trace {record.id}")
     if run.student is None:
         return
-    mask = Text()
-    for text, has_loss in _mask(run, record):
-        mask.append(text, style="black on green" if has_loss else "dim")
-    title = "training text; the student learns what is " + (
-        "green" if console.is_terminal else "between [[ and ]]"
-    )
-    if not console.is_terminal:
-        mask = Text("".join(f"[[{t}]]" if loss else t for t, loss in _mask(run, record)))
-    console.print(Panel(mask, title=_title(title), title_align="left"))
-
-
-def _mask(run: Run, record: Record) -> list[tuple[str, bool]]:
-    """The student's training text in pieces, each with or without loss."""
     from sft.data.encoding import preview_spans
     from synth.stages.build_student import StudentSetup
 
-    assert run.student is not None
     messages = StudentSetup(run.student).messages(record.task)
     student = run.student.model_copy(update={"model": run.student_origin})
-    return preview_spans(student, messages, record.reasoning, record.answer)
+    colours, mask = console.is_terminal, Text()
+    for text, has_loss in preview_spans(student, messages, record.reasoning, record.answer):
+        if colours:
+            mask.append(text, style="black on green" if has_loss else "dim")
+        else:
+            mask.append(f"[[{text}]]" if has_loss else text)
+    learnt = "green" if colours else "between [[ and ]]"
+    _panel(console, mask, f"training text; the student learns what is {learnt}")

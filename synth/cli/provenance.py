@@ -23,36 +23,24 @@ from synth.store.usage import StoredResponse, entries
 NEAR = 0.6
 # Stored requests whose text is compared letter by letter; which, their words decide.
 CLOSEST = 20
+_PARTS = ("teacher", "sampling", "sample")  # of a request, besides its messages
 _AROUND = 24  # characters of context on each side of a change
 
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """The stored request that came nearest to one that had to be bought.
-
-    Attributes:
-        entry: What is stored.
-        differs: What differs, a line each; none where only the sample's number does.
-        edited: Whether the question's text is what was edited.
-        samples: The sample numbers that were there already, where nothing else differs.
-    """
+    """The stored request that came nearest to one that had to be bought."""
 
     entry: StoredResponse
-    differs: list[str]
-    edited: bool = False
-    samples: tuple[int, ...] = ()
+    differs: list[str]  # a line each; none where only the sample's number differs
+    edited: bool = False  # whether the question's text was edited
+    samples: tuple[int, ...] = ()  # those that were there already, where nothing else differs
 
 
 def explain_origin(folder: RunFolder, store_path: Path, id: str) -> str:
     """Returns what is known of a record, or of all records of a question.
 
-    Args:
-        folder: The run's folder, its generation done.
-        store_path: The response store that the run used.
-        id: The id of a record or of a question.
-
-    Raises:
-        UserError: No record and no question has this id, or there is no store.
+    Raises UserError where no record and no question has this id, or there is no store.
     """
     folder.need("generate")
     records = [
@@ -99,28 +87,28 @@ def _lines(record: Record, searches: dict[str, Search]) -> Iterator[str]:
     yield f"record {record.id}"
     source = f" (source {record.task.source})" if record.task.source else ""
     yield from _fields({"question": f"{record.task.id}{source}"})
-    made = record.generation
-    if made is None or not made.key:
+    answer = record.generation
+    if answer is None or not answer.key:
         yield "  it came from outside: no teacher of this run made it"
         return
-    search = searches.get(made.key)
+    search = searches.get(answer.key)
     bought = ""
     if search is not None:
-        time = datetime.datetime.fromtimestamp(search.own.created, datetime.UTC)
-        bought = f"{time:%Y-%m-%d %H:%M:%S} UTC by run {search.own.run}"
-    known = [("prompt", made.prompt_tokens), ("answer", made.completion_tokens)]
-    tokens = " + ".join(f"{n:,} {what}" for what, n in known if n is not None)
-    cost = "no price" if made.cost_usd is None else f"${made.cost_usd:.6f}"
+        time = datetime.datetime.fromtimestamp(search.response.created, datetime.UTC)
+        bought = f"{time:%Y-%m-%d %H:%M:%S} UTC by run {search.response.run}"
+    counts = [("prompt", answer.prompt_tokens), ("answer", answer.completion_tokens)]
+    tokens = " + ".join(f"{n:,} {part}" for part, n in counts if n is not None)
+    cost = "no price" if answer.cost_usd is None else f"${answer.cost_usd:.6f}"
     yield from _fields(
         {
-            "teacher": f"{made.teacher}, which says that it is {made.model or '(nothing)'}",
-            "prompt": f"{made.template}, hash {made.template_hash[:12]}",
-            "sampling": ", ".join(f"{name} {value}" for name, value in made.sampling.items()),
-            "sample": f"{made.sample}",
-            "answer": f"{made.finish_reason}; {tokens or 'tokens not told'}; {cost}; "
-            f"{made.latency_s:.2f} s",
-            "key": made.key,
-            "continues": ", ".join(made.earlier_keys),
+            "teacher": f"{answer.teacher}, which says that it is {answer.model or '(nothing)'}",
+            "prompt": f"{answer.template}, hash {answer.template_hash[:12]}",
+            "sampling": ", ".join(f"{name} {value}" for name, value in answer.sampling.items()),
+            "sample": f"{answer.sample}",
+            "answer": f"{answer.finish_reason}; {tokens or 'tokens not told'}; {cost}; "
+            f"{answer.latency_s:.2f} s",
+            "key": answer.key,
+            "continues": ", ".join(answer.earlier_keys),
             "bought": bought,
         }
     )
@@ -141,12 +129,12 @@ def _why(miss: Miss | None) -> Iterator[str]:
         yield "  why bought: nothing like it was in the store"
         return
     if not miss.differs:
-        had = ", ".join(map(str, miss.samples))
-        yield f"  why bought: the same request was there with sample {had}; this one is the first"
+        samples = f"sample {', '.join(map(str, miss.samples))}"
+        yield f"  why bought: the same request was there with {samples}; this one is the first"
         yield "  of its number"
         return
-    what = "the question's text was edited; " if miss.edited else ""
-    yield f"  why bought: {what}it differs from the nearest stored request"
+    edit = "the question's text was edited; " if miss.edited else ""
+    yield f"  why bought: {edit}it differs from the nearest stored request"
     yield f"  ({miss.entry.key[:12]}, bought by run {miss.entry.run}) in"
     yield from (f"    {line}" for line in miss.differs)
 
@@ -158,15 +146,11 @@ class Search:
     that differ in sampling alone come before those of another teacher, and these before both; then
     another prompt around the same question; then the question whose text is nearest, the newer
     first where all is equal.
-
-    Args:
-        own: The stored request in question.
-        question: The question's text as it stands in the messages.
     """
 
-    def __init__(self, own: StoredResponse, question: str) -> None:
-        self.own, self._question = own, question
-        self._words, self._frame = set(question.split()), _frame(own.request, question)
+    def __init__(self, response: StoredResponse, question: str) -> None:
+        self.response, self._question = response, question
+        self._words, self._frame = set(question.split()), _frame(response.request, question)
         self._same: list[StoredResponse] = []
         self._best: tuple[int, StoredResponse] | None = None
         self._texts: list[tuple[float, int, StoredResponse]] = []
@@ -174,10 +158,10 @@ class Search:
 
     def see(self, entry: StoredResponse) -> None:
         """Takes in the next older request."""
-        own, other = self.own.request, entry.request
+        request, other = self.response.request, entry.request
         self._age += 1
-        if other["messages"] == own["messages"]:
-            differ = [other[part] != own[part] for part in ("teacher", "sampling", "sample")]
+        if other["messages"] == request["messages"]:
+            differ = [other[part] != request[part] for part in _PARTS]
             rank = 4 * differ[0] + 2 * differ[1] + differ[2]
             if rank <= 1:
                 self._same.append(entry)
@@ -189,34 +173,34 @@ class Search:
             push(self._texts, (shared, -self._age, entry))
 
     def nearest(self) -> Miss | None:
-        """What came nearest of all that was seen; None where nothing is like it."""
+        """Returns what came nearest of all that was seen; None where nothing is like it."""
         if self._same:
             samples = tuple(sorted({entry.request["sample"] for entry in self._same}))
             return Miss(self._same[0], differs=[], samples=samples)
         if self._best is not None:
-            return Miss(
-                self._best[1], differs=_differences(self._best[1].request, self.own.request)
-            )
+            return self._miss(self._best[1])
         ranked = [(*self._likeness(entry.request), age, entry) for _, age, entry in self._texts]
         top = max(ranked, key=lambda item: item[:3], default=None)
         if top is None or top[0] < NEAR:
             return None
-        edited = self._question not in _last(top[-1].request)
-        return Miss(top[-1], _differences(top[-1].request, self.own.request), edited)
+        return self._miss(top[-1], edited=self._question not in _last(top[-1].request))
+
+    def _miss(self, entry: StoredResponse, edited: bool = False) -> Miss:
+        return Miss(entry, _differences(entry.request, self.response.request), edited)
 
     def _shared(self, other: dict[str, Any]) -> float:
-        """A first guess at likeness that costs little: 2 where it asks the same question."""
+        """Guesses the likeness at little cost: 2 where it asks the same question."""
         asked = _asked(other, self._frame)
         if self._question in asked:
             return 2.0
-        theirs = set(asked.split())
-        return len(self._words & theirs) / max(1, len(self._words | theirs))
+        words = set(asked.split())
+        return len(self._words & words) / max(1, len(self._words | words))
 
     def _likeness(self, other: dict[str, Any]) -> tuple[float, int]:
-        asked, question, own = _asked(other, self._frame), self._question, self.own.request
-        alike = difflib.SequenceMatcher(None, asked, question, autojunk=False)
-        text = 1.0 if question in asked else alike.ratio()
-        return text, sum(other[part] == own[part] for part in ("teacher", "sampling", "sample"))
+        asked, question, request = _asked(other, self._frame), self._question, self.response.request
+        matcher = difflib.SequenceMatcher(None, asked, question, autojunk=False)
+        likeness = 1.0 if question in asked else matcher.ratio()
+        return likeness, sum(other[part] == request[part] for part in _PARTS)
 
 
 def _last(request: dict[str, Any]) -> str:
@@ -224,28 +208,27 @@ def _last(request: dict[str, Any]) -> str:
 
 
 def _frame(request: dict[str, Any], question: str) -> tuple[str, str]:
-    """What stands before and after the question in the last message."""
-    before, found, after = _last(request).partition(question)
-    return (before, after) if found else ("", "")
+    """Returns what stands before and after the question in the last message."""
+    before, middle, after = _last(request).partition(question)
+    return (before, after) if middle else ("", "")
 
 
 def _asked(request: dict[str, Any], frame: tuple[str, str]) -> str:
-    """The question of a request, where its prompt is the same; else the whole last message."""
+    """Returns the question of a request with the same prompt, else its whole last message."""
     text, (before, after) = _last(request), frame
     inside = text.startswith(before) and text.endswith(after)
     return text[len(before) : len(text) - len(after)] if inside else text
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    lines = []
-    theirs, ours = old["messages"], new["messages"]
-    if [m["role"] for m in theirs] != [m["role"] for m in ours]:
-        roles = [", ".join(m["role"] for m in messages) for messages in (theirs, ours)]
-        lines.append(f"messages: {roles[0]} -> {roles[1]}")
-    else:
-        for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):
-            if a["content"] != b["content"]:
-                lines.append(f"messages[{i}].content: {changed(a['content'], b['content'])}")
+    before, after = (", ".join(m["role"] for m in request["messages"]) for request in (old, new))
+    lines = [f"messages: {before} -> {after}"]
+    if before == after:
+        lines = [
+            f"messages[{index}].content: {changed(a['content'], b['content'])}"
+            for index, (a, b) in enumerate(zip(old["messages"], new["messages"], strict=True))
+            if a["content"] != b["content"]
+        ]
     for part in ("sampling", "teacher"):
         lines += differences(old[part], new[part], part)
     if old["sample"] != new["sample"]:
@@ -254,18 +237,19 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def changed(old: str, new: str) -> str:
-    """Where two texts begin and end to differ, with a little of what stands around it.
+    """Returns where two texts begin and end to differ, with a little of what stands around it.
 
     >>> changed("What is 17 + 25?", "What is 17 + 26?")
     '"What is 17 + 25?" -> "What is 17 + 26?"'
     """
-    start = next(
-        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
-        min(len(old), len(new)),
-    )
-    most = min(len(old), len(new)) - start
-    tail = next((i for i in range(most) if old[-1 - i] != new[-1 - i]), most)
+    start = _equal_characters(old, new)
+    tail = _equal_characters(old[start:][::-1], new[start:][::-1])
     return " -> ".join(_window(text, start, len(text) - tail) for text in (old, new))
+
+
+def _equal_characters(old: str, new: str) -> int:
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
 
 
 def _window(text: str, start: int, end: int) -> str:

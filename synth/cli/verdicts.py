@@ -27,12 +27,7 @@ _ENDS = (
 def explain_verdicts(folder: RunFolder, id: str) -> str:
     """Returns what the filters said of a record, or of all records of a question.
 
-    Args:
-        folder: The run's folder.
-        id: The id of a record or of a question.
-
-    Raises:
-        UserError: The run has no filtered traces, or no record and no question has this id.
+    Raises UserError where the run has no filtered traces, or no record and no question has this id.
     """
     folder.need("filter")
     lines_by_id: dict[str, str] = {}
