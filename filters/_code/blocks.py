@@ -11,7 +11,7 @@ Which = Literal["last", "first", "longest"]
 
 
 def blocks(answer: str) -> list[tuple[str, str]]:
-    r"""The fenced blocks of a Markdown text: language (lower case, may be empty) and content.
+    r"""Return the fenced blocks of a Markdown text: language (lower case or empty) and content.
 
     A block that is not closed goes to the end of the text.
 
@@ -35,12 +35,12 @@ def blocks(answer: str) -> list[tuple[str, str]]:
     return found
 
 
-def choose(found: list[tuple[str, str]], tags: tuple[str, ...], which: Which) -> str | None:
-    """One of the blocks in a language, else one of those that name none, else None."""
+def choose(blocks: list[tuple[str, str]], tags: tuple[str, ...], which: Which) -> str | None:
+    """Return one of the blocks in a language, else one of those that name none, else None."""
     for wanted in (tags, ("",)):
-        fitting = [code for language, code in found if language in wanted and code.strip()]
-        if fitting:
-            return {"last": fitting[-1], "first": fitting[0], "longest": max(fitting, key=len)}[
-                which
-            ]
+        codes = [code for language, code in blocks if language in wanted and code.strip()]
+        if codes and which == "longest":
+            return max(codes, key=len)
+        if codes:
+            return codes[0 if which == "first" else -1]
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from filters._code.test_formats import Either
@@ -17,36 +18,29 @@ def same_text(got: str, expected: str, tolerance: float) -> bool:
     >>> same_text("1\n", "1\n2\n3\n", 0)
     False
     """
-    ours, theirs = _lines(got), _lines(expected)
-    if ours == theirs:
-        return True
-    if len(ours) != len(theirs):
-        return False
-    return all(_same_line(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
+
+    def same_word(got_word: str, expected_word: str) -> bool:
+        if "." not in expected_word and "e" not in expected_word.lower():
+            return False
+        try:
+            return _near(float(got_word), float(expected_word), tolerance)
+        except ValueError:
+            return False
+
+    def same_line(got_line: str, expected_line: str) -> bool:
+        return _same_items(got_line.split(), expected_line.split(), same_word)
+
+    return _same_items(_lines(got), _lines(expected), same_line)
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _same_line(got: str, expected: str, tolerance: float) -> bool:
-    if got == expected:
-        return True
-    ours, theirs = got.split(), expected.split()
-    if len(ours) != len(theirs):
-        return False
-    return all(_same_word(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
-
-
-def _same_word(got: str, expected: str, tolerance: float) -> bool:
-    if got == expected:
-        return True
-    if "." not in expected and "e" not in expected.lower():
-        return False
-    try:
-        return _near(float(got), float(expected), tolerance)
-    except ValueError:
-        return False
+def _same_items(got: list[str], expected: list[str], same: Callable[[str, str], bool]) -> bool:
+    if got == expected or len(got) != len(expected):
+        return got == expected
+    return all(a == b or same(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def _near(got: float, expected: float, tolerance: float) -> bool:
@@ -60,10 +54,8 @@ def _near(got: float, expected: float, tolerance: float) -> bool:
 def same_value(got: Any, expected: Any, tolerance: float) -> bool:
     """Whether the result of a call is what JSON says it should be; tuples are lists there.
 
-    Args:
-        got: As `filters._code.inside.wire.encode` sent it.
-        expected: JSON values.
-        tolerance: Relative or absolute error allowed where one of two numbers is a decimal.
+    `got` is what `filters._code.inside.wire.encode` sent. The tolerance is the relative or absolute
+    error allowed where one of two numbers is a decimal.
     """
     if isinstance(expected, Either):
         return any(same_value(got, one, tolerance) for one in expected)

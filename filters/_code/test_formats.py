@@ -22,35 +22,23 @@ _SETUP = ("test_setup_code", "test_imports")
 
 @dataclass
 class Tests:
-    """The tests of one question.
+    """The tests of one question."""
 
-    Attributes:
-        kind: `asserts` (Python code), `calls` (of one function) or `stdin` (whole programs).
-        cases: Input and expected output; of `calls` the arguments and the result.
-        function: The name that is called.
-        pieces: Python code of `asserts`, one assertion or many each.
-        prompt: Code that the answer may be a completion of.
-    """
-
-    kind: Literal["asserts", "calls", "stdin"]
-    cases: list[tuple[Any, Any]] = field(default_factory=list)
-    function: str | None = None
-    pieces: list[str] = field(default_factory=list)
-    prompt: str | None = None
+    kind: Literal["asserts", "calls", "stdin"]  # Python code, calls of one function, whole programs
+    cases: list[tuple[Any, Any]] = field(default_factory=list)  # input or arguments, and result
+    function: str | None = None  # the name that is called
+    pieces: list[str] = field(default_factory=list)  # code of `asserts`, one assertion or many each
+    prompt: str | None = None  # code that the answer may be a completion of
 
 
 def find(metadata: Mapping[str, Any], question: str, name: str | None = None) -> Tests | None:
-    """The tests in what a data set says of a question, None where there are none.
+    """Return the tests in what a data set says of a question, None where there are none.
 
     Known are HumanEval (`prompt`, `test`, `entry_point`), MBPP (`test_list`, `test_setup_code`),
     assertions and `test_...` functions in `tests` or `test`, and pairs of input and output: APPS
     and TACO (`input_output`, also as JSON text, with `fn_name` for calls), lists of
-    `{"input", "output"}`, CodeContests, LiveCodeBench and OpenR1's `verification_info`.
-
-    Args:
-        metadata: Of the task.
-        question: Of the task; code to be completed may stand there.
-        name: The field that holds them; found by itself if not said.
+    `{"input", "output"}`, CodeContests, LiveCodeBench and OpenR1's `verification_info`. `name` is
+    the field that holds them where it is known; code to be completed may stand in the question.
 
     Raises:
         ValueError: There are tests that cannot be understood; the message says why.
@@ -82,13 +70,13 @@ def _understood(
 
 
 def _setup(metadata: Mapping[str, Any]) -> str:
-    found = [_parsed(metadata.get(name)) for name in _SETUP]
-    texts = [part if isinstance(part, list) else [part] for part in found if part]
+    parts = [part for name in _SETUP if (part := _parsed(metadata.get(name)))]
+    texts = [part if isinstance(part, list) else [part] for part in parts]
     return "\n".join(str(line) for text in texts for line in text)
 
 
 def _parsed(value: Any) -> Any:
-    """A value, or what it says where it is JSON text of a list or object."""
+    """Return a value, or what it says where it is JSON text of a list or object."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             return json.loads(value)
@@ -143,7 +131,7 @@ def _text(value: Any) -> str:
 
 
 def _call(given: Any, expected: Any) -> tuple[list[Any], Any]:
-    """Arguments and result; as text they are JSON, an argument a line (LiveCodeBench)."""
+    """Return arguments and result; as text they are JSON, an argument a line (LiveCodeBench)."""
     if isinstance(given, str):
         try:
             given = [json.loads(line) for line in given.splitlines() if line.strip()]
@@ -156,7 +144,7 @@ def _call(given: Any, expected: Any) -> tuple[list[Any], Any]:
 
 
 def _unwrapped(pairs: list[tuple[list[Any], Any]]) -> list[tuple[list[Any], Any]]:
-    """APPS puts each result of a question into a list of one."""
+    """Allow for APPS, which puts each result of a question into a list of one."""
     if all(isinstance(expected, list) and len(expected) == 1 for _, expected in pairs):
         return [(given, Either((expected, expected[0]))) for given, expected in pairs]
     return pairs

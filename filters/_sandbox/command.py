@@ -12,75 +12,64 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use.
+    """What one run may use."""
 
-    Attributes:
-        wall: Seconds by the clock.
-        cpu: Seconds of processor time of each process, or None for no limit but `wall`.
-        memory: Bytes that all processes may hold together, and that one may allocate.
-        disk: Bytes in the one place that can be written, /tmp; they are memory beside `memory`.
-        entries: Files and folders there.
-        output: Bytes of stdout and stderr together.
-        processes: Processes and threads at one time.
-        files: Open files of each process.
-    """
-
-    wall: float = 10
-    cpu: int | None = None
-    memory: int = 512 << 20
-    disk: int = 64 << 20
-    entries: int = 10_000
-    output: int = 1 << 20
-    processes: int = 32
-    files: int = 64
+    wall: float = 10  # seconds by the clock
+    cpu: int | None = None  # seconds of processor time of each process; None: no limit but `wall`
+    memory: int = 512 << 20  # bytes that all processes may hold together, and that one may allocate
+    disk: int = 64 << 20  # bytes in /tmp, all that can be written; they are memory beside `memory`
+    entries: int = 10_000  # files and folders there
+    output: int = 1 << 20  # bytes of stdout and stderr together
+    processes: int = 32  # processes and threads at one time
+    files: int = 64  # open files of each process
 
 
 @cache
 def mounts() -> tuple[str, ...]:
-    """Bubblewrap's options that are the same for every run: namespaces and what can be seen."""
-    options = "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try"
-    options += " --die-with-parent --new-session --hostname sandbox --clearenv --cap-drop ALL"
+    """Return bubblewrap's options for every run: namespaces and what can be seen."""
+    flags = "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try"
+    flags += " --die-with-parent --new-session --hostname sandbox --clearenv --cap-drop ALL"
     if os.geteuid() == 0:
-        options += " --cap-add CAP_SETUID --cap-add CAP_SETGID"  # for `begin`, which drops
+        flags += " --cap-add CAP_SETUID --cap-add CAP_SETGID"  # for `begin`, which drops
     else:
-        options += " --unshare-user --uid 65534 --gid 65534"
-    found = options.split()
+        flags += " --unshare-user --uid 65534 --gid 65534"
+    options = flags.split()
     variables = {
         "PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
         # The order of a set of texts must not change from run to run.
         "PYTHONHASHSEED": "0",
     }  # fmt: skip
     for name, value in variables.items():
-        found += ["--setenv", name, value]
+        options += ["--setenv", name, value]
     # What bubblewrap makes on the way to a mount, it makes for its own user alone.
     for name in ("/dev", "/etc"):
-        found += ["--perms", "0755", "--dir", name]
-    found += ["--ro-bind", "/usr", "/usr"]
+        options += ["--perms", "0755", "--dir", name]
+    options += ["--ro-bind", "/usr", "/usr"]
     for name in ("lib", "lib32", "lib64", "bin", "sbin"):
         path = Path("/", name)
         if path.is_symlink():
-            found += ["--symlink", os.readlink(path), str(path)]
+            options += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
-            found += ["--ro-bind", str(path), str(path)]
+            options += ["--ro-bind", str(path), str(path)]
     for name in ("/etc/alternatives", "/etc/ld.so.cache"):
-        found += ["--ro-bind-try", name, name]
+        options += ["--ro-bind-try", name, name]
     prefix = Path(os.path.realpath(sys.base_prefix))
     if not prefix.is_relative_to("/usr"):
         # Folders above it may be closed to others; those in here are empty and need not be.
         for parent in reversed(prefix.parents[:-1]):
-            found += ["--perms", "0755", "--dir", str(parent)]
-        found += ["--ro-bind", str(prefix), str(prefix)]
+            options += ["--perms", "0755", "--dir", str(parent)]
+        options += ["--ro-bind", str(prefix), str(prefix)]
     # No /proc: it tells of the host, and opens doors between processes of one user.
     for name in ("null", "zero", "full", "random", "urandom"):
-        found += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    found += ["--symlink", "/tmp", "/dev/shm"]
+        options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    options += ["--symlink", "/tmp", "/dev/shm"]
     # Many programs read their input by this name; without /proc it is a file that a caller puts.
-    found += ["--symlink", "/tmp/stdin", "/dev/stdin"]
-    return tuple(found)
+    options += ["--symlink", "/tmp/stdin", "/dev/stdin"]
+    return tuple(options)
 
 
 def begin() -> list[str]:
-    """The command that begins: it becomes what follows, as a user who is nobody.
+    """Return the command that begins: it becomes what follows, as a user who is nobody.
 
     It writes an empty line to stderr first. Where the caller has died meanwhile, that is its end:
     bubblewrap dies with its caller, but for a moment at the start its child does not with it.
@@ -98,12 +87,12 @@ def begin() -> list[str]:
 
 
 def rlimits(limits: Limits) -> list[str]:
-    """The command that sets limits on itself and becomes what follows.
+    """Return the command that sets limits on itself and becomes what follows.
 
     Data and not address space: engines such as V8 reserve far more than they use.
     """
-    found = ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
-    found += [f"--nofile={limits.files}", f"--nproc={limits.processes}", "--msgqueue=0"]
+    command = ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
+    command += [f"--nofile={limits.files}", f"--nproc={limits.processes}", "--msgqueue=0"]
     if limits.cpu is not None:
-        found.append(f"--cpu={limits.cpu}:{limits.cpu + 1}")
-    return [*found, "--"]
+        command.append(f"--cpu={limits.cpu}:{limits.cpu + 1}")
+    return [*command, "--"]

@@ -9,16 +9,14 @@ import os
 import selectors
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from subprocess import PIPE, Popen
 from typing import Literal
 
-from filters._sandbox import command as _sandbox_command
-from filters._sandbox import seccomp as _sandbox_seccomp
-from filters._sandbox import usage as _sandbox_watch
-from filters._sandbox.command import Limits
+from filters._sandbox import seccomp, usage
+from filters._sandbox.command import Limits, begin, mounts, rlimits
 
 Ended = Literal["ok", "exit", "signal", "time", "memory", "output", "disk"]
 
@@ -27,30 +25,21 @@ _LOOK_S = 0.02
 # Seconds that a sandbox may take to disappear after it was killed.
 _GONE_S = 5
 _PIECE = 1 << 16
-# What stands on stderr before anything else, see `_sandbox_command.begin`.
+# What stands on stderr before anything else, see `begin`.
 _BEGUN = b"\n"
 _BY_SIGNAL: dict[int, Ended] = {signal.SIGXFSZ: "disk", signal.SIGXCPU: "time"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
+    """How a run ended, and what it wrote, cut at the limit."""
 
-    Attributes:
-        ended: `ok` (status 0), `exit` (another status), `signal`, or the limit that ended it.
-        code: Exit status or number of the signal; None where a limit ended it.
-        stdout: What it wrote, cut at the limit.
-        stderr: Likewise.
-        wall: Seconds by the clock, set-up included.
-        tier: The layers that held, joined by `+`.
-    """
-
-    ended: Ended
-    code: int | None
+    ended: Ended  # `ok` (status 0), `exit` (another status), `signal`, or the limit that ended it
+    code: int | None  # exit status or number of the signal; None where a limit ended it
     stdout: bytes
     stderr: bytes
-    wall: float
-    tier: str
+    wall: float  # seconds by the clock, set-up included
+    tier: str  # the layers that held, joined by `+`
 
 
 class SandboxFailed(Exception):
@@ -64,7 +53,7 @@ def run_under(
     limits: Limits,
     held: tuple[str, ...],
 ) -> Result:
-    """Runs a program under these layers; see `filters._sandbox.sandbox.run`."""
+    """Run a program under these layers; see `filters._sandbox.sandbox.run`."""
     start = time.monotonic()
     if (bubblewrap := shutil.which("bwrap")) is None:
         raise SandboxFailed("bubblewrap is not installed; the package is named bubblewrap")
@@ -84,32 +73,24 @@ def run_under(
         command = [bubblewrap, "--json-status-fd", str(writing)]
         # First of all mounts: the interpreter may lie in a folder below.
         command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
-        command += _sandbox_command.mounts()
+        command += mounts()
         for name, content in files.items():
             command += ["--perms", "0755", "--file", str(lend(content)), f"/tmp/{name}"]
         if "seccomp" in held:
-            command += ["--seccomp", str(lend(_sandbox_seccomp.program() or b""))]
-        command += ["--remount-ro", "/", "--chdir", "/tmp", "--", *_sandbox_command.begin()]
+            command += ["--seccomp", str(lend(seccomp.program() or b""))]
+        command += ["--remount-ro", "/", "--chdir", "/tmp", "--", *begin()]
         if "rlimits" in held:
-            command += _sandbox_command.rlimits(limits)
+            command += rlimits(limits)
         lent.append(writing)
         try:
-            process = subprocess.Popen(
-                command + argv,
-                stdin=for_stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=lent,
-                env={},
+            process = Popen(
+                command + argv, stdin=for_stdin, stdout=PIPE, stderr=PIPE, pass_fds=lent, env={}
             )
         except OSError as error:
             raise SandboxFailed(f"bubblewrap does not start ({error})") from error
         finally:
             os.close(writing)
-        with (
-            process,
-            contextlib.closing(_Watched(process, reading, limits, "memory" in held)) as watched,
-        ):
+        with process, contextlib.closing(_Watched(process, reading, limits, held)) as watched:
             try:
                 watched.follow(start + limits.wall)
             finally:
@@ -119,27 +100,23 @@ def run_under(
 
 
 class _Watched:
-    """Reads what a sandbox writes, and ends it at the first limit that it meets."""
+    """What reads what a sandbox writes, and ends it at the first limit that it meets."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], status: int, limits: Limits, memory: bool
+        self, process: Popen[bytes], status: int, limits: Limits, held: tuple[str, ...]
     ) -> None:
         self.read = {"stdout": bytearray(), "stderr": bytearray(), "status": bytearray()}
         self._process = process
         self._status = status
         self._limits = limits
-        self._memory = memory
+        self._memory = "memory" in held
         self._ended: Ended | None = None
         # The first process in there, once it is known; a handle, since numbers are used again.
         self._first: int | None = None
         self._handle: int | None = None
 
     def follow(self, deadline: float) -> None:
-        """Waits for the end of all that runs in there.
-
-        Raises:
-            SandboxFailed: It was killed and does not go away.
-        """
+        """Wait for the end of all in there; raise `SandboxFailed` where a kill does not end it."""
         with selectors.DefaultSelector() as selector:
             files = (self._process.stdout, self._process.stderr, self._status)
             for file, name in zip(files, self.read, strict=True):
@@ -167,29 +144,29 @@ class _Watched:
                         self._find_first()
 
     def _over(self, late: bool, look: bool) -> Ended | None:
-        """The limit that it has passed, None if none."""
+        """Return the limit that it has passed, None if none."""
         if late:
             return "time"
         if len(self.read["stdout"]) + len(self.read["stderr"]) > self._limits.output + len(_BEGUN):
             return "output"
         if not (self._memory and look) or self._first is None:
             return None
-        if _sandbox_watch.memory(self._first, self._limits.memory) > self._limits.memory:
+        if usage.memory(self._first, self._limits.memory) > self._limits.memory:
             return "memory"
         # Until it has begun, what it has for a root is still the host's.
         begun = self.read["stderr"].startswith(_BEGUN)
-        if begun and _sandbox_watch.files(self._first) > self._limits.entries:
+        if begun and usage.files(self._first) > self._limits.entries:
             return "disk"
         return None
 
     def _find_first(self) -> None:
-        self._first = self._said("child-pid")
+        self._first = self._status_value("child-pid")
         if self._first is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._handle = os.pidfd_open(self._first)
 
     def kill(self) -> None:
-        """Ends the sandbox: with its first process all in there die, and bubblewrap ends.
+        """End the sandbox: with its first process all in there die, and bubblewrap ends.
 
         Bubblewrap itself is not killed: nobody would then reap what is inside. Nor before it has
         told the number of that process, which may not yet have asked to die with it.
@@ -199,25 +176,21 @@ class _Watched:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def close(self) -> None:
-        """Gives back what it holds."""
+        """Give back what it holds."""
         if self._handle is not None:
             os.close(self._handle)
 
     def result(self, wall: float, tier: str) -> Result:
-        """How it ended.
-
-        Raises:
-            SandboxFailed: The program was not even started.
-        """
+        """Return how it ended; raise `SandboxFailed` where the program was not even started."""
         out, err = bytes(self.read["stdout"]), bytes(self.read["stderr"])
         if not err.startswith(_BEGUN) and self._ended is None:
-            said = err[-300:].decode("utf-8", "replace").strip()
-            raise SandboxFailed(said or "bubblewrap ended without a word")
+            message = err[-300:].decode("utf-8", "replace").strip()
+            raise SandboxFailed(message or "bubblewrap ended without a word")
         out = out[: self._limits.output]
         err = err.removeprefix(_BEGUN)[: self._limits.output - len(out)]
         ended, code = self._ended, None
         if ended is None:
-            if (code := self._said("exit-code")) is None:
+            if (code := self._status_value("exit-code")) is None:
                 raise SandboxFailed("bubblewrap was killed")
             ended = "exit" if code else "ok"
             if code > 128:
@@ -225,8 +198,8 @@ class _Watched:
                 ended = _BY_SIGNAL.get(code, "signal")
         return Result(ended, code, out, err, wall, tier)
 
-    def _said(self, key: str) -> int | None:
-        """A figure that bubblewrap told of the sandbox, a JSON object a line."""
+    def _status_value(self, key: str) -> int | None:
+        """Return a figure that bubblewrap told of the sandbox, a JSON object a line."""
         for line in self.read["status"].splitlines():
             with contextlib.suppress(ValueError):
                 if (value := json.loads(line).get(key)) is not None:
@@ -235,7 +208,7 @@ class _Watched:
 
 
 def _sealed(content: bytes) -> int:
-    """A file in memory that nobody can change or make grow, read from its start."""
+    """Return a file in memory that nobody can change or make grow, read from its start."""
     file = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(content)
     while view:

@@ -21,12 +21,12 @@ import tempfile
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from filters._sandbox import seccomp as _sandbox_seccomp
+from filters._sandbox import seccomp
 from filters._sandbox.command import Limits
 from filters._sandbox.run import Ended, Result, SandboxFailed, run_under
 from synth.core.errors import UserError
 
-__all__ = ["PYTHON", "Limits", "Result", "SandboxFailed", "layers", "require", "run"]
+__all__ = ["PYTHON", "Limits", "Result", "SandboxFailed", "require", "run"]
 
 # The interpreter that a sandbox has: this one, without its site-packages.
 PYTHON = os.path.realpath(sys.executable)
@@ -40,17 +40,11 @@ def run(
     limits: Limits = _DEFAULT,
     allow_without: Collection[str] = (),
 ) -> Result:
-    """Runs a program in a sandbox of its own and waits for it.
+    """Run a program in a sandbox of its own and wait for it.
 
-    It starts in /tmp, which is empty but for `files`, sees /usr and `PYTHON`, and nothing of it
-    outlives the call. Safe to call from any thread.
-
-    Args:
-        argv: The program and its arguments; it is looked for in /usr/bin.
-        files: Content by plain file name.
-        stdin: What it reads.
-        limits: What it may use.
-        allow_without: Layers that may be missing.
+    It is looked for in /usr/bin. It starts in /tmp, which is empty but for `files` (content by
+    plain file name), sees /usr and `PYTHON`, and nothing of it outlives the call. The layers of
+    `allow_without` may be missing. Safe to call from any thread.
 
     Raises:
         UserError: Layers are missing on this machine.
@@ -59,52 +53,49 @@ def run(
     return run_under(argv, files or {}, stdin, limits, require(allow_without))
 
 
-def layers() -> dict[str, str]:
-    """The layers of this machine: why each does not hold, or an empty text where it does."""
-    return dict(_probed())
-
-
 def require(allow_without: Collection[str] = ()) -> tuple[str, ...]:
-    """The layers that hold.
+    """Return the layers that hold.
 
     Raises:
         UserError: One that is needed does not hold; the message says which and why.
     """
-    found = _probed()
-    missing = [f"{name}: {why}" for name, why in found.items() if why and name not in allow_without]
-    if found["bwrap"] or missing:
-        why = "; ".join(missing) or f"bwrap: {found['bwrap']}"
+    layers = _probed()
+    failed = {name: why for name, why in layers.items() if why}
+    missing = [f"{name}: {why}" for name, why in failed.items() if name not in allow_without]
+    if layers["bwrap"] or missing:
+        why = "; ".join(missing) or f"bwrap: {layers['bwrap']}"
         raise UserError(f"no sandbox to run untrusted code in ({why})")
-    return tuple(name for name, why in found.items() if not why)
+    return tuple(name for name in layers if name not in failed)
 
 
 @cache
 def _probed() -> dict[str, str]:
-    """Tries each layer upon those before it."""
-    found: dict[str, str] = {}
+    """Try each layer upon those before it; return why it does not hold, or an empty text."""
+    layers: dict[str, str] = {}
     held: tuple[str, ...] = ()
     with tempfile.NamedTemporaryFile() as canary, socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         for name, (script, expected) in _PROBES.items():
             argv = [PYTHON, "-I", "-S", "-B", "-c", script, canary.name, port]
-            if found.get("bwrap"):
-                found[name] = "bwrap does not hold"
+            if layers.get("bwrap"):
+                layers[name] = "bwrap does not hold"
                 continue
-            if name == "seccomp" and _sandbox_seccomp.program() is None:
-                found[name] = "its system calls are not known for this kind of machine"
+            if name == "seccomp" and seccomp.program() is None:
+                layers[name] = "its system calls are not known for this kind of machine"
                 continue
             limits = Limits(wall=20, memory=128 << 20, processes=12)
             try:
                 result = run_under(argv, {}, b"", limits, (*held, name))
             except SandboxFailed as error:
-                found[name] = str(error)
+                layers[name] = str(error)
                 continue
-            said = (result.stdout + result.stderr).decode("utf-8", "replace")
-            said = "; ".join(said.split("\n")).strip("; ")
-            found[name] = "" if result.ended == expected and not said else said or result.ended
-            if not found[name]:
+            output = (result.stdout + result.stderr).decode("utf-8", "replace")
+            output = "; ".join(output.split("\n")).strip("; ")
+            holds = result.ended == expected and not output
+            layers[name] = "" if holds else output or result.ended
+            if holds:
                 held = (*held, name)
-    return found
+    return layers
 
 
 _PROBES: dict[str, tuple[str, Ended]] = {

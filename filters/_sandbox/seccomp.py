@@ -40,6 +40,7 @@ _ASK_PERSONALITY, _AF_UNIX = 0xFFFFFFFF, 1
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_DENY = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 
 
 def program() -> bytes | None:
@@ -58,7 +59,7 @@ def program() -> bytes | None:
     ]
     for numbers in DENIED.values():
         if (number := numbers[column]) is not None:
-            code += [(_EQUAL, 0, 1, number), _denied()]
+            code += [(_EQUAL, 0, 1, number), _DENY]
     # Its flags lie in memory, where no filter can look; the C library then falls back to clone.
     code += [(_EQUAL, 0, 1, CLONE3[column]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     code += _where(CLONE[column], 0, (_ANY_BIT, 0, 1, _NEW_NAMESPACES))
@@ -70,10 +71,6 @@ def program() -> bytes | None:
     return b"".join(struct.pack("<HBBI", *line) for line in code)
 
 
-def _denied() -> tuple[int, int, int, int]:
-    return (_RETURN, 0, 0, _ERRNO | errno.EPERM)
-
-
 def _where(
     number: int, argument: int, denied_if: tuple[int, int, int, int]
 ) -> list[tuple[int, int, int, int]]:
@@ -83,5 +80,5 @@ def _where(
         (_EQUAL, 0, 3, number),
         (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
         denied_if,
-        _denied(),
+        _DENY,
     ]

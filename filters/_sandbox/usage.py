@@ -9,15 +9,11 @@ _OWN_SHARE = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
 
 
 def memory(first: int, limit: int) -> int:
-    """Bytes of memory (files' pages aside) that a process and all that descends from it hold.
+    """Return the bytes of memory (files' pages aside) that the processes of a sandbox hold.
 
+    What loses its parent there becomes a child of its `first` process, so nothing leaves the tree.
     Pages that a fork shares are counted once for each process; only where that comes to more than
     `limit` are they counted by share, which takes the kernel longer.
-
-    Args:
-        first: The first process of the sandbox. What loses its parent there becomes its child, so
-            nothing leaves its tree.
-        limit: Bytes up to which the quick count will do.
     """
     processes = _tree(first)
     held = sum(_sum(f"/proc/{process}/status", _HELD) or 0 for process in processes)
@@ -32,11 +28,7 @@ def memory(first: int, limit: int) -> int:
 
 
 def files(first: int) -> int:
-    """Files and folders in /tmp of a sandbox; each takes memory of the kernel, even an empty one.
-
-    Args:
-        first: The first process of the sandbox.
-    """
+    """Return how many files and folders a sandbox has in /tmp: each takes memory of the kernel."""
     try:
         tmp = os.statvfs(os.path.join("/proc", str(first), "root", "tmp"))
     except OSError:
@@ -45,20 +37,20 @@ def files(first: int) -> int:
 
 
 def _tree(first: int) -> list[int]:
-    """A process and its descendants, as far as they live while one looks."""
-    found = [first]
-    for process in found:  # grows while it runs
+    """Return a process and its descendants, as far as they live while one looks."""
+    processes = [first]
+    for process in processes:  # grows while it runs
         try:
             for thread in os.listdir(f"/proc/{process}/task"):
                 with open(f"/proc/{process}/task/{thread}/children", "rb") as file:
-                    found.extend(map(int, file.read().split()))
+                    processes.extend(map(int, file.read().split()))
         except OSError:
             continue  # it ended in the meantime
-    return found
+    return processes
 
 
 def _sum(path: str, fields: tuple[bytes, ...]) -> int | None:
-    """Sum of some kilobyte fields in a file of /proc, in bytes; None where it cannot be read."""
+    """Return the sum of some kilobyte fields of a file in bytes; None where it cannot be read."""
     try:
         with open(path, "rb") as file:
             lines = file.read().splitlines()
