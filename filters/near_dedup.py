@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from array import array
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from filters._dedup.minhash import U32, Sets
 
 R = TypeVar("R")
+RowHead: TypeAlias = tuple[int, str]  # a record's row and its question's id
 
 
 class Config(SimilarityConfig):
@@ -79,11 +80,10 @@ def build(config: Config, context: Context) -> SetCheck:
     kind = {"filter": "near_dedup", "version": Config.version, **options}
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
-        deduplication = _Deduplication(config, kind, context.run, records, context.workers)
-        result = deduplication.select()
-        write_entries(config.index, context.run, kind, deduplication.kept(result))
-        table = deduplication.table
-        yield from decisions(table, result, "near duplicate", "jaccard", config.threshold)
+        passes = _Passes(config, kind, context, records)
+        result = passes.select()
+        write_entries(config.index, context.run, kind, passes.kept(result))
+        yield from decisions(passes.table, result, "near duplicate", "jaccard", config.threshold)
 
     return check
 
@@ -120,19 +120,17 @@ def growing(config: Config) -> Callable[[Record], Decision]:
     return check
 
 
-class _Deduplication:
+class _Passes:
     """The passes over the records of a run: keys, candidates, and what stays."""
 
     def __init__(
         self,
         config: Config,
         kind: dict[str, Any],
-        run: str,
+        context: Context,
         records: Callable[[], Iterator[Record]],
-        workers: int,
     ) -> None:
-        self._config, self._kind, self._run = config, kind, run
-        self._records, self._workers = records, workers
+        self._config, self._kind, self._context, self._records = config, kind, context, records
         self.table = RecordTable(config.best)
 
     def select(self) -> DedupResult:
@@ -192,7 +190,7 @@ class _Deduplication:
 
         The first pass fills the table.
         """
-        for run, entry in read_entries(self._config.index, self._run, self._kind):
+        for run, entry in read_entries(self._config.index, self._context.run, self._kind):
             if first:
                 self.table.add_indexed(run, entry.id)
             yield entry.question, entry.data
@@ -203,7 +201,7 @@ class _Deduplication:
 
     def _sets(
         self, make: Callable[[Sets], R], among: NDArray[np.bool_] | None = None
-    ) -> Iterator[tuple[list[tuple[int, str]], R]]:
+    ) -> Iterator[tuple[list[RowHead], R]]:
         """Yield what is made of the sets of a batch, behind its rows and questions, in order.
 
         `make` runs in threads. All records are in the first pass, else those of `among`.
@@ -212,18 +210,18 @@ class _Deduplication:
 
         config = self._config
 
-        def wanted() -> Iterator[tuple[tuple[int, str], str | bytes]]:
+        def wanted() -> Iterator[tuple[RowHead, str | bytes]]:
             for row, (question, data) in enumerate(self._all(among is None)):
                 if among is None or among[row]:
                     text = data if isinstance(data, bytes) else text_of(data, config.on)
                     yield (row, question), text
 
-        def work(batch: list[tuple[tuple[int, str], str | bytes]]) -> R:
+        def work(batch: list[tuple[RowHead, str | bytes]]) -> tuple[list[RowHead], R]:
             texts = [text for _, text in batch if isinstance(text, str)]
             ready = [text for _, text in batch if isinstance(text, bytes)]
-            return make(unpacked(ready) if ready else shingle_sets(texts, config.words))
+            sets = unpacked(ready) if ready else shingle_sets(texts, config.words)
+            return [head for head, _ in batch], make(sets)
 
         parts = itertools.groupby(wanted(), lambda item: type(item[1]))
         each = itertools.chain.from_iterable(batches(part) for _, part in parts)
-        for batch, result in in_order(lambda batch: (batch, work(batch)), each, self._workers):
-            yield [head for head, _ in batch], result
+        yield from in_order(work, each, self._context.workers)

@@ -60,19 +60,15 @@ class OverlapConfig(FilterConfig):
 class Hit(NamedTuple):
     """The evaluation question that a text has most of.
 
-    Attributes:
-        overlap: From FLOOR to 1: the share of the question's words that the text has in runs of
-            RUN words near together, each word weighing by its rarity in the evaluation sets; or
-            the same share of its numbers and operators alone, where that is less.
-        item: The question.
-        how: In what way.
-        shared: The longest run that both have, normalised.
+    The overlap, from FLOOR to 1, is the share of the question's words that the text has in runs of
+    RUN words near together, each word weighing by its rarity in the evaluation sets; or the same
+    share of its numbers and operators alone, where that is less.
     """
 
     overlap: float
     item: Item
-    how: str
-    shared: str
+    how: str  # in what way
+    shared: str  # the longest run that both have, normalised
 
 
 class Index:
@@ -141,10 +137,10 @@ class Index:
         self._share = (run_weights[whole] / self._totals[owner[whole]])[order].astype(np.float32)
         self._places = np.concatenate(([0], np.cumsum(np.bincount(of_run))))
 
-    def shorter_than(self, words: int) -> list[str]:
-        """Return the names of the questions of fewer words, as `SET ID`."""
-        short = zip(self._items, self._lengths.tolist(), strict=True)
-        return [f"{item.set} {item.id}" for item, length in short if length < words]
+    def shorter_than(self, words: int) -> list[Item]:
+        """Return the questions of fewer words."""
+        lengths = self._lengths.tolist()
+        return [item for item, n in zip(self._items, lengths, strict=True) if n < words]
 
     def same(self, tokens: Sequence[str], reordered: bool = True) -> Hit | None:
         """Return the evaluation question of these words, in this order or another; else None."""
@@ -263,14 +259,13 @@ class OverlapCheck:
         if items:
             sizes = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
             self.notes = [f"compared with evaluation questions: {sizes}", *unread]
-        empty = [f"{item.set} {item.id}" for item in self._index.empty]
+        self._note("not checked, as they hold no word", self._index.empty)
         why_short = f"{short_note}, as they have fewer than {shortest} words"
-        for why, names in (
-            ("not checked, as they hold no word", empty),
-            (why_short, self._index.shorter_than(shortest)),
-        ):
-            if names:
-                self.notes.append(f"{why}: {listed(names)}")
+        self._note(why_short, self._index.shorter_than(shortest))
+
+    def _note(self, why: str, items: list[Item]) -> None:
+        if items:
+            self.notes.append(f"{why}: {listed([f'{item.set} {item.id}' for item in items])}")
 
     def _figures(self, hit: Hit | None, **evidence: str) -> Figures:
         """Return what was measured; without a hit 0, or None where the index is empty."""

@@ -176,20 +176,12 @@ class RecordTable:
 
 
 class DedupResult(NamedTuple):
-    """What became of each record, by row number.
+    """What became of each record, by row number; -1 stands for no row."""
 
-    Attributes:
-        dropped: Whether the record is a duplicate of one that stays.
-        partner: Row of the nearest record that it was compared with; -1 where there was none.
-        similarity: The similarity with the partner.
-        representative: Row of the record that stays for its group, where chains fall as a whole;
-            else -1.
-    """
-
-    dropped: NDArray[np.bool_]
-    partner: NDArray[np.int64]
-    similarity: NDArray[np.float64]
-    representative: NDArray[np.int64]
+    dropped: NDArray[np.bool_]  # whether it is a duplicate of one that stays
+    partner: NDArray[np.int64]  # the nearest row that it was compared with
+    similarity: NDArray[np.float64]  # with the partner
+    representative: NDArray[np.int64]  # what stays for its group, where chains fall as a whole
 
     def kept_rows(self, table: RecordTable) -> list[int]:
         """Return the rows of this run that stay."""
@@ -280,13 +272,11 @@ def decisions(
         if partner < 0:
             yield Decision(True, "", 0.0, threshold)
             continue
-        evidence: dict[str, Any] = {"partner": table.id(partner), measure: round(similarity, 4)}
+        name, dropped = table.id(partner), bool(result.dropped[row])
+        evidence: dict[str, Any] = {"partner": name, measure: round(similarity, 4)}
         if (run := table.run(partner)) is not None:
             evidence["run"] = run
-        if not result.dropped[row]:
-            yield Decision(True, "", similarity, threshold, evidence)
-            continue
-        if len(result.representative):
+        if dropped and len(result.representative):
             evidence["stays"] = table.id(int(result.representative[row]))
-        reason = f"{kind}: of {table.id(partner)} ({measure} {similarity:.3f})"
-        yield Decision(False, reason, similarity, threshold, evidence)
+        reason = f"{kind}: of {name} ({measure} {similarity:.3f})" if dropped else ""
+        yield Decision(not dropped, reason, similarity, threshold, evidence)
