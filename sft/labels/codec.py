@@ -80,16 +80,11 @@ class Codebook:
 
     A kind has a list of its own for what is frequent in it; what is not there follows in an order
     that all kinds share.
-
-    Attributes:
-        listed: The lists of all kinds, one after another.
-        starts: Where each kind's begins, and where the last ends.
-        common: All ids of the shard.
     """
 
-    listed: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    common: NDArray[np.int64]
+    listed: NDArray[np.int64]  # the lists of all kinds, one after another
+    starts: NDArray[np.int64]  # where each kind's begins, and where the last ends
+    common: NDArray[np.int64]  # all ids of the shard
 
     @classmethod
     def fit(cls, ids: NDArray[np.int32]) -> tuple[Codebook, NDArray[np.uint8]]:

@@ -33,19 +33,12 @@ from synth.core.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is stored of the teacher's distributions.
+    """What is stored of the teacher's distributions."""
 
-    Attributes:
-        k: How many of the likeliest tokens.
-        temperatures: At which of them logsumexp(z / T) is stored.
-        vocabulary: How many logits count; the rows above it are padding. None: all.
-        batch_tokens: Most tokens of a batch, padding included. A longer trace goes alone.
-    """
-
-    k: int = 64
-    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0)
-    vocabulary: int | None = None
-    batch_tokens: int = 8192
+    k: int = 64  # how many of the likeliest tokens
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0)  # at which logsumexp(z / T) is stored
+    vocabulary: int | None = None  # how many logits count, None: all; rows above it are padding
+    batch_tokens: int = 8192  # at most, with padding; a longer trace goes alone
 
 
 @dataclass(frozen=True, slots=True)

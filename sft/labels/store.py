@@ -135,11 +135,7 @@ def finish(folder: Path, shards: int) -> None:
 
 
 class LabelStore:
-    """A finished label set.
-
-    Attributes:
-        manifest: The plan (teacher, dtype, k, temperatures, vocabulary, data), and records,
-            tokens, bytes of each shard.
+    """A finished label set; `manifest` has its plan, and records, tokens, bytes of each shard.
 
     Raises:
         UserError: The folder is no finished label set, or a file was cut.

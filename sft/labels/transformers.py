@@ -26,12 +26,9 @@ _CACHED_ROWS, _BLOCK = 8, 64
 
 
 class Reader:
-    """A teacher that reads batches of examples, by transformers.
+    """A causal language model in evaluation mode that reads batches of examples.
 
-    Args:
-        model: A causal language model in evaluation mode.
-        wanted: What is kept.
-        chunk_bytes: About how much memory the logits of a chunk may take.
+    The logits of a chunk take about `chunk_bytes` of memory.
 
     Raises:
         UserError: `wanted` does not fit the model.

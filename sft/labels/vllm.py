@@ -39,10 +39,6 @@ class Reader:
     Rows of the output layer beyond the shared vocabulary cannot be taken out of vLLM's softmax:
     their mass, next to nothing in a trained model, counts as that of tokens that are not stored.
 
-    Args:
-        llm: A `vllm.LLM`; see `load`.
-        wanted: What is kept.
-
     Raises:
         UserError: `wanted` does not fit the model, or asks for a temperature other than 1.
     """

@@ -83,18 +83,14 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """A teacher's likeliest tokens.
+    """A teacher's likeliest tokens, over the whole vocabulary at the temperature of the loss.
 
-    Attributes:
-        ids: (..., k), each at most once, in any order; -1 where a place is not filled.
-        log_probs: (..., k), over the whole vocabulary at the temperature of the loss; whatever
-            stands at places that are not filled is ignored.
-        log_rest: (...), of the probability of all other tokens together.
+    Whatever stands beside an id of -1 is ignored.
     """
 
-    ids: Tensor
-    log_probs: Tensor
-    log_rest: Tensor
+    ids: Tensor  # (..., k), each at most once, in any order; -1 where not filled
+    log_probs: Tensor  # (..., k)
+    log_rest: Tensor  # (...), of the probability of all other tokens together
 
 
 def top_k(ids: Tensor, logits: Tensor, logsumexp: Tensor, temperature: float) -> TopK:

@@ -187,7 +187,7 @@ class HiddenStateLoss:
             model.add_module(NAME, self.projections.to(model.device).requires_grad_())
 
     def load(self, folder: Path) -> None:
-        """Reads what `save_projections` wrote into the registered projections."""
+        """Reads the projections of a checkpoint into the registered ones."""
         if self.projections is not None:
             self.projections.load_state_dict(load_file(folder / FILE))
 
@@ -201,21 +201,19 @@ class HiddenStateLoss:
             UserError: Gradient checkpointing is reentrant.
         """
         self._captured = {}
-        hooks: list[Any] = []
-        for index, who in enumerate(("student", "teacher")):
-            layers = decoder_layers(self.models[who])
-            for layer in sorted({pair[index] for pair in self.pairs}):
-                hooks.append(watch(layers, layer, self._keep((who, "state", layer))))
-            if self.config.relations:
-                layer = self.relation_pair[index]
-                for kind, module, cut in attention_inputs(self.models[who], layer):
-                    keep = self._keep((who, kind, layer), cut)
-                    hooks.append(module.register_forward_hook(lambda m, a, out, k=keep: k(out)))
-        try:
+        with contextlib.ExitStack() as hooks:
+            for index, (who, model) in enumerate(self.models.items()):
+                layers = decoder_layers(model)
+                for layer in sorted({pair[index] for pair in self.pairs}):
+                    keep = self._keep((who, "state", layer))
+                    hooks.enter_context(watch(layers, layer, keep))
+                if self.config.relations:
+                    layer = self.relation_pair[index]
+                    for kind, module, cut in attention_inputs(model, layer):
+                        keep = self._keep((who, kind, layer), cut)
+                        hook = module.register_forward_hook(lambda m, a, out, k=keep: k(out))
+                        hooks.enter_context(hook)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def loss(
         self,

@@ -26,17 +26,12 @@ PARTS = ("cross_entropy", "divergence", "hidden_states")
 
 @dataclass(slots=True)
 class LossInputs:
-    """What a loss needs beside the student's inputs; an object, so that no wrapper casts it.
+    """What a loss needs beside the student's inputs; an object, so that no wrapper casts it."""
 
-    Attributes:
-        labels: (rows, length).
-        soft: Ids, logits and logsumexp of each teacher's stored labels.
-        weights: Of the teachers, (labelled tokens, teachers), or None.
-    """
-
-    labels: torch.Tensor
+    labels: torch.Tensor  # (rows, length)
+    # Ids, logits and logsumexp of each teacher's stored labels.
     soft: list[list[torch.Tensor]] = field(default_factory=list)
-    weights: torch.Tensor | None = None
+    weights: torch.Tensor | None = None  # of the teachers, (labelled tokens, teachers)
 
 
 class DistillationLoss:

@@ -45,44 +45,27 @@ _Reader: TypeAlias = Callable[[int, int], Tensor | TopK]
 
 @dataclass(frozen=True, slots=True)
 class Online:
-    """A teacher in memory.
+    """A teacher in memory."""
 
-    Attributes:
-        hidden: Its last hidden states of the same tokens, (batch, length, its width).
-        head: From hidden states to logits; on whatever device `hidden` is.
-    """
-
-    hidden: Tensor
-    head: Callable[[Tensor], Tensor]
+    hidden: Tensor  # its last hidden states of the same tokens, (batch, length, its width)
+    head: Callable[[Tensor], Tensor]  # from these to logits; on whatever device they are
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A teacher's stored top-k, a row for each token that carries loss, in the batch's order.
+    """A teacher's stored top-k, a row for each token that carries loss, in the batch's order."""
 
-    Attributes:
-        ids: (tokens, k); -1 where not filled.
-        logits: (tokens, k), raw.
-        logsumexp: (tokens,), of all logits / T at the T of the loss.
-    """
-
-    ids: Tensor
-    logits: Tensor
-    logsumexp: Tensor
+    ids: Tensor  # (tokens, k); -1 where not filled
+    logits: Tensor  # (tokens, k), raw
+    logsumexp: Tensor  # (tokens,), of all logits / T at the T of the loss
 
 
 class SoftLoss(NamedTuple):
-    """Sums over the tokens that carry loss, float32 or wider.
+    """Sums over the tokens that carry loss, float32 or wider."""
 
-    Attributes:
-        total: What is trained on, a scalar with gradients.
-        cross_entropy: The hard part before its weight, detached; 0 where alpha is 0.
-        divergence: The soft part with its T^2 before its weight, detached; 0 where alpha is 1.
-    """
-
-    total: Tensor
-    cross_entropy: Tensor
-    divergence: Tensor
+    total: Tensor  # what is trained on, a scalar with gradients
+    cross_entropy: Tensor  # the hard part before its weight, detached; 0 where alpha is 0
+    divergence: Tensor  # the soft part with its T^2, detached likewise; 0 where alpha is 1
 
 
 def summed_soft_loss(
