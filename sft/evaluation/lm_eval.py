@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,11 @@ from synth.core.errors import MissingPackage, UserError, nearest
 
 
 def load_tasks(tasks: Sequence[str], own_tasks: str | Path | None = None) -> Any:
-    """Finds tasks and loads their data, so that what is missing shows before a model is asked.
+    """Returns lm-eval's `TaskManager`, with the tasks' data loaded before a model is asked.
 
     Args:
         tasks: Names of tasks, groups or tags of lm-eval, or of the user's own.
         own_tasks: A folder with the user's own tasks as YAML files.
-
-    Returns:
-        lm-eval's `TaskManager`.
 
     Raises:
         MissingPackage: lm-eval is not installed.
@@ -33,7 +30,13 @@ def load_tasks(tasks: Sequence[str], own_tasks: str | Path | None = None) -> Any
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=None if own_tasks is None else str(own_tasks))
-    _check(tasks, manager.all_tasks)
+    if not tasks:
+        raise UserError("evaluate.lm_eval: names no task")
+    names = sorted(manager.all_tasks)
+    for task in tasks:
+        if task not in names:
+            hint = nearest(task, names)
+            raise UserError(f"evaluate.lm_eval: lm-eval has no task {task!r}{hint}")
     for task in tasks:
         try:
             manager.load(task)
@@ -72,7 +75,7 @@ def run_tasks(
         where it has a mean): `questions`, `shots`, the `task_version`, and `metrics`, each with
         `metric`, `filter`, `value`, `stderr` and the limits `low` and `high` of its 95% interval:
         Wilson's where each question is right or wrong, else value ± 1.96 stderr (lm-eval's
-        standard error is over questions). What is not known is None.
+        standard error is over questions). What is not names is None.
 
     Raises:
         MissingPackage: lm-eval is not installed.
@@ -84,7 +87,7 @@ def run_tasks(
 
     harness = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     try:
-        found = simple_evaluate(
+        results = simple_evaluate(
             model=harness,
             tasks=list(tasks),
             limit=limit,
@@ -96,40 +99,30 @@ def run_tasks(
         )
     except ValueError as error:  # also how lm-eval refuses tasks that run a model's code
         raise UserError(f"evaluate.lm_eval: {_line(error)}") from error
-    return reduced(found or {})
+    return reduced(results or {})
 
 
-def _check(tasks: Sequence[str], known: Iterable[str]) -> None:
-    names = set(known)
-    if not tasks:
-        raise UserError("evaluate.lm_eval: names no task")
-    for task in tasks:
-        if task not in names:
-            hint = nearest(task, sorted(names))
-            raise UserError(f"evaluate.lm_eval: lm-eval has no task {task!r}{hint}")
-
-
-def reduced(found: dict[str, Any]) -> dict[str, Any]:
-    """What `simple_evaluate` gives, as plain JSON values without configs and samples."""
+def reduced(results: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `simple_evaluate` gives as plain JSON values, without configs and samples."""
     tasks = {}
-    for name, values in found.get("results", {}).items():
-        questions = found.get("n-samples", {}).get(name, {}).get("effective")
+    for name, values in results.get("results", {}).items():
+        questions = results.get("n-samples", {}).get(name, {}).get("effective")
         tasks[name] = {
             "questions": questions,
-            "shots": found.get("n-shot", {}).get(name),
-            "task_version": found.get("versions", {}).get(name),
+            "shots": results.get("n-shot", {}).get(name),
+            "task_version": results.get("versions", {}).get(name),
             "metrics": [
                 _metric(key, value, values, questions)
                 for key, value in values.items()
                 if "," in key and "_stderr," not in key
             ],
         }
-    return {"version": found.get("lm_eval_version"), "tasks": tasks}
+    return {"version": results.get("lm_eval_version"), "tasks": tasks}
 
 
 def _metric(key: str, value: Any, values: dict[str, Any], questions: int | None) -> dict[str, Any]:
-    metric, _, chosen = key.partition(",")
-    mean, error = _number(value), _number(values.get(f"{metric}_stderr,{chosen}"))
+    metric, _, filter_name = key.partition(",")
+    mean, error = _number(value), _number(values.get(f"{metric}_stderr,{filter_name}"))
     low = high = None
     if mean is not None and error is not None:
         low, high = mean - 1.96 * error, mean + 1.96 * error
@@ -137,7 +130,7 @@ def _metric(key: str, value: Any, values: dict[str, Any], questions: int | None)
             low, high = wilson(round(mean * questions), questions)
     return {
         "metric": metric,
-        "filter": chosen,
+        "filter": filter_name,
         "value": mean,
         "stderr": error,
         "low": low,
@@ -146,7 +139,7 @@ def _metric(key: str, value: Any, values: dict[str, Any], questions: int | None)
 
 
 def _of_right_and_wrong(mean: float, error: float, n: int) -> bool:
-    """Whether a mean and its standard error are those of zeros and ones.
+    """Returns whether a mean and its standard error are those of zeros and ones.
 
     Then ± 1.96 errors would leave [0, 1], and have no width where all are alike.
     """
@@ -156,7 +149,7 @@ def _of_right_and_wrong(mean: float, error: float, n: int) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or None: lm-eval writes "N/A" where there is none."""
+    """Returns a finite number, or None: lm-eval writes "N/A" where there is none."""
     try:
         number = float(value)
     except (TypeError, ValueError):

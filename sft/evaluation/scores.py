@@ -40,53 +40,64 @@ class Reader:
     tally: Tally
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    right: bool
+    in_form: bool
+    final: str | None
+    reason: str
+    truncated: bool
+    tokens: int | None
+    cost_usd: float | None
+
+
 class Scores:
-    """Right or wrong, question by question; a question that got no answer counts as wrong."""
+    """Counts right and wrong; a question that got no answer counts as wrong."""
 
     def __init__(self, tasks: Sequence[Task], reader: Reader) -> None:
         self.reader = reader
-        self.right: dict[str, list[float]] = {task.id: [] for task in tasks}
-        self.formed: dict[str, list[float]] = {task.id: [] for task in tasks}
-        self.cut: dict[str, list[float]] = {task.id: [] for task in tasks}
-        self.finals: dict[str, list[tuple[str | None, bool]]] = {task.id: [] for task in tasks}
-        self.finish: dict[str, int] = defaultdict(int)
-        self.reasons: dict[str, int] = defaultdict(int)
-        self.tokens: list[int] = []
-        self.costs: list[float | None] = []
+        self.answers: dict[str, list[_Answer]] = {task.id: [] for task in tasks}
+        self.questions = self.answers.values()
 
     def take(self, records: Sequence[Record]) -> None:
         """Counts the answers to one question."""
         for record in records:
-            rejected, id = record.rejected_by, record.task.id
-            self.right[id].append(float(rejected is None))
-            self.formed[id].append(float(self.reader.in_form(record)))
-            self.finals[id].append((self.reader.final(record.answer), rejected is None))
-            self.reasons["right" if rejected is None else rejected.kind] += 1
-            assert record.generation is not None
-            self.finish[record.generation.finish_reason] += 1
-            self.cut[id].append(float(record.generation.finish_reason == "length"))
-            self.costs.append(record.generation.cost_usd)
-            if record.generation.completion_tokens is not None:
-                self.tokens.append(record.generation.completion_tokens)
+            rejected, generation = record.rejected_by, record.generation
+            assert generation is not None
+            answer = _Answer(
+                right=rejected is None,
+                in_form=self.reader.in_form(record),
+                final=self.reader.final(record.answer),
+                reason="right" if rejected is None else rejected.kind,
+                truncated=generation.finish_reason == "length",
+                tokens=generation.completion_tokens,
+                cost_usd=generation.cost_usd,
+            )
+            self.answers[record.task.id].append(answer)
 
     def figures(
         self,
-        sorts: Mapping[str, Sequence[str]],
+        groupings: Mapping[str, Sequence[str]],
         sizes: Sequence[int] = (1,),
         majority: bool = True,
     ) -> dict[str, Any]:
-        """Accuracy with its interval, and what else the answers were like.
+        """Returns accuracy with its interval, and what else the answers were like.
 
         Args:
-            sorts: Ways to sort the questions, and under each what every question is.
+            groupings: Ways to group the questions, and under each the group of every question.
             sizes: The k of pass@k and majority@k.
             majority: Whether the majority is counted: comparing answers takes time.
         """
-        means = [statistics.fmean(values) if values else 0.0 for values in self.right.values()]
-        costs = [cost for cost in self.costs if cost is not None]
+        means = [
+            statistics.fmean(answer.right for answer in answers) if answers else 0.0
+            for answers in self.questions
+        ]
+        answers = [answer for answers in self.questions for answer in answers]
+        costs = [answer.cost_usd for answer in answers if answer.cost_usd is not None]
+        tokens = [answer.tokens for answer in answers if answer.tokens is not None]
         accuracy, low, high = mean(means).values()
         return {
-            "cost_usd": sum(costs) if costs and len(costs) == len(self.costs) else None,
+            "cost_usd": sum(costs) if costs and len(costs) == len(answers) else None,
             "accuracy": accuracy,
             "low": low,
             "high": high,
@@ -95,60 +106,65 @@ class Scores:
             "majority_at_k": self._majorities(sizes) if majority else [],
             "by": {
                 name: [
-                    {"group": group, "questions": len(own), **mean([means[i] for i in own])}
-                    for group, own in grouped(sort).items()
+                    {"group": group, "questions": len(indices), **mean([means[i] for i in indices])}
+                    for group, indices in grouped(grouping).items()
                 ]
-                for name, sort in sorts.items()
+                for name, grouping in groupings.items()
             },
-            "reasons": dict(self.reasons),
-            "truncated": self.finish["length"],
-            "truncation": _answered(self.cut),
-            "format": _answered(self.formed),
-            "answers": sum(self.finish.values()),
-            "mean_tokens": statistics.fmean(self.tokens) if self.tokens else None,
+            "reasons": dict(Counter(answer.reason for answer in answers)),
+            "truncated": sum(answer.truncated for answer in answers),
+            "truncation": self._answered("truncated"),
+            "format": self._answered("in_form"),
+            "answers": len(answers),
+            "mean_tokens": statistics.fmean(tokens) if tokens else None,
         }
 
+    def _answered(self, name: str) -> dict[str, float] | None:
+        """Returns a share of the answers, with questions as clusters; None without any answer."""
+        asked = [answers for answers in self.questions if answers]
+        shares = [statistics.fmean(getattr(a, name) for a in answers) for answers in asked]
+        return mean(shares) if shares else None
+
     def _passes(self, k: int) -> list[float]:
-        """pass@k of each question; answers that are missing for a subset count as wrong."""
+        """Returns pass@k of each question; answers missing for a subset count as wrong."""
         return [
-            pass_at_k(max(k, len(values)), round(sum(values)), k) for values in self.right.values()
+            pass_at_k(max(k, len(answers)), sum(a.right for a in answers), k)
+            for answers in self.questions
         ]
 
     def _majorities(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
-        """majority@k with intervals; none where no answer has a box to be compared by.
+        """Returns majority@k with intervals; none where no answer has a box to be compared by.
 
         Of two answers the majority is either one by lot, which is pass@1 again, so it starts at 3.
         """
         sizes = [k for k in sizes if k > 2]
-        if not sizes or not any(final for finals in self.finals.values() for final, _ in finals):
+        if not sizes or not any(a.final for answers in self.questions for a in answers):
             return []
-        end, groups, as_text = time.monotonic() + COMPARING_S, [], 0
-        for finals in self.finals.values():
+        end, votes, as_text = time.monotonic() + COMPARING_S, [], 0
+        for answers in self.questions:
             late = time.monotonic() > end
             as_text += late
-            groups.append(self._equal(finals, late))
-        found = []
+            votes.append(self._votes(answers, late))
+        rows = []
         for k in sizes:
             chances, errors = [], []
-            for votes, finals in zip(groups, self.finals.values(), strict=True):
-                silent = max(k, len(finals)) - sum(number for number, _ in votes)
-                chance, error = majority_at_k(votes, silent, k)
+            for groups, answers in zip(votes, self.questions, strict=True):
+                silent = max(k, len(answers)) - sum(number for number, _ in groups)
+                chance, error = majority_at_k(groups, silent, k)
                 chances.append(chance)
                 errors.append(error)
             drawn = sum(error**2 for error in errors) ** 0.5 / len(errors)
-            found.append({"k": k, **mean(chances), "drawing_error": drawn, "as_text": as_text})
-        return found
+            rows.append({"k": k, **mean(chances), "drawing_error": drawn, "as_text": as_text})
+        return rows
 
-    def _equal(
-        self, finals: Sequence[tuple[str | None, bool]], as_text: bool
-    ) -> list[tuple[int, float]]:
-        """The different final answers: how many give each, and which share of those is right.
+    def _votes(self, answers: Sequence[_Answer], as_text: bool) -> list[tuple[int, float]]:
+        """Returns of each different final answer how many give it, and the share of right ones.
 
         Equal ones are found as the filters' vote finds them; whether one is right is the
         verifier's. Where all or none that vote are right, it does not matter which are equal.
         """
-        written = Counter(final for final, _ in finals if final)
-        right = Counter(final for final, good in finals if final and good)
+        written = Counter(answer.final for answer in answers if answer.final)
+        right = Counter(answer.final for answer in answers if answer.final and answer.right)
         mixed = 0 < right.total() < written.total()
         same = None if mixed and not as_text else operator.eq
         return [
@@ -158,11 +174,11 @@ class Scores:
         ]
 
 
-def grouped(sort: Sequence[str]) -> dict[str, list[int]]:
-    """The places of each group's questions; empty where there is one group alone, or too many."""
+def grouped(grouping: Sequence[str]) -> dict[str, list[int]]:
+    """Returns the indices of each group's questions; empty for one group alone, or too many."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for place, group in enumerate(sort):
-        groups[group].append(place)
+    for index, group in enumerate(grouping):
+        groups[group].append(index)
     if not 2 <= len(groups) <= GROUPS_MAX:
         return {}
     return {group: groups[group] for group in sorted(groups, key=_by_number)}
@@ -176,27 +192,20 @@ def _by_number(group: str) -> tuple[bool, float, str]:
 
 
 def mean(values: Sequence[float]) -> dict[str, float]:
-    """The mean over questions with its 95% interval."""
+    """Returns the mean over questions with its 95% interval."""
     low, high = mean_interval(values)
     return {"share": statistics.fmean(values), "low": low, "high": high}
 
 
-def _answered(values: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
-    """A share of the answers, with questions as clusters; None where nothing was answered."""
-    means = [statistics.fmean(one) for one in values.values() if one]
-    return mean(means) if means else None
-
-
 def difference(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """After minus before, on the same questions, with its interval and a test."""
+    """Returns after minus before, on the same questions, with its interval and a test."""
     if "after" not in results:
         return None
-    found = compare(results["before"]["per_question"], results["after"]["per_question"])
-    return found._asdict()
+    return compare(results["before"]["per_question"], results["after"]["per_question"])._asdict()
 
 
 def gap(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Which share of the way from the student before to the teacher the training went."""
+    """Returns which share of the way from the student before to the teacher training went."""
     if not {"after", "teacher"} <= set(results):
         return None
     scores = (results[who]["per_question"] for who in ("before", "after", "teacher"))
@@ -204,27 +213,27 @@ def gap(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def paired(
-    one: Sequence[float], other: Sequence[float], sorts: Mapping[str, Sequence[str]]
+    first: Sequence[float], second: Sequence[float], groupings: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """How two results on the same questions differ, in all and in each group.
+    """Compares two results on the same questions, in all and in each group.
 
     Args:
-        one: One score in [0, 1] a question.
-        other: The scores of the same questions in the same order.
-        sorts: As `Scores.figures` takes them.
+        first: One score in [0, 1] a question.
+        second: The scores of the same questions in the same order.
+        groupings: As `Scores.figures` takes them.
 
     Returns:
-        The fields of `sft.evaluation.statistics.Comparison` (other minus one), `questions`, the
+        The fields of `sft.evaluation.statistics.Comparison` (second minus first), `questions`, the
         means `one` and `other`, and under `by` the same for each group.
     """
 
-    def of(places: Sequence[int]) -> dict[str, Any]:
-        both = [one[i] for i in places], [other[i] for i in places]
-        means = {"one": statistics.fmean(both[0]), "other": statistics.fmean(both[1])}
-        return {"questions": len(places), **means, **compare(*both)._asdict()}
+    def compared(indices: Sequence[int]) -> dict[str, Any]:
+        one, other = ([scores[i] for i in indices] for scores in (first, second))
+        means = {"one": statistics.fmean(one), "other": statistics.fmean(other)}
+        return {"questions": len(indices), **means, **compare(one, other)._asdict()}
 
     by = {
-        name: [{"group": group, **of(places)} for group, places in grouped(sort).items()]
-        for name, sort in sorts.items()
+        name: [{"group": group, **compared(indices)} for group, indices in grouped(groups).items()]
+        for name, groups in groupings.items()
     }
-    return {**of(range(len(one))), "by": by}
+    return {**compared(range(len(first))), "by": by}

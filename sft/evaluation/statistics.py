@@ -21,8 +21,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+from scipy.stats import binomtest, permutation_test
 
 RESAMPLES = 9999  # of a permutation test or a bootstrap: a p-value of 0.05 is off by 0.002
 _DRAWS = 4000  # of subsets in a majority@k that is too large to count
@@ -30,14 +35,7 @@ _EXACT_WORK = 100_000  # steps that one exact majority@k may take
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a proportion.
-
-    Args:
-        successes: How many of the `n` were right.
-        n: How many there were.
-
-    Returns:
-        Lower and upper limit, within [0, 1].
+    """Returns the limits, within [0, 1], of Wilson's score interval of a proportion.
 
     Raises:
         ValueError: Not 0 <= successes <= n, or n is 0.
@@ -46,8 +44,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     >>> round(low, 4), round(high, 4)
     (0.2553, 0.3662)
     """
-    from scipy.stats import binomtest
-
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     limits = binomtest(successes, n).proportion_ci(method="wilson")
@@ -55,17 +51,11 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Interval of a mean over questions, by Student's t.
+    """Returns the limits of a mean over questions, by Student's t.
 
     A value is one question's score: its mean where it was sampled several times, which is the
     interval with questions as clusters (Miller 2024). Scores in [0, 1] keep their limits in it, and
     scores that are all 0 or 1 get Wilson's interval, which holds for few questions too.
-
-    Args:
-        values: One score a question.
-
-    Returns:
-        Lower and upper limit.
 
     Raises:
         ValueError: There are no values.
@@ -82,17 +72,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def paired_difference(
     before: Sequence[float], after: Sequence[float]
 ) -> tuple[float, float, float]:
-    """How much better the second of two results on the same questions is.
+    """Returns the mean of after minus before on the same questions, and its limits in [-1, 1].
 
     Where each question has one sample (all scores 0 or 1), Newcombe's method 10; for means over
-    several samples, Student's t over the differences question by question (Miller 2024).
-
-    Args:
-        before: One score in [0, 1] a question.
-        after: The scores of the same questions in the same order.
-
-    Returns:
-        Mean of after minus before, lower and upper limit, within [-1, 1].
+    several samples, Student's t over the differences question by question (Miller 2024). Both are
+    scores in [0, 1], in the same order.
 
     Raises:
         ValueError: The lists are empty or differ in length.
@@ -124,60 +108,43 @@ class Comparison(NamedTuple):
 
 
 def compare(before: Sequence[float], after: Sequence[float]) -> Comparison:
-    """The paired difference of two results, its interval, and a test of whether there is one.
+    """Returns `paired_difference` of two results with a test of whether there is one.
 
     One answer a question (all scores 0 or 1): McNemar's exact test. Means over several answers: a
     permutation test that flips the signs of the differences question by question, over all
     patterns where `RESAMPLES` hold them and else over as many at random, always the same ones.
 
-    Args:
-        before: One score in [0, 1] a question.
-        after: The scores of the same questions in the same order.
-
     Raises:
         ValueError: The lists are empty or differ in length.
     """
-    difference, low, high = paired_difference(before, after)
+    difference = paired_difference(before, after)
     if _binary(before) and _binary(after):
-        return Comparison(difference, low, high, mcnemar(before, after), "McNemar's exact test")
-    return Comparison(difference, low, high, sign_flip(before, after), "paired permutation test")
+        return Comparison(*difference, mcnemar(before, after), "McNemar's exact test")
+    return Comparison(*difference, sign_flip(before, after), "paired permutation test")
 
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
-    """Two-sided p-value of McNemar's exact test: a fair coin over the questions that turned.
-
-    Args:
-        before: 0 or 1 for each question.
-        after: The same of the same questions.
+    """Returns the p-value of McNemar's exact test: a fair coin over the questions that turned.
 
     >>> mcnemar([0] * 10 + [1, 1], [1] * 10 + [0, 1])  # 10 became right, 1 wrong
     0.01171875
     """
-    from scipy.stats import binomtest
-
     better = sum(b > a for a, b in zip(before, after, strict=True))
     turned = sum(b != a for a, b in zip(before, after, strict=True))
     return float(binomtest(better, turned).pvalue) if turned else 1.0
 
 
 def sign_flip(before: Sequence[float], after: Sequence[float]) -> float:
-    """Two-sided p-value of the paired permutation test on the mean difference.
-
-    Args:
-        before: One score a question.
-        after: The scores of the same questions.
+    """Returns the p-value of the paired permutation test on the mean difference.
 
     >>> sign_flip([0, 0.25, 0.5], [0.5, 0.5, 0.75])  # 2 of the 8 sign patterns are as extreme
     0.25
     """
-    import numpy as np
-    from scipy.stats import permutation_test
-
     # A difference of 0 is the same with either sign.
     moved = [b - a for a, b in zip(before, after, strict=True) if a != b]
     if len(moved) < 2:  # the test needs two; one sign or none says nothing
         return 1.0
-    found = permutation_test(
+    test = permutation_test(
         (np.array(moved),),
         lambda values, axis: np.mean(values, axis=axis),
         permutation_type="samples",
@@ -186,7 +153,7 @@ def sign_flip(before: Sequence[float], after: Sequence[float]) -> float:
         batch=1 + 2_000_000 // len(moved),
         random_state=np.random.default_rng(0),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 class Closed(NamedTuple):
@@ -209,64 +176,50 @@ class Closed(NamedTuple):
 
 
 def gap_closed(before: Sequence[float], after: Sequence[float], teacher: Sequence[float]) -> Closed:
-    """The share of the teacher-student gap that training closed, by a bootstrap over questions.
+    """Returns which share of the gap training closed, by a bootstrap over questions.
 
     A question is drawn with all three of its scores, so what makes it hard for everyone cancels.
-    A gap that may be 0 gives no share: a ratio by it can be anything.
-
-    Args:
-        before: One score in [0, 1] a question, of the student before.
-        after: Of the student after, same questions, same order.
-        teacher: Of the teacher.
+    A gap that may be 0 gives no share: a ratio by it can be anything. All are scores in [0, 1] of
+    the same questions in the same order.
 
     Raises:
         ValueError: The lists are empty or differ in length.
     """
-    import numpy as np
-
     if len(after) != len(before):
         raise ValueError(f"{len(before)} scores before and {len(after)} after")
     gap, low, high = paired_difference(before, teacher)
     if low <= 0:
-        why = (
-            "the teacher is not measurably better than the student was"
-            if high >= 0
-            else "the teacher is worse than the student was"
-        )
+        verdict = "not measurably better" if high >= 0 else "worse"
+        why = f"the teacher is {verdict} than the student was"
         return Closed(None, None, None, gap, low, high, why)
     scores = np.array([before, after, teacher], dtype=float)
     # Questions with the same three scores are alike: draw how many of each kind are in a sample.
     kinds, counts = np.unique(scores, axis=1, return_counts=True)
-    n, chance = len(before), np.random.default_rng(0)
+    n, rng = len(before), np.random.default_rng(0)
     rows = 1 + 2_000_000 // len(counts)
     sums = np.concatenate(
         [
-            chance.multinomial(n, counts / n, size=min(rows, RESAMPLES - at)) @ kinds.T
+            rng.multinomial(n, counts / n, size=min(rows, RESAMPLES - at)) @ kinds.T
             for at in range(0, RESAMPLES, rows)
         ]
     )
     gaps = sums[:, 2] - sums[:, 0]
     # Where the gap vanishes or turns in a sample, the share has no bound on either side.
-    if np.mean(gaps <= 1e-9) > 0.025:
-        why = "the gap is too uncertain"
-        return Closed(None, None, None, gap, low, high, why)
-    held = gaps > 1e-9
-    shares = (sums[held, 1] - sums[held, 0]) / gaps[held]
-    ends = np.quantile(shares, [0.025, 0.975])
+    positive = gaps > 1e-9
+    if np.mean(~positive) > 0.025:
+        return Closed(None, None, None, gap, low, high, "the gap is too uncertain")
+    shares = (sums[positive, 1] - sums[positive, 0]) / gaps[positive]
     share = (statistics.fmean(after) - statistics.fmean(before)) / gap
-    return Closed(share, float(ends[0]), float(ends[1]), gap, low, high)
+    ends = np.quantile(shares, [0.025, 0.975]).tolist()
+    return Closed(share, ends[0], ends[1], gap, low, high)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Chance that at least one of k answers is right, without bias (Chen et al. 2021, eq. 1).
+    """Returns the chance that one of k answers is right, without bias (Chen et al. 2021, eq. 1).
 
     1 - C(n - right, k) / C(n, k), as a product of the smaller number of factors, so that neither
-    thousands of answers overflow nor small chances vanish in rounding.
-
-    Args:
-        n: Answers to the question.
-        right: How many of them are right.
-        k: How many are drawn, without putting back.
+    thousands of answers overflow nor small chances vanish in rounding. Of the n answers k are
+    drawn, without putting back.
 
     Raises:
         ValueError: Not 0 <= right <= n, or not 1 <= k <= n.
@@ -283,19 +236,16 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def majority_at_k(groups: Sequence[tuple[int, float]], silent: int, k: int) -> tuple[float, float]:
-    """Chance that the answer which most of k answers give is right (Wang et al. 2022).
+    """Returns the chance that the majority of k answers is right (Wang et al. 2022), and its error.
 
     The mean over all subsets of k. Groups with equally many votes are chosen among by lot; a
-    subset in which nobody votes is wrong. It is counted exactly where that takes few steps, and
-    else drawn, always with the same numbers.
+    subset in which nobody votes is wrong. It is counted exactly where that takes few steps (the
+    error is 0 then), and else drawn, always with the same numbers (it is the standard error).
 
     Args:
         groups: For each different answer, how many give it and which share of those is right.
         silent: Answers without a final answer: they do not vote.
         k: Answers in a subset.
-
-    Returns:
-        The chance, and its standard error where it was drawn (0 where it was counted).
 
     Raises:
         ValueError: k is not within 1 and the number of answers.
@@ -306,38 +256,35 @@ def majority_at_k(groups: Sequence[tuple[int, float]], silent: int, k: int) -> t
     n = sum(votes for votes, _ in groups) + silent
     if not 1 <= k <= n:
         raise ValueError(f"{k} drawn of {n}")
-    right = [place for place, (_, share) in enumerate(groups) if share > 0]
+    right = [index for index, (_, share) in enumerate(groups) if share > 0]
     if not right:
         return 0.0, 0.0
     if k == n:
-        most = max(votes for votes, _ in groups)
-        return statistics.fmean(share for votes, share in groups if votes == most), 0.0
+        top = max(votes for votes, _ in groups)
+        return statistics.fmean(share for votes, share in groups if votes == top), 0.0
     if len(right) * len(groups) * k**3 > _EXACT_WORK:
         return _majority_drawn(groups, silent, k)
     # Each group's part once, not once a winner: groups of one size do the same.
     won: dict[int, float] = {}
-    total = 0.0
-    for place in right:
-        votes, share = groups[place]
+    for index in right:
+        votes = groups[index][0]
         if votes not in won:
-            others = [other for at, (other, _) in enumerate(groups) if at != place]
+            others = [votes for other, (votes, _) in enumerate(groups) if other != index]
             won[votes] = _wins(votes, others, silent, k) / math.comb(n, k)
-        total += share * won[votes]
-    return total, 0.0
+    return sum(groups[index][1] * won[groups[index][0]] for index in right), 0.0
 
 
 def _wins(votes: int, others: Sequence[int], silent: int, k: int) -> float:
-    """Subsets of k in which the group leads, one where it ties counted as its share of the lot."""
+    """Counts the subsets of k in which the group leads; a tie counts as its share of the lot."""
     ways = 0.0
     for top in range(1, min(votes, k) + 1):
         # Ways to draw so many from the others, none of which gets more than `top`, by (drawn, tied)
         table = {(0, 0): 1}
         for other in others:
-            longer: dict[tuple[int, int], int] = {}
+            longer: dict[tuple[int, int], int] = defaultdict(int)
             for (drawn, tied), count in table.items():
                 for extra in range(min(other, top, k - top - drawn) + 1):
-                    state = (drawn + extra, tied + (extra == top))
-                    longer[state] = longer.get(state, 0) + count * math.comb(other, extra)
+                    longer[drawn + extra, tied + (extra == top)] += count * math.comb(other, extra)
             table = longer
         for (drawn, tied), count in table.items():
             rest = math.comb(silent, k - top - drawn)
@@ -348,15 +295,13 @@ def _wins(votes: int, others: Sequence[int], silent: int, k: int) -> float:
 def _majority_drawn(
     groups: Sequence[tuple[int, float]], silent: int, k: int
 ) -> tuple[float, float]:
-    """The same by random subsets, with the standard error."""
-    import numpy as np
-
-    chance = np.random.default_rng(0)
+    """Returns the same by random subsets, with the standard error."""
     colours = [*(votes for votes, _ in groups), silent]
-    drawn = chance.multivariate_hypergeometric(colours, k, size=_DRAWS, method="marginals")
+    rng = np.random.default_rng(0)
+    drawn = rng.multivariate_hypergeometric(colours, k, size=_DRAWS, method="marginals")
     votes = drawn[:, :-1]
-    most = votes.max(axis=1, keepdims=True)
-    leads = (votes == most) & (most > 0)
+    top = votes.max(axis=1, keepdims=True)
+    leads = (votes == top) & (top > 0)
     shares = leads @ np.array([share for _, share in groups]) / np.maximum(1, leads.sum(axis=1))
     return float(shares.mean()), float(shares.std(ddof=1) / math.sqrt(_DRAWS))
 
@@ -374,27 +319,21 @@ def _newcombe_10(before: Sequence[float], after: Sequence[float]) -> tuple[float
         product = max(product - n / 2, 0)  # the correction for continuity, on this side alone
     margins = right_before * (n - right_before) * right_after * (n - right_after)
     phi = product / math.sqrt(margins) if margins else 0.0
-    return (
-        p1 - p2,
-        p1 - p2 - _joined(p1 - l1, u2 - p2, phi),
-        p1 - p2 + _joined(u1 - p1, p2 - l2, phi),
-    )
 
+    def joined(error1: float, error2: float) -> float:
+        """Length of the difference of two errors with correlation phi."""
+        return math.sqrt(max(0.0, error1**2 - 2 * phi * error1 * error2 + error2**2))
 
-def _joined(one: float, other: float, phi: float) -> float:
-    """Length of the difference of two errors with correlation phi."""
-    return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+    return p1 - p2, p1 - p2 - joined(p1 - l1, u2 - p2), p1 - p2 + joined(u1 - p1, p2 - l2)
 
 
 def _t_interval(values: Sequence[float], reach: float) -> tuple[float, float]:
-    """Student's interval of a mean.
+    """Returns the limits of a mean by Student's t.
 
     Values that are all alike have no variance to judge by. Then the share of questions that could
     be otherwise, unseen in n (Wilson's upper limit of 0 in n), times how far off one could be
     (`reach`), is what is left of doubt.
     """
-    from scipy.special import stdtrit
-
     n, mean = len(values), statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
     # Values alike but for rounding count as alike.
