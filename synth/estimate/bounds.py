@@ -24,40 +24,33 @@ _OF_TOKEN, _OF_CHARACTER, _OF_LABEL = Range(0.5, None, 8), Range(0.1, None, 3), 
 class CostBounds:
     """Least and most of each column of `COUNTED`, for each teacher.
 
-    Args:
-        run: The checked config.
-        options: The teachers' options.
-        stock: The questions and what the store has.
-        count_tokens: Counts tokens by some tokenizer, where one is at hand.
-
-    Attributes:
-        notes: By what prompts were counted, where the teacher's own counts do not say.
+    `count_tokens` counts by some tokenizer, where one is at hand; `notes` says by what prompts were
+    counted, where the teacher's own counts do not say.
     """
 
     def __init__(
         self,
         run: Run,
         options: dict[str, TeacherConfig],
-        stock: StoreInventory,
+        inventory: StoreInventory,
         count_tokens: Callable[[str], int] | None,
     ) -> None:
         assert run.generate is not None
-        self._generate, self._seed, self._stock = run.generate, run.seed, stock
+        self._generate, self._seed, self._inventory = run.generate, run.seed, inventory
         self._count_tokens = count_tokens
         self.notes: list[str] = []
         self._route = Router(
             run.generate.route,
-            stock.names,
-            {name: own.weight for name, own in options.items()},
-            {name: own.samples for name, own in options.items() if own.samples},
+            inventory.names,
+            {name: option.weight for name, option in options.items()},
+            {name: option.samples for name, option in options.items() if option.samples},
         )
 
     def of(self, name: str, open_: Sequence[Question]) -> dict[str, Range]:
-        """What a teacher's answers to the open questions may come to."""
+        """Return what a teacher's answers to the open questions may come to."""
         calls = self._calls(name, open_)
-        completion = self._mean(name, "completion_tokens") or Range(
-            0, None, self._stock.limits()[-1]
-        )
+        most_tokens = Range(0, None, self._inventory.limits()[-1])
+        completion = self._mean(name, "completion_tokens") or most_tokens
         each = {
             "calls": exactly(1),
             "prompt_tokens": self._prompt_tokens(name),
@@ -68,8 +61,8 @@ class CostBounds:
         return {column: calls * each[column] for column in COUNTED}
 
     def longest(self, name: str) -> float | None:
-        """Most seconds that one question may take, as far as the teacher's answers say."""
-        latencies = [entry.latency for entry in self._stock.history[name]]
+        """Return the most seconds that a question may take, as far as the teacher's answers say."""
+        latencies = [entry.latency for entry in self._inventory.history[name]]
         if len(latencies) < MIN_SAMPLE:
             return None
         return max(latencies) * self._generate.samples.max
@@ -79,9 +72,10 @@ class CostBounds:
         for question in open_:
             slots = list(self._route.order(question.task.question, self._generate.samples.max))
             have = question.has[name]["calls"] if name in question.has else 0
-            own = [slot.teacher == name for slot in slots]
-            low += max(0, sum(own[: self._first_wave(question.task)]) - have)
-            high += max(0, (len(slots) if self._generate.route == "fallback" else sum(own)) - have)
+            asked = [slot.teacher == name for slot in slots]
+            possible = len(slots) if self._generate.route == "fallback" else sum(asked)
+            low += max(0, sum(asked[: self._first_wave(question.task)]) - have)
+            high += max(0, possible - have)
         if self._generate.truncation.policy in ("raise_max_tokens", "continue"):
             high *= 1 + self._generate.truncation.times
         return exactly(low) if low == high else Range(low, None, high)
@@ -93,20 +87,20 @@ class CostBounds:
         wanted = max(samples.until_verified, samples.start or 0)
         return max(wanted, vote.agree) if vote and task.answer is None else wanted
 
-    def _mean(self, name: str, what: str) -> Range | None:
-        """The mean over the teacher's stored answers to such prompts, if there are enough."""
-        values = [getattr(entry, what) for entry in self._stock.history[name]]
+    def _mean(self, name: str, column: str) -> Range | None:
+        """Return the mean over the teacher's stored answers to such prompts, of enough of them."""
+        values = [getattr(entry, column) for entry in self._inventory.history[name]]
         values = [float(value) for value in values if value is not None]
         return mean_of(values, self._seed) if len(values) >= MIN_SAMPLE else None
 
     def _prompt_tokens(self, name: str) -> Range:
-        """Tokens of a prompt: by the teacher's own counts, by a tokenizer, or by characters."""
-        rendered = [messages for _, messages in self._stock.rendered]
+        """Return tokens of a prompt: by the teacher's counts, by a tokenizer, or by characters."""
+        rendered = [messages for _, messages in self._inventory.rendered]
         length = self._mean_length([_letters(messages) for messages in rendered])
-        told = [e for e in self._stock.history[name] if e.prompt_tokens is not None]
-        if len(told) >= MIN_SAMPLE:
-            tokens = [float(entry.prompt_tokens or 0) for entry in told]
-            letters = [float(max(1, _letters(entry.request["messages"]))) for entry in told]
+        counted = [e for e in self._inventory.history[name] if e.prompt_tokens is not None]
+        if len(counted) >= MIN_SAMPLE:
+            tokens = [float(entry.prompt_tokens or 0) for entry in counted]
+            letters = [float(max(1, _letters(entry.request["messages"]))) for entry in counted]
             return length * ratio_of(tokens, letters, self._seed)
         if (count := self._count_tokens) is not None:
             self._note("prompts: by another tokenizer than the teacher's, times 0.7 to 1.6")
@@ -120,14 +114,14 @@ class CostBounds:
         return length * (exactly(share) * _OF_ASCII + exactly(1 - share) * _OF_OTHER)
 
     def _mean_length(self, lengths: Sequence[int]) -> Range:
-        """The mean over all prompts, of which some were drawn."""
-        if len(lengths) == len(self._stock.questions):
+        """Return the mean over all prompts, of which some were drawn."""
+        if len(lengths) == len(self._inventory.questions):
             return exactly(sum(lengths) / len(lengths))
         return mean_of([float(length) for length in lengths], self._seed)
 
     def _size(self, completion: Range) -> Range:
-        """Bytes of a response in the store."""
-        letters = max(_letters(messages) for _, messages in self._stock.rendered)
+        """Return the bytes of a response in the store."""
+        letters = max(_letters(messages) for _, messages in self._inventory.rendered)
         size = completion * _OF_TOKEN + exactly(letters) * _OF_CHARACTER
         if width := self._generate.sampling.top_logprobs:
             size = size + completion * exactly(width + 1) * _OF_LABEL

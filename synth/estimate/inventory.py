@@ -11,9 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run
-from synth.core import plugins
 from synth.core.errors import UserError
 from synth.core.prompts import load_prompt
 from synth.core.record import Message, Request, Task, digest
@@ -79,11 +77,11 @@ class StoreInventory:
 
     @property
     def names(self) -> list[str]:
-        """The teachers that answer, in the order of the config."""
+        """Names of the teachers that answer, in the order of the config."""
         return list(self._generate.teachers or self._run.teachers)
 
     def limits(self) -> list[int]:
-        """Values of max_tokens that the run may send, ascending."""
+        """Return the values of max_tokens that the run may send, ascending."""
         policy, limits = self._generate.truncation, [self._generate.sampling.max_tokens]
         if policy.policy == "raise_max_tokens":
             for _ in range(policy.times):
@@ -91,38 +89,34 @@ class StoreInventory:
         return limits
 
     def unfinished_questions(self) -> set[str]:
-        """The ids of the questions for which a run would still buy something.
+        """Return the ids of the questions for which a run would still buy something.
 
         Replays the run over the store, and fills in what each question `has`.
         """
         failed = set(ledger.failures(self._run.store_path)) if self._identities else set[str]()
         prompts = {q.prompt for q in self.questions if q.stored or failed}
-        # In the order of the data: `give_up` learns from the first of them.
-        place = {task.id: i for i, task in enumerate(self._tasks)}
-        touched = [q.task for q in self.questions if q.prompt in prompts]
-        touched.sort(key=lambda task: place[task.id])
         unfinished = {q.task.id for q in self.questions if q.prompt not in prompts}
-        if touched:
-            asking = [entry for entry in self._run.filters if _asks_teacher(entry)]
-            if asking:  # a replay spends nothing on judges either
-                names = ", ".join(split_plugin("filter", entry)[0] for entry in asking)
-                self.notes.append(f"what these filters ask of teachers is not counted: {names}")
-            quiet = self._run.model_copy(
-                update={"filters": [e for e in self._run.filters if e not in asking]}
-            )
-            filters = FilterSet.from_config(quiet)
-            with filters.chain("trace") as chain:
-                ask = generation_spec(quiet, filters, chain.check_trace)
-                more, used = _replay(self._run, ask, touched, failed)
-            unfinished |= more
-            for question in self.questions:
-                for name, key, figures in question.stored:
-                    if key in used:
-                        question.has.setdefault(name, Counter()).update(figures)
-        return unfinished
+        # In the order of the data: `give_up` learns from the first of them.
+        touched = [task for task in self._tasks if task.id not in unfinished]
+        if not touched:
+            return unfinished
+        filters = FilterSet.from_config(self._run)
+        asking = [f for f in filters.filters if "teacher" in f.config.needs]
+        if asking:  # a replay spends nothing on judges either
+            names = ", ".join(loaded.spec.name for loaded in asking)
+            self.notes.append(f"what these filters ask of teachers is not counted: {names}")
+        filters = replace(filters, filters=tuple(f for f in filters.filters if f not in asking))
+        with filters.chain("trace") as chain:
+            spec = generation_spec(self._run, filters, chain.check_trace)
+            more, used = _replay(self._run.store_path, spec, touched, failed)
+        for question in self.questions:
+            for name, key, figures in question.stored:
+                if key in used:
+                    question.has.setdefault(name, Counter()).update(figures)
+        return unfinished | more
 
     def _known_identities(self) -> dict[str, str]:
-        """Teachers by the digest of what stands for them in the store's keys."""
+        """Return teachers by the digest of what stands for them in the store's keys."""
         try:
             teachers = run_teachers.build_teachers(self._run)
         except UserError as error:  # no key yet: an estimate needs none
@@ -131,14 +125,14 @@ class StoreInventory:
         return {digest(teacher.identity): name for name, teacher in teachers.items()}
 
     def _read_store(self) -> None:
-        """Parts the store's answers among this run's questions and the teachers' histories."""
+        """Part the store's answers among this run's questions and the teachers' histories."""
         by_prompt = {question.prompt: question for question in reversed(self.questions)}
-        own, limits = _comparable(self._generate.sampling.parameters(0)), self.limits()
+        comparable, limits = _comparable(self._generate.sampling.parameters(0)), self.limits()
         frame = _frame_of(self.rendered)
         for entry in ledger.entries(self._run.store_path):
             name = self._identities.get(digest(entry.request["teacher"]))
             sampling = entry.request["sampling"]
-            if name is None or _comparable(sampling) != own:
+            if name is None or _comparable(sampling) != comparable:
                 continue
             if sampling.get("max_tokens") not in limits:
                 continue
@@ -148,13 +142,20 @@ class StoreInventory:
             # Two questions with one prompt share what was bought: it counts for the first.
             question = by_prompt.get(digest(messages))
             if question is not None:
-                question.stored.append((name, entry.key, _counted(entry)))
-            if (question or frame.fits(messages)) and len(self.history[name]) < KEPT:
+                figures = {
+                    "calls": 1,
+                    "prompt_tokens": entry.prompt_tokens or 0,
+                    "completion_tokens": entry.completion_tokens or 0,
+                    "bytes": entry.size,
+                    "latency": entry.latency,
+                }
+                question.stored.append((name, entry.key, figures))
+            if (question or (frame and frame.fits(messages))) and len(self.history[name]) < KEPT:
                 self.history[name].append(entry)
 
 
 def shuffled(tasks: Sequence[Task], seed: int) -> list[Task]:
-    """The questions in an order that the seed and each question alone decide.
+    """Return the questions in an order that the seed and each question alone decide.
 
     Its beginning is a random sample, and stays one when questions are appended.
     """
@@ -177,18 +178,18 @@ class _ReplayTeacher(Teacher):
 
 
 class _ReadOnlyStore(ResponseStore):
-    """The store as it is: a replay writes nothing into it. Notes which answers were used."""
+    """Reads the store as it is, writes nothing into it, and notes which answers were used."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.used: set[str] = set()
 
     def get(self, key: str) -> Stored | None:
-        """The response under a key."""
-        found = super().get(key)
-        if found is not None:
+        """Return the response under a key."""
+        response = super().get(key)
+        if response is not None:
             self.used.add(key)
-        return found
+        return response
 
     async def persist_failure(self, *_: Any, **__: Any) -> None:
         """Nothing failed: nothing was asked."""
@@ -198,68 +199,54 @@ class _ReadOnlyStore(ResponseStore):
 
 
 def _replay(
-    run: Run, ask: GenerationSpec, tasks: Sequence[Task], failed: set[str]
+    path: Path, spec: GenerationSpec, tasks: Sequence[Task], failed: set[str]
 ) -> tuple[set[str], set[str]]:
-    """The questions for which a rerun would buy something, and the keys of what it would use."""
+    """Return the questions for which a rerun would buy something, and the keys it would use."""
     unfinished: set[str] = set()
-    store = _ReadOnlyStore(run.store_path)
+    store = _ReadOnlyStore(path)
     with store:
-        shelves = {
-            name: _ReplayTeacher(t.identity, failed, unfinished) for name, t in ask.teachers.items()
-        }
-        uncapped = {n: own.model_copy(update={"budget": None}) for n, own in ask.options.items()}
-        replay = replace(ask, teachers=shelves, options=uncapped, budget=None, count_tokens=None)
+        replay = replace(
+            spec,
+            teachers={
+                name: _ReplayTeacher(teacher.identity, failed, unfinished)
+                for name, teacher in spec.teachers.items()
+            },
+            options={n: o.model_copy(update={"budget": None}) for n, o in spec.options.items()},
+            budget=None,
+            count_tokens=None,
+        )
         asyncio.run(generate(replay, store, tasks, lambda task, records: None, GenerationStats()))
     return unfinished, store.used
 
 
-def _asks_teacher(entry: str | dict[str, Any]) -> bool:
-    from filters.engine.filter import config_class
-
-    name, _ = split_plugin("filter", entry)
-    return "teacher" in config_class(name, plugins.load("filter", name)).needs
-
-
 def _comparable(sampling: dict[str, Any]) -> dict[str, Any]:
-    """What has to be equal for one answer's length to say something of another's."""
+    """Return what has to be equal for one answer's length to say something of another's."""
     apart = {"seed", "max_tokens", "continue_final_message", "add_generation_prompt"}
     return {name: value for name, value in sampling.items() if name not in apart}
-
-
-def _counted(entry: ledger.StoredResponse) -> dict[str, Any]:
-    return {
-        "calls": 1,
-        "prompt_tokens": entry.prompt_tokens or 0,
-        "completion_tokens": entry.completion_tokens or 0,
-        "bytes": entry.size,
-        "latency": entry.latency,
-    }
 
 
 @dataclass(frozen=True)
 class _Frame:
     """What a template puts around a question, where that is the same for all of them."""
 
-    others: list[Message] | None
-    before: str = ""
-    after: str = ""
+    other_messages: list[Message]
+    before: str
+    after: str
 
     def fits(self, messages: Sequence[Message]) -> bool:
-        """Whether some stored messages came of the same template."""
-        if self.others is None or list(messages[:-1]) != self.others:
+        """Return whether some stored messages came of the same template."""
+        if list(messages[:-1]) != self.other_messages:
             return False
         last = messages[-1]["content"]
         return last.startswith(self.before) and last.endswith(self.after)
 
 
-def _frame_of(rendered: Sequence[tuple[Task, list[Message]]]) -> _Frame:
-    frames = set()
+def _frame_of(rendered: Sequence[tuple[Task, list[Message]]]) -> _Frame | None:
+    frames: list[_Frame] = []
     for task, messages in rendered[:20]:
-        before, found, after = messages[-1]["content"].partition(task.question)
-        if not found:
-            return _Frame(None)
-        frames.add((digest(messages[:-1]), before, after))
-    if len(frames) != 1:
-        return _Frame(None)
-    ((_, before, after),) = frames
-    return _Frame(rendered[0][1][:-1], before, after)
+        before, question, after = messages[-1]["content"].partition(task.question)
+        frame = _Frame(messages[:-1], before, after)
+        if not question or frame != (frames or [frame])[0]:
+            return None
+        frames.append(frame)
+    return frames[0] if frames else None

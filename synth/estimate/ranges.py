@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 DRAWS = 4000
 MIN_SAMPLE = 5  # below, an interval would be a guess
@@ -51,14 +50,9 @@ class Range:
         return self._with(other, _sum)
 
     def _with(self, other: Range, join: Callable[..., float | None]) -> Range:
+        low, high = join(self.low, other.low), join(self.high, other.high)
         basis = loosest([self.basis, other.basis])
-        values = (join(getattr(self, at), getattr(other, at)) for at in ("low", "expected", "high"))
-        low, expected, high = values
-        return Range(low, expected, high, basis)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
+        return Range(low, join(self.expected, other.expected), high, basis)
 
 
 def exactly(value: float) -> Range:
@@ -91,13 +85,7 @@ def tail(n: int) -> float:
 
 
 def mean_of(values: Sequence[float], seed: int) -> Range:
-    """Return the mean of what the values were drawn from, with its interval by bootstrap.
-
-    Raises:
-        ValueError: There are fewer than `MIN_SAMPLE` values.
-    """
-    import numpy as np
-
+    """Return the mean of what the values were drawn from, as `ratio_of` does."""
     return ratio_of(values, np.ones(len(values)).tolist(), seed)
 
 
@@ -107,8 +95,6 @@ def ratio_of(above: Sequence[float], below: Sequence[float], seed: int) -> Range
     Raises:
         ValueError: There are fewer than `MIN_SAMPLE` items.
     """
-    import numpy as np
-
     n = len(above)
     if n < MIN_SAMPLE:
         raise ValueError(f"{n} values")
@@ -138,12 +124,8 @@ def sums_of_more(
         more: How many further questions.
         low: (c,): least that the further ones can come to.
         high: (c,): most that they can come to.
-        seed: Of the draws.
-
-    Returns:
-        (DRAWS, c) and (c,).
+        seed: Of the draws, (DRAWS, c).
     """
-    import numpy as np
     from scipy.stats import binomtest
 
     n = len(sample)
@@ -167,7 +149,5 @@ def sums_of_more(
 
 def interval(draws: NDArray[np.float64], expected: float, n: int) -> Range:
     """Return the 95% range of draws of `sums_of_more`, or of what was computed from them."""
-    import numpy as np
-
     low, high = np.quantile(draws, [tail(n), 1 - tail(n)])
     return Range(min(float(low), expected), expected, max(float(high), expected), "95%")
