@@ -49,6 +49,7 @@ class Way:
         from sft.labels.store import LabelStore
         from sft.losses.objective import DistillationLoss
         from sft.training.collator import BatchDataset
+        from sft.training.teachers import Teachers
         from synth.config.train import Train
         from synth.core.models import load_model
 
@@ -60,10 +61,10 @@ class Way:
         loaded = {}
         if name == ONLINE:
             loaded = {"teacher": load_model(str(folder / "teacher")).eval().requires_grad_(False)}
-        labels = {"teacher": LabelStore(folder / "labels")} if name == STORED else None
+        labels = {"teacher": LabelStore(folder / "labels")} if name == STORED else {}
         self.objective = DistillationLoss(config, self.model, loaded)
         self.groups = BatchDataset(
-            examples, BatchSampler(examples, config, 0), "padded", 0, labels, 2.0
+            examples, BatchSampler(examples, config, 0), "padded", 0, Teachers(labels=labels), 2.0
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
 

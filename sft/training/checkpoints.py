@@ -45,7 +45,7 @@ def mark_whole(checkpoint: Path, meter: Meter) -> None:
 
 
 def last_whole(folder: Path) -> tuple[Path, Meter] | None:
-    """The newest checkpoint that counts, and what had been done by then."""
+    """Returns the newest checkpoint that counts, and what had been done by then."""
     for checkpoint in reversed(_by_step(folder)):
         if marker := read_json(checkpoint / MARKER):
             return checkpoint, Meter(**marker)
@@ -69,18 +69,18 @@ def keep_last(folder: Path, number: int) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    numbered = {path.name.rpartition("-")[2]: path for path in folder.glob("checkpoint-*")}
+    return [numbered[step] for step in sorted(filter(str.isdigit, numbered), key=int)]
 
 
+@dataclass(frozen=True)
 class StepLog:
     """A JSONL file with one line a logged step, each step at most once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """Returns all whole lines."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:

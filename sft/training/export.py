@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import DistributedType
 
 from sft.losses.hidden_states import NAME, strip
 from sft.losses.objective import detach_loss
@@ -17,13 +21,8 @@ def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -
     """Writes weights, tokenizer, chat template and generation config beside the place, then moves.
 
     Adapters are kept in `adapter` beside the folder, and merged into the weights as they were
-    before quantisation. Of several processes all must call it; the first one writes.
-
-    Args:
-        trainer: The trainer of the student, when it is done.
-        tokenizer: The student's tokenizer with the template that it was trained with.
-        folder: Where the student goes; an older one there is replaced.
-        student: What it was loaded from.
+    before quantisation. An older student in the folder is replaced. Of several processes all must
+    call it; the first one writes.
     """
     model = bare_of_wrappers(trainer)
     state = _gathered(trainer)
@@ -31,36 +30,30 @@ def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -
         return
     if hasattr(model, "merge_and_unload"):
         adapter = folder.with_name("adapter")
-        _place(adapter, lambda partial: model.save_pretrained(partial, state_dict=state))
+        with _replacing(adapter) as partial:
+            model.save_pretrained(partial, state_dict=state)
         model = merged(student, adapter)
     elif state is not None:
         # What is sharded over processes cannot be saved as it is; the same model, whole, can.
         model = load_student(student, device="cpu")
         model.load_state_dict(state)
     set_end(model, tokenizer)
-
-    def write(partial: Path) -> None:
+    with _replacing(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
-    _place(folder, write)
-
 
 def bare_of_wrappers(trainer: Any) -> Any:
-    """The trainer's student with its adapters, without loss, projections or parallel wrappers."""
+    """Returns the student with its adapters, without loss, projections or parallel wrappers."""
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     detach_loss(model)
     return strip(model)
 
 
 def _gathered(trainer: Any) -> dict[str, Any] | None:
-    """All weights on one device where they are sharded over processes, else None."""
-    from accelerate.utils import DistributedType
-
-    if trainer.accelerator.distributed_type not in (
-        DistributedType.FSDP,
-        DistributedType.DEEPSPEED,
-    ):
+    """Returns all weights on one device where they are sharded over processes, else None."""
+    sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if trainer.accelerator.distributed_type not in sharded:
         return None
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     disable_zero3_init()
@@ -78,8 +71,8 @@ def set_end(model: Any, tokenizer: Any) -> None:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     generation = model.generation_config
     before = generation.eos_token_id
-    others = [] if before is None else before if isinstance(before, list) else [before]
-    others = [token for token in others if token != end]
+    before = before if isinstance(before, list) else [before]
+    others = [token for token in before if token not in (None, end)]
     generation.eos_token_id = [end, *others] if others else end
     generation.pad_token_id = tokenizer.pad_token_id
     try:
@@ -89,9 +82,10 @@ def set_end(model: Any, tokenizer: Any) -> None:
         generation.do_sample = True
 
 
-def _place(folder: Path, write: Any) -> None:
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
+    yield partial
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

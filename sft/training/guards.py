@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sft.training.monitor import TrainingMonitor
 from synth.config.train import Train
 from synth.core.errors import UserError
 from synth.core.models import require_transformers
+
+if TYPE_CHECKING:
+    from sft.training.monitor import TrainingMonitor
 
 
 def require_packages(config: Train) -> None:
@@ -30,7 +34,7 @@ def require_packages(config: Train) -> None:
 
 
 @contextlib.contextmanager
-def stops_after_a_step(watch: TrainingMonitor) -> Iterator[None]:
+def stops_after_a_step(monitor: TrainingMonitor) -> Iterator[None]:
     """Ctrl-C and SIGTERM let the step end and save; stopped within one, weights would be half new.
 
     A second Ctrl-C stops at once, and the last checkpoint stands.
@@ -39,36 +43,30 @@ def stops_after_a_step(watch: TrainingMonitor) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: Any) -> None:
-        if watch.asked and number == signal.SIGINT:
+    def stop(signal_number: int, frame: Any) -> None:
+        if monitor.stop_requested and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        watch.asked = True
+        monitor.stop_requested = True
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in numbers]
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def memory_errors(config: Train, stored: bool = False) -> Iterator[None]:
-    """Turns an out-of-memory error into what to lower.
-
-    Args:
-        config: The section `train`.
-        stored: Whether the teachers' soft labels are stored.
-    """
+    """Turns an out-of-memory error into what to lower; `stored`: soft labels are read from disk."""
     import torch
 
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error)
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "out of memory" not in text and "can't allocate memory" not in text:
+        named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not named and "out of memory" not in text and "can't allocate memory" not in text:
             raise
         ways = "\n".join(f"  - {way}" for way in _ways_to_less_memory(config, stored))
         raise UserError(
@@ -101,27 +99,23 @@ def _ways_to_less_memory(config: Train, stored: bool) -> Iterator[str]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps the libraries' bars and remarks from the user's screen; errors still show."""
-    import logging as plain_logging
-    import warnings
-
     import datasets
-    from transformers.utils import logging
+    from transformers.utils import logging as hf_logging
 
     # It says at each start that a faster kernel is not there.
-    plain_logging.getLogger("bitsandbytes").setLevel(plain_logging.ERROR)
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     data_bars = datasets.utils.logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        hf_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()
         if data_bars:
             datasets.enable_progress_bars()

@@ -1,58 +1,56 @@
-"""What is counted, said and saved while a student trains."""
+"""What is counted, logged and saved while a student trains."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+from sft.losses.hidden_states import HiddenStateLoss
 from sft.training.checkpoints import Meter, StepLog, keep_last, mark_whole
-from sft.training.distributed import all_reduce_any
+from sft.training.collator import BatchDataset
+from sft.training.distributed import PadToWorldSize, all_reduce_any, save_projections
 from synth.core.errors import UserError
 
 
-@dataclass
-class TrainingMonitor:
-    """What is counted and said while the student trains.
+@dataclass(eq=False)
+class TrainingMonitor(TrainerCallback):  # type: ignore[misc]
+    """Counts, logs, saves and stops, as a callback of the trainer.
 
     Attributes:
         log: Where the lines go.
         on_progress: Gets each line as it is written, with `max_steps` added.
         keep_checkpoints: How many checkpoints stay.
-        meter: What has been done so far.
-        asked: Set from outside to stop after the step in progress, with a checkpoint.
-        stop: Whether that was asked of any process by the end of the last step.
         writes: Whether this process writes; of several, one does.
+        meter: What has been done so far.
+        stop_requested: Set from outside to stop after the step in progress, with a checkpoint.
+        batches: What epochs are counted by; None: the trainer's own count is logged.
+        hidden: Its projections are saved with each checkpoint.
     """
 
     log: StepLog
     on_progress: Callable[[dict[str, Any]], None] | None = None
     keep_checkpoints: int = 1
-    meter: Meter = field(default_factory=Meter)
-    asked: bool = False
-    stop: bool = False
     writes: bool = True
+    meter: Meter = field(default_factory=Meter)
+    stop_requested: bool = False
+    batches: BatchDataset | None = None
+    hidden: HiddenStateLoss | None = None
     _began: float = 0.0
-    _said: tuple[int, float, int] = (0, 0.0, 0)
+    _logged: Meter = field(default_factory=Meter)
     _parts: dict[str, float] = field(default_factory=dict)
-
-    def step_begins(self) -> None:
-        """Starts the clock."""
-        self._began = time.monotonic()
 
     def batch_done(
         self, tokens: int, loss_tokens: int, loss: float, parts: dict[str, float] | None = None
     ) -> None:
-        """Counts one batch.
-
-        Args:
-            tokens: That went through the student, padding not counted.
-            loss_tokens: Those of them that carried loss.
-            loss: Its loss.
-            parts: What the loss is made of, each summed over the labelled tokens.
+        """Counts one batch, and the parts of its loss, each summed over the labelled tokens.
 
         Raises:
             UserError: The loss is not a number any more.
@@ -68,17 +66,39 @@ class TrainingMonitor:
                 "is from before"
             )
 
-    def step_ends(self, step: int) -> None:
-        """Stops the clock, and finds out whether to stop; of several processes all call it."""
-        self.stop = all_reduce_any(self.asked)
-        self.meter.step = step
-        self.meter.seconds += time.monotonic() - self._began
+    def parts(self) -> dict[str, float]:
+        """Returns what the loss was made of since the last line, a labelled token."""
+        tokens = max(1, self.meter.loss_tokens - self._logged.loss_tokens)
+        return {name: round(total / tokens, 6) for name, total in self._parts.items()}
 
-    def says(self, logs: dict[str, Any], epoch: float, max_steps: int) -> None:
+    def resumes(self, meter: Meter) -> None:
+        """Goes on from a checkpoint."""
+        self.meter, self._logged = meter, replace(meter)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Starts the clock."""
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stops the clock, and the training where any process was asked to."""
+        if all_reduce_any(self.stop_requested):
+            control.should_save = control.should_training_stop = True
+        self.meter.step = state.global_step
+        self.meter.seconds += time.monotonic() - self._began
+        if control.should_save:
+            # A line ends where a checkpoint does, so a resumed run writes the same lines.
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Writes the line of a step."""
         if "loss" not in logs:
             return  # the trainer's summary at the end
-        meter = self.meter
+        meter, epoch = self.meter, state.epoch or 0.0
+        if self.batches is not None:
+            # All epochs are one to the trainer, so its own count is a share of the whole.
+            padded = len(PadToWorldSize(self.batches, args.world_size))
+            epoch = self.batches.order.epochs(min(len(self.batches), round(epoch * padded)))
+        tokens, seconds = meter.tokens - self._logged.tokens, meter.seconds - self._logged.seconds
         row = {
             "step": meter.step,
             "epoch": round(epoch, 4),
@@ -88,88 +108,30 @@ class TrainingMonitor:
             "grad_norm": logs.get("grad_norm"),
             "tokens": meter.tokens,
             "loss_tokens": meter.loss_tokens,
-            "tokens_per_second": 0.0,
+            "tokens_per_second": round(tokens / seconds, 2) if seconds else 0.0,
             "seconds": round(meter.seconds, 3),
         }
-        tokens, seconds = meter.tokens - self._said[0], meter.seconds - self._said[1]
-        if seconds:
-            row["tokens_per_second"] = round(tokens / seconds, 2)
-        self._said = (meter.tokens, meter.seconds, meter.loss_tokens)
-        self._parts = {}
+        self._logged = replace(meter)
+        self._parts.clear()
         if self.writes:
             self.log.append(row)
         if self.on_progress:
-            self.on_progress({**row, "max_steps": max_steps})
+            self.on_progress({**row, "max_steps": state.max_steps})
 
-    def parts(self) -> dict[str, float]:
-        """What the loss was made of since the last line, a labelled token."""
-        since = max(1, self.meter.loss_tokens - self._said[2])
-        return {name: round(total / since, 6) for name, total in self._parts.items()}
-
-    def saved(self, checkpoint: Path) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         """Makes a checkpoint count, once all processes have written their part, and drops older."""
-        from accelerate import PartialState
-
+        check_weights(model, state.global_step)
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.hidden:
+            save_projections(self.hidden, checkpoint, self.writes)
         PartialState().wait_for_everyone()
         if self.writes:
             mark_whole(checkpoint, self.meter)
             keep_last(checkpoint.parent, max(1, self.keep_checkpoints))
 
-    def resumes(self, meter: Meter) -> None:
-        """Goes on from a checkpoint."""
-        self.meter = meter
-        self._said = (meter.tokens, meter.seconds, meter.loss_tokens)
 
-
-def follow(
-    watch: TrainingMonitor,
-    epochs: Callable[[float, int], float] | None = None,
-    on_save: Callable[[Path], None] | None = None,
-) -> Any:
-    """A trainer's callback that passes its events on.
-
-    Args:
-        watch: Where they go.
-        epochs: From the trainer's own count of epochs and its number of processes to the one that
-            is logged; None: that count.
-        on_save: Gets a checkpoint's folder before the checkpoint counts.
-    """
-    from transformers import TrainerCallback
-
-    class Follow(TrainerCallback):  # type: ignore[misc]
-        """Passes the trainer's events on."""
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_begins()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.step_ends(state.global_step)
-            if watch.stop:
-                control.should_save = control.should_training_stop = True
-            if control.should_save:
-                # A line ends where a checkpoint does, so a resumed run writes the same lines.
-                control.should_log = True
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
-        ) -> None:
-            epoch = state.epoch or 0.0
-            watch.says(logs, epochs(epoch, args.world_size) if epochs else epoch, state.max_steps)
-
-        def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-            refuse_broken(model, state.global_step)
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if on_save:
-                on_save(checkpoint)
-            watch.saved(checkpoint)
-
-    return Follow()
-
-
-def refuse_broken(model: Any, step: int) -> None:
+def check_weights(model: Any, step: int) -> None:
     """Raises UserError where a weight is not a number, before such weights are kept."""
-    import torch
-
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise UserError(

@@ -10,7 +10,7 @@ from sft.data.dataset import Examples
 from sft.labels.store import LabelStore, tokens_hash
 from sft.models.student import load_teacher
 from sft.models.vocabulary import shared_vocabulary
-from synth.config.distillation import TeacherModel
+from synth.config.distillation import SoftLabels, TeacherModel
 from synth.config.train import Train
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer, weights_identity
@@ -24,7 +24,7 @@ class Teachers:
         models: In memory, by name.
         labels: Stored, by name.
         vocabulary: How many ids the student shares with all of them.
-        weights: Their shares: of all examples, or of those of each writer; None: all alike.
+        weights: Their shares, of all examples or of those of each writer; None: all alike.
         per_writer: Whether each example takes the stored labels of its writer alone.
     """
 
@@ -38,7 +38,7 @@ class Teachers:
 def teachers_identity(
     config: Train, labels: Path | None, accuracies: dict[str, float] | None
 ) -> dict[str, Any]:
-    """All of the teachers that the student's weights depend on."""
+    """Returns all of the teachers that the student's weights depend on."""
     return {
         "weights": {name: weights_identity(t.model) for name, t in config.teachers.items()},
         "labels": {name: LabelStore(labels / name).manifest for name in config.teachers}
@@ -57,56 +57,50 @@ def load_teachers(
 ) -> Teachers:
     """Loads the teachers of a config, or opens their labels and holds them against the data.
 
-    Args:
-        config: The section `train`.
-        tokenizer: The student's.
-        examples: The training data.
-        labels: Where the label sets lie, a folder a teacher; None: the teachers come into memory.
-        accuracies: Of each teacher, where they are weighed by it.
+    The label sets lie in `labels`, a folder a teacher; None: the teachers come into memory.
 
     Raises:
         UserError: Another tokenizer, labels of other data, or a trace whose writer is no teacher.
     """
     if not config.teachers or config.method == "on_policy":
         return Teachers()
-    soft = config.soft_labels
-    how = soft.weights if soft else "given"
-    names = list(config.teachers)
+    soft = config.soft_labels or SoftLabels()
+    names, per_writer = list(config.teachers), soft.weights == "producer"
     weights: list[float] | dict[str, list[float]] | None = None
-    if how == "producer":
+    if per_writer:
         check_writers(examples, names)
         weights = {name: [float(name == other) for other in names] for name in names}
-    elif how == "accuracy":
+    elif soft.weights == "accuracy":
         weights = [max((accuracies or {}).get(name, 0.0), 1e-3) for name in names]
     elif len(names) > 1:
         weights = [teacher.weight for teacher in config.teachers.values()]
         if not any(weights):
             raise UserError("train.teachers: the weight of each is 0; give one of them another")
-    vocabulary = min(_shared(tokenizer, name, one) for name, one in config.teachers.items())
+    vocabulary = min(_shared(tokenizer, name, model) for name, model in config.teachers.items())
     if labels is None:
         models = {name: load_teacher(teacher) for name, teacher in config.teachers.items()}
         return Teachers(models, {}, vocabulary, weights)
     stores = {name: LabelStore(labels / name) for name in names}
-    wanted = soft.temperature if soft else 2.0
     for name, store in stores.items():
-        if wanted not in store.temperatures:
+        if soft.temperature not in store.temperatures:
             raise UserError(
-                f"train.soft_labels.temperature: {wanted:g}, but the labels of {name} were stored "
-                f"for {', '.join(f'{t:g}' for t in store.temperatures)}; a temperature cannot be "
-                "made from another, add it to label.temperatures"
+                f"train.soft_labels.temperature: {soft.temperature:g}, but the labels of {name} "
+                f"were stored for {', '.join(f'{t:g}' for t in store.temperatures)}; a temperature "
+                "cannot be made from another, add it to label.temperatures"
             )
-        mine = [i for i, writer in enumerate(examples.writers) if writer == name]
-        every = mine if how == "producer" else range(len(examples))
-        pairs = ((examples.ids[i], tokens_hash(examples[i])) for i in every)
+        pairs = (
+            (examples.ids[i], tokens_hash(examples[i]))
+            for i, writer in enumerate(examples.writers)
+            if writer == name or not per_writer
+        )
         store.check(pairs, vocabulary=vocabulary)
-    per_writer = how == "producer"
     return Teachers({}, stores, vocabulary, None if per_writer else weights, per_writer)
 
 
 def _shared(tokenizer: Any, name: str, teacher: TeacherModel) -> int:
     try:
-        theirs = load_tokenizer(teacher.model, teacher.trust_remote_code)
-        return shared_vocabulary(tokenizer, theirs)
+        teacher_tokenizer = load_tokenizer(teacher.model, teacher.trust_remote_code)
+        return shared_vocabulary(tokenizer, teacher_tokenizer)
     except UserError as error:
         raise UserError(f"train.teachers.{name}: {error}") from error
 

@@ -11,156 +11,156 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from sft.data.encoding import IGNORED
 from sft.losses.objective import PARTS, DistillationLoss, LossInputs, attach_loss
 from sft.training.collator import BatchDataset, split_inputs
-from sft.training.distributed import PadToWorldSize, save_projections
-from sft.training.monitor import TrainingMonitor, follow
+from sft.training.distributed import PadToWorldSize
+from sft.training.monitor import TrainingMonitor
 from synth.config.train import Train
 from synth.core.errors import UserError
 
 
-def build_trainer(
-    model: Any,
-    tokenizer: Any,
-    dataset: Any,
-    groups: BatchDataset,
-    config: Train,
-    folder: Path,
-    seed: int,
-    watch: TrainingMonitor,
-    objective: DistillationLoss | None,
-    adapters: Any = None,
-) -> Any:
-    """The trainer of a student.
+class LocalTrainer:
+    """What our trainers leave out of TRL's: calls home, and a card, which the publishing makes."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes none."""
+
+    def _send_telemetry(self) -> None:
+        """Sends none."""
+
+
+class StudentTrainer(LocalTrainer, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer over batches that are ready, with our loss.
 
     Args:
-        model: The student.
-        tokenizer: Its tokenizer, for the padding token and for checkpoints.
-        dataset: The examples as a `datasets.Dataset`, which TRL wants to see.
-        groups: The batches of the whole training.
         config: The section `train`.
-        folder: Where checkpoints go.
+        folder: The training's; checkpoints go into one in it.
         seed: Seed of adapters and dropout.
-        watch: What counts, logs and stops.
+        batches: Those of the whole training.
+        monitor: Counts, logs and stops.
         objective: The loss; None: TRL's own, of Liger where the config asks for it.
-        adapters: PEFT's config of adapters, or None.
+        options: Arguments of `SFTTrainer`: model, tokenizer, data set and adapters.
 
     Raises:
         UserError: Layers that are named cannot have adapters.
     """
-    import torch
-    from transformers.trainer_callback import PrinterCallback
-    from trl import SFTTrainer
 
-    class StudentTrainer(SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer with our batches, our loss, and no calls home."""
-
-        def get_train_dataloader(self) -> Any:
-            loader = torch.utils.data.DataLoader(
-                PadToWorldSize(groups, self.accelerator.num_processes),
-                batch_size=1,
-                shuffle=False,
-                collate_fn=lambda items: items[0],
-                pin_memory=self.args.dataloader_pin_memory,
+    def __init__(
+        self,
+        config: Train,
+        folder: Path,
+        seed: int,
+        batches: BatchDataset,
+        monitor: TrainingMonitor,
+        objective: DistillationLoss | None,
+        **options: Any,
+    ) -> None:
+        try:
+            super().__init__(
+                args=trl_arguments(config, folder, seed),
+                data_collator=lambda items: items[0],
+                callbacks=[monitor],
+                **options,
             )
-            return self.accelerator.prepare(loader)
-
-        def training_step(
-            self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
-        ) -> Any:
-            labelled = (inputs["labels"][:, 1:] != -100).sum()
-            self.batch = inputs
-            self.parts: dict[str, Any] = {}
-            try:
-                loss = super().training_step(model, inputs, num_items_in_batch)
-                counts = [float(inputs["tokens"]), labelled, *self.parts.values()]
-                summed = torch.stack([torch.as_tensor(c, dtype=torch.float64) for c in counts])
-                if self.accelerator.num_processes > 1:
-                    summed = self.accelerator.reduce(summed.to(loss.device))
-                tokens, loss_tokens, *parts = summed.tolist()
-                watch.batch_done(
-                    int(tokens),
-                    int(loss_tokens),
-                    float(loss),
-                    dict(zip(self.parts, parts, strict=True)),
-                )
-            except UserError:
-                save_batch(folder.parent, inputs, watch.meter.step + 1)
+        except ValueError as error:
+            if options.get("peft_config") is None:
                 raise
-            return loss
+            raise UserError(f"train.lora.target_modules: {error}") from error  # no such adapters
+        self.remove_callback(PrinterCallback)
+        self.folder, self.batches, self.student_loss = folder, batches, objective
+        self.monitor, self.logs_parts = monitor, config.method != "sft"
+        monitor.batches = batches
+        if objective:
+            # Some families say that they take no number of items; the loss divides by it always.
+            self.model_accepts_loss_kwargs = True
+            attach_loss(self.model, objective)
+            if objective.hidden:
+                monitor.hidden = objective.hidden
+                objective.hidden.register(self.model)
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            plain, rest = split_inputs(inputs)
-            if objective is None:
-                return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
-            labels = plain.pop("labels")
-            extra = LossInputs(labels, rest.get("soft", []), rest.get("weights"))
-            found = model(**plain, extra=extra)
-            if config.method != "sft":
-                self.parts = {name: found[name] for name in PARTS}
-            if num_items_in_batch is None:
-                num_items_in_batch = (labels[:, 1:] != -100).sum().clamp(min=1)
-            # Gradients are averaged over processes, and each has a share of the items.
-            return found["loss"] / num_items_in_batch * self.accelerator.num_processes
-
-        def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            """Adds what the loss is made of, for trackers too.
-
-            Raises:
-                UserError: The gradient was not a number, and so are the weights now.
-            """
-            if not math.isfinite(logs.get("grad_norm") or 0.0):
-                save_batch(folder.parent, self.batch, watch.meter.step)
-                raise UserError(
-                    f"train: the gradient became {logs['grad_norm']} in step {watch.meter.step}; "
-                    "lower train.learning_rate, or look for broken weights or data. The last "
-                    "checkpoint is from before"
-                )
-            super().log({**logs, **watch.parts()} if "loss" in logs else logs, *args, **kwargs)
-
-        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Writes none; the card of a student is made where it is published."""
-
-        def _send_telemetry(self) -> None:
-            """Sends none."""
-
-    def epochs(shown: float, processes: int) -> float:
-        # All epochs are one to the trainer, so its own count is a share of the whole.
-        done = min(len(groups), round(shown * len(PadToWorldSize(groups, processes))))
-        return groups.order.epochs(done)
-
-    def on_save(checkpoint: Path) -> None:
-        if objective and objective.hidden:
-            save_projections(objective.hidden, checkpoint, watch.writes)
-
-    try:
-        trainer = StudentTrainer(
-            model=model,
-            args=arguments(config, folder, seed),
-            train_dataset=dataset,
-            data_collator=lambda items: items[0],
-            processing_class=tokenizer,
-            peft_config=adapters,
-            callbacks=[follow(watch, epochs, on_save)],
+    def get_train_dataloader(self) -> Any:
+        """Returns the batches, as many for each process."""
+        loader = torch.utils.data.DataLoader(
+            PadToWorldSize(self.batches, self.accelerator.num_processes),
+            batch_size=1,
+            shuffle=False,
+            collate_fn=lambda items: items[0],
+            pin_memory=self.args.dataloader_pin_memory,
         )
-    except ValueError as error:
-        if adapters is None:
+        return self.accelerator.prepare(loader)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Any:
+        """Counts the batch, and keeps one whose loss is not a number."""
+        labelled = (inputs["labels"][:, 1:] != IGNORED).sum()
+        self.batch = inputs
+        self.parts: dict[str, Any] = {}
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            counts = [float(inputs["tokens"]), labelled, *self.parts.values()]
+            summed = torch.stack([torch.as_tensor(c, dtype=torch.float64) for c in counts])
+            if self.accelerator.num_processes > 1:
+                summed = self.accelerator.reduce(summed.to(loss.device))
+            tokens, loss_tokens, *values = summed.tolist()
+            parts = dict(zip(self.parts, values, strict=True))
+            self.monitor.batch_done(int(tokens), int(loss_tokens), float(loss), parts)
+        except UserError:
+            self._save_batch(self.monitor.meter.step + 1)
             raise
-        raise UserError(f"train.lora.target_modules: {error}") from error  # no such adapters
-    trainer.remove_callback(PrinterCallback)
-    if objective:
-        # Some families say that they take no number of items; the loss here divides by it always.
-        trainer.model_accepts_loss_kwargs = True
-        attach_loss(trainer.model, objective)
-        if objective.hidden:
-            objective.hidden.register(trainer.model)
-    return trainer
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Returns the share of this batch in the loss of the step."""
+        plain, rest = split_inputs(inputs)
+        if self.student_loss is None:
+            return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
+        labels = plain.pop("labels")
+        extra = LossInputs(labels, rest.get("soft", []), rest.get("weights"))
+        sums = model(**plain, extra=extra)
+        if self.logs_parts:
+            self.parts = {name: sums[name] for name in PARTS}
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
+        # Gradients are averaged over processes, and each has a share of the items.
+        return sums["loss"] / num_items_in_batch * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Adds what the loss is made of, for trackers too.
+
+        Raises:
+            UserError: The gradient was not a number, and so are the weights now.
+        """
+        step = self.monitor.meter.step
+        if not math.isfinite(logs.get("grad_norm") or 0.0):
+            self._save_batch(step)
+            raise UserError(
+                f"train: the gradient became {logs['grad_norm']} in step {step}; "
+                "lower train.learning_rate, or look for broken weights or data. The last "
+                "checkpoint is from before"
+            )
+        super().log({**logs, **self.monitor.parts()} if "loss" in logs else logs, *args, **kwargs)
+
+    def _save_batch(self, step: int) -> None:
+        """Keeps the batch on which the training broke: tokens, labels and the records' ids."""
+        content = {
+            "step": step,
+            "records": self.batch.get("records"),
+            "input_ids": self.batch["input_ids"].tolist(),
+            "labels": self.batch["labels"].tolist(),
+        }
+        (self.folder / "broken-batch.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def end_trackers(names: Iterable[str]) -> None:
@@ -170,22 +170,8 @@ def end_trackers(names: Iterable[str]) -> None:
             sys.modules[name].finish()
 
 
-def save_batch(folder: Path, batch: dict[str, Any], step: int) -> None:
-    """Keeps the batch on which a training broke: its tokens, its labels and the records' ids."""
-    found = {
-        "step": step,
-        "records": batch.get("records"),
-        "input_ids": batch["input_ids"].tolist(),
-        "labels": batch["labels"].tolist(),
-    }
-    (folder / "broken-batch.json").write_text(json.dumps(found), encoding="utf-8")
-
-
-def arguments(config: Train, folder: Path, seed: int) -> Any:
-    """The section `train` in TRL's words."""
-    import torch
-    from trl import SFTConfig
-
+def trl_arguments(config: Train, folder: Path, seed: int) -> SFTConfig:
+    """Returns the section `train` in TRL's words."""
     on_gpu = torch.cuda.is_available()
     scheduler, scheduler_options = config.scheduler, {}
     if config.scheduler == "constant":
@@ -195,10 +181,10 @@ def arguments(config: Train, folder: Path, seed: int) -> Any:
         scheduler_options = {"min_lr_rate": config.min_lr_ratio}
     auto_bf16 = on_gpu and torch.cuda.is_bf16_supported()
     # A chain trains several models in one process, each with a place of its own.
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.parent / "tensorboard")
-    run, stage = folder.parent.parent.name, folder.parent.name
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    run, stage = folder.parent.name, folder.name
     return SFTConfig(
-        output_dir=str(folder),
+        output_dir=str(folder / "checkpoints"),
         run_name=run if stage == "train" else f"{run}-{stage}",
         project="synth-distill",
         # The data is ready: nothing may be rendered, masked or cut again.

@@ -62,8 +62,7 @@ def build(student, tokenizer, teacher, teacher_tokenizer, folder, prompts=None, 
     watch.log.cut_after(watch.meter.step)
     prompts = asks() if prompts is None else prompts
     trainer = build_on_policy(
-        student, tokenizer, teacher, teacher_tokenizer, prompts, settings(**config),
-        folder / "checkpoints", 3, watch,
+        student, tokenizer, teacher, teacher_tokenizer, prompts, settings(**config), folder, 3, watch,
     )  # fmt: skip
     return trainer, watch, str(found[0]) if found else None
 

@@ -6,9 +6,10 @@ from sft.data.chat_template import select_template, set_chat_template
 from sft.data.dataset import open_examples, write_examples
 from sft.labels.labeler import Wanted, label
 from sft.labels.transformers import Reader
+from sft.training.build import build_trainer
 from sft.training.checkpoints import StepLog
 from sft.training.monitor import TrainingMonitor
-from sft.training.run import _build, train
+from sft.training.run import train
 from synth.config.train import Student, Train
 from synth.core.models import load_model, load_tokenizer
 from synth.core.record import Generation, Message, Record, Task
@@ -73,10 +74,10 @@ def one_step(model, folder, data, config, labels=None):
 
     tokenizer, examples = examples_in(model, folder, data)
     watch = TrainingMonitor(StepLog(folder / "log.jsonl"))
-    trainer, hidden = _build(
+    trainer = build_trainer(
         tokenizer, examples, Student(model=str(model)), config, folder, 0, watch, labels, None
     )
-    kept = []
+    kept, hidden = [], watch.hidden
 
     class Keep(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model, **_):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.data.encoding import IGNORED, Encoded
-from sft.training.collator import collate, refuse_leaks, split_inputs
+from sft.training.collator import check_isolation, collate, split_inputs
 from synth.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -94,7 +94,7 @@ def test_a_label_on_a_first_token_never_crosses():
 @pytest.mark.parametrize("layout", ["padding_free", "packed"])
 def test_logits_and_gradients_in_a_shared_row_are_those_alone(family, attention, layout):
     model = tiny(family, attn_implementation=attention)
-    refuse_leaks(model)
+    check_isolation(model)
     generator = torch.Generator().manual_seed(1)
     examples = [
         example(*torch.randint(3, 97, (length,), generator=generator).tolist(), prompt=2)
@@ -138,7 +138,7 @@ class Deaf(torch.nn.Module):
 
 def test_a_model_that_ignores_where_documents_begin_is_refused():
     with pytest.raises(UserError, match=r"train\.layout: .*see each other: they do\. Use layout"):
-        refuse_leaks(Deaf())
+        check_isolation(Deaf())
 
 
 @pytest.mark.parametrize("family", ["Mamba", "Mamba2", "FalconH1", "RecurrentGemma"])
@@ -162,7 +162,7 @@ def test_a_state_space_model_is_refused(family):
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     assert model.training
     with pytest.raises(UserError, match=r"train\.layout: .*Use layout: padded"):
-        refuse_leaks(model)
+        check_isolation(model)
     assert model.training, "it is left as it was"
 
 
@@ -170,7 +170,7 @@ def test_a_model_that_is_broken_is_left_to_the_check_of_its_loss():
     model = tiny("Llama")
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
-    refuse_leaks(model)
+    check_isolation(model)
 
 
 def test_what_cannot_be_tried_is_refused():
@@ -180,7 +180,7 @@ def test_what_cannot_be_tried_is_refused():
             raise ValueError("no such thing")
 
     with pytest.raises(UserError, match=r"cannot be tried \(ValueError\)"):
-        refuse_leaks(Other())
+        check_isolation(Other())
 
 
 def test_what_the_student_is_handed_and_what_not():

@@ -16,7 +16,7 @@ from sft.data.chat_template import select_template, set_chat_template
 from sft.losses.cross_tokenizer import before_answer
 from sft.models.layers import take
 from sft.training.checkpoints import last_whole
-from sft.training.on_policy_trainer import Prompts
+from sft.training.on_policy import PromptSampler
 from sft.training.run import train
 from synth.config.train import Lora, Student
 from synth.core.errors import UserError
@@ -170,7 +170,9 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run(tokenizer, other, tmp_pat
             student, tokenizer, teacher, teacher_tokenizer, folder, asks(7), **config
         )
         if stop:
-            watch.on_progress = lambda row: setattr(watch, "asked", row["step"] == stop - 1)
+            watch.on_progress = lambda row: setattr(
+                watch, "stop_requested", row["step"] == stop - 1
+            )
         trainer.train(resume_from_checkpoint=found)
         return trainer.model.state_dict()
 
@@ -210,7 +212,7 @@ def test_a_step_in_two_batches_is_the_step_in_one(tokenizer, other, tmp_path, cr
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 3), st.integers(0, 3))
 def test_an_epoch_has_every_prompt_and_whole_steps(prompts, batch, repeats, epoch):
-    order = Prompts(prompts, batch, repeats, 5)
+    order = PromptSampler(prompts, batch, repeats, 5)
     order.set_epoch(epoch)
     seen = list(order)
     assert len(seen) == len(order)

@@ -154,12 +154,12 @@ def test_what_is_trained_is_what_was_encoded(checkpoint, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_loss_is_the_one_that_trl_computes(checkpoint, tmp_path, monkeypatch):
     import sft.losses.objective
-    import sft.training.run
+    import sft.training.build
 
     run(checkpoint, tmp_path / "ours", max_steps=4)
     monkeypatch.setattr(sft.losses.objective, "has_plain_head", lambda model: False)
     run(checkpoint, tmp_path / "full", max_steps=4)
-    monkeypatch.setattr(sft.training.run, "DistillationLoss", lambda *args: None)
+    monkeypatch.setattr(sft.training.build, "DistillationLoss", lambda *args: None)
     run(checkpoint, tmp_path / "trl", max_steps=4)
     ours, full, trl = ([row[1] for row in curve(tmp_path / n)] for n in ("ours", "full", "trl"))
     assert ours == pytest.approx(trl, rel=1e-4)

@@ -17,7 +17,7 @@ from sft.data.chat_template import template_text
 from sft.losses.cross_entropy import summed_loss
 from sft.training.run import train
 from synth.config.train import Lora, Student, Train
-from synth.core.errors import UserError
+from synth.core.errors import MissingPackage, UserError
 from synth.core.record import Message, Record, Task
 
 
@@ -40,6 +40,17 @@ def losses(folder):
 
 
 SETTINGS = dict(epochs=2, batch_size=4, learning_rate=1e-2, save_steps=3)
+
+
+@pytest.mark.parametrize("package", ["trl", "accelerate", "transformers"])
+def test_a_missing_package_is_named_before_anything_imports_it(tmp_path, monkeypatch, package):
+    for name in [name for name in sys.modules if name.startswith("sft.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    from sft.training import run
+
+    with pytest.raises(MissingPackage, match=f"package {package}"):
+        run.train(records(), prompt, Student(model="x"), Train(), tmp_path, 0)
 
 
 @given(
