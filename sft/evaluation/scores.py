@@ -26,17 +26,12 @@ Tally = Callable[[Sequence[tuple[str, float]], Any], list[tuple[list[str], float
 
 @dataclass(frozen=True)
 class Reader:
-    """How answers are read.
+    """How answers are read."""
 
-    Attributes:
-        in_form: Whether an answer has the form that its prompt asks for.
-        final: The final answer in a text, None where it has none.
-        tally: Final answers with their weights, and what says which are equal (None: as
-            mathematics), in groups of equal ones with the weight of each.
-    """
-
-    in_form: Callable[[Record], bool]
-    final: Callable[[str], str | None]
+    in_form: Callable[[Record], bool]  # whether an answer has the form that its prompt asks for
+    final: Callable[[str], str | None]  # the final answer in a text, None where it has none
+    # Final answers with their weights, and what says which are equal (None: as mathematics), to
+    # groups of equal ones with the weight of each.
     tally: Tally
 
 

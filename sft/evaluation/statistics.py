@@ -91,20 +91,13 @@ def paired_difference(
 
 
 class Comparison(NamedTuple):
-    """How two results on the same questions differ.
+    """How two results on the same questions differ."""
 
-    Attributes:
-        difference: Mean of the second minus the first.
-        low: Lower limit of its 95% interval, and `high` the upper one.
-        p: Two-sided p-value of no difference.
-        test: Which test gave it.
-    """
-
-    difference: float
-    low: float
+    difference: float  # mean of the second minus the first
+    low: float  # limits of its 95% interval
     high: float
-    p: float
-    test: str
+    p: float  # two-sided p-value of no difference
+    test: str  # which test gave it
 
 
 def compare(before: Sequence[float], after: Sequence[float]) -> Comparison:
@@ -157,22 +150,15 @@ def sign_flip(before: Sequence[float], after: Sequence[float]) -> float:
 
 
 class Closed(NamedTuple):
-    """Which share of the gap between student and teacher was closed.
+    """Which share of the gap between student and teacher was closed."""
 
-    Attributes:
-        share: (after - before) / (teacher - before); None where it is undefined.
-        low: Lower limit of its 95% interval, and `high` the upper one.
-        gap: Mean of teacher minus before, with `gap_low` and `gap_high`.
-        why: Why it is undefined, or "".
-    """
-
-    share: float | None
-    low: float | None
+    share: float | None  # (after - before) / (teacher - before); None where it is undefined
+    low: float | None  # limits of its 95% interval
     high: float | None
-    gap: float
+    gap: float  # mean of teacher minus before, with its limits
     gap_low: float
     gap_high: float
-    why: str = ""
+    why: str = ""  # why the share is undefined
 
 
 def gap_closed(before: Sequence[float], after: Sequence[float], teacher: Sequence[float]) -> Closed:

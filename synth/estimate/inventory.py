@@ -33,17 +33,13 @@ KEPT = 2000  # stored answers that a figure is measured on
 
 @dataclass
 class Question:
-    """A question, and what the store has of it.
-
-    Attributes:
-        prompt: Digest of its messages.
-        stored: Teacher, key and figures of every stored answer to this prompt.
-        has: Of these, what the run would use: by teacher, counted as in `COUNTED`.
-    """
+    """A question, and what the store has of it."""
 
     task: Task
-    prompt: str
+    prompt: str  # digest of its messages
+    # Teacher, key and figures of every stored answer to this prompt.
     stored: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    # Of these, what the run would use: by teacher, counted as in `COUNTED`.
     has: dict[str, Counter[str]] = field(default_factory=dict)
 
 

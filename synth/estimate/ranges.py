@@ -28,18 +28,12 @@ _LOOSER: tuple[Basis, ...] = ("exact", "95%", "bounds")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A figure that is not known yet, with its limits.
-
-    Attributes:
-        low: Lower limit, or None where there is none; `high` likewise.
-        expected: What is to be expected, or None where nothing says.
-        basis: `95%`: an interval that was measured. `bounds`: less and more cannot be.
-    """
+    """A figure that is not known yet, with its limits; None where nothing says."""
 
     low: float | None
     expected: float | None
     high: float | None
-    basis: Basis = "bounds"
+    basis: Basis = "bounds"  # less and more cannot be; 95%: an interval that was measured
 
     def __mul__(self, other: Range) -> Range:
         """Return the product of two figures of zero or more: a count and the size of each."""
