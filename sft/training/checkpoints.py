@@ -20,19 +20,12 @@ MARKER = "whole.json"
 
 @dataclass(slots=True)
 class Meter:
-    """What the training has gone through so far, resumed runs included.
+    """What the training has gone through so far, resumed runs included."""
 
-    Attributes:
-        step: Optimizer steps done.
-        tokens: Tokens that went through the student, padding not counted.
-        loss_tokens: Those of them that carried loss.
-        seconds: Time spent in steps, checkpoints not counted.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    loss_tokens: int = 0
-    seconds: float = 0.0
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # that went through the student, padding not counted
+    loss_tokens: int = 0  # those of them that carried loss
+    seconds: float = 0.0  # spent in steps, checkpoints not counted
 
 
 def mark_whole(checkpoint: Path, meter: Meter) -> None:

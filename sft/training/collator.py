@@ -26,23 +26,14 @@ _BATCH = ("soft", "weights", "tokens", "records")  # what is not for the student
 
 @dataclass(frozen=True, eq=False)
 class BatchDataset:
-    """The batches of a training as a data set, each ready as tensors.
-
-    Attributes:
-        examples: The training data.
-        order: Which of them go together, batch by batch.
-        layout: See the head of this module.
-        pad: The padding token.
-        teachers: With the soft labels that they left.
-        temperature: T at which soft labels are wanted.
-    """
+    """The batches of a training as a data set, each ready as tensors."""
 
     examples: Examples
-    order: BatchSampler
-    layout: str
-    pad: int
-    teachers: Teachers = field(default_factory=Teachers)
-    temperature: float = 1.0
+    order: BatchSampler  # which of them go together, batch by batch
+    layout: str  # see the head of this module
+    pad: int  # the padding token
+    teachers: Teachers = field(default_factory=Teachers)  # with the soft labels that they left
+    temperature: float = 1.0  # T at which soft labels are wanted
 
     def __len__(self) -> int:
         return len(self.order)

@@ -22,27 +22,17 @@ from synth.core.errors import UserError
 
 @dataclass(eq=False)
 class TrainingMonitor(TrainerCallback):  # type: ignore[misc]
-    """Counts, logs, saves and stops, as a callback of the trainer.
-
-    Attributes:
-        log: Where the lines go.
-        on_progress: Gets each line as it is written, with `max_steps` added.
-        keep_checkpoints: How many checkpoints stay.
-        writes: Whether this process writes; of several, one does.
-        meter: What has been done so far.
-        stop_requested: Set from outside to stop after the step in progress, with a checkpoint.
-        batches: What epochs are counted by; None: the trainer's own count is logged.
-        hidden: Its projections are saved with each checkpoint.
-    """
+    """Counts, logs, saves and stops, as a callback of the trainer."""
 
     log: StepLog
+    # Gets each line as it is written, with `max_steps` added.
     on_progress: Callable[[dict[str, Any]], None] | None = None
     keep_checkpoints: int = 1
-    writes: bool = True
-    meter: Meter = field(default_factory=Meter)
-    stop_requested: bool = False
-    batches: BatchDataset | None = None
-    hidden: HiddenStateLoss | None = None
+    writes: bool = True  # of several processes, one does
+    meter: Meter = field(default_factory=Meter)  # what has been done so far
+    stop_requested: bool = False  # set from outside: stop after this step, with a checkpoint
+    batches: BatchDataset | None = None  # what epochs are counted by; None: the trainer's own count
+    hidden: HiddenStateLoss | None = None  # its projections are saved with each checkpoint
     _began: float = 0.0
     _logged: Meter = field(default_factory=Meter)
     _parts: dict[str, float] = field(default_factory=dict)

@@ -31,26 +31,17 @@ _COSMETIC = {"logging_steps", "save_steps", "keep_checkpoints", "report_to"}
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a training.
-
-    Attributes:
-        student: The finished student, relative to `folder`.
-        steps: Optimizer steps.
-        tokens: That went through the student, padding not counted.
-        loss_tokens: Those of them that carried loss.
-        seconds: Time spent in steps, all runs together.
-        final_loss: Loss of the last line in log.jsonl.
-    """
+    """What came of a training."""
 
     folder: Path
-    student: str
+    student: str  # the finished student, relative to `folder`
     examples: int
-    steps: int
-    tokens: int
-    loss_tokens: int
-    seconds: float
+    steps: int  # of the optimizer
+    tokens: int  # that went through the student, padding not counted
+    loss_tokens: int  # those of them that carried loss
+    seconds: float  # spent in steps, all runs together
     tokens_per_second: float
-    final_loss: float
+    final_loss: float  # of the last line in log.jsonl
 
 
 def train(

@@ -18,21 +18,14 @@ from synth.core.models import load_tokenizer, weights_identity
 
 @dataclass(frozen=True)
 class Teachers:
-    """What a student learns from beyond text.
-
-    Attributes:
-        models: In memory, by name.
-        labels: Stored, by name.
-        vocabulary: How many ids the student shares with all of them.
-        weights: Their shares, of all examples or of those of each writer; None: all alike.
-        per_writer: Whether each example takes the stored labels of its writer alone.
-    """
+    """What a student learns from beyond text: teachers in memory, or the labels that they left."""
 
     models: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, LabelStore] = field(default_factory=dict)
-    vocabulary: int | None = None
+    vocabulary: int | None = None  # how many ids the student shares with all of them
+    # Their shares, of all examples or of those of each writer; None: all alike.
     weights: list[float] | dict[str, list[float]] | None = None
-    per_writer: bool = False
+    per_writer: bool = False  # whether each example takes its writer's stored labels alone
 
 
 def teachers_identity(
