@@ -321,7 +321,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """The command `distill`."""
+    """Runs the command `distill`."""
     # Read when torch loads its OpenMP. By default idle threads spin for milliseconds; where another
     # process wants the same cores, two of them then run at a tenth of their speed together.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-# Points drawn at most: more than a screen has would only make the file large.
-MOST_POINTS = 400
+MOST_POINTS = 400  # more than a screen has would only make the file large
 MOST_BINS = 30
 
 
@@ -27,35 +26,32 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Returns the pixel of a value."""
         span = self.high - self.low or 1.0
         return round(self.start + (value - self.low) / span * (self.end - self.start), 2)
 
 
-def nice_step(span: float, most: int) -> float:
-    """The least of 1, 2, 5, 10, 20, ... (and their tenths) that cuts a span into `most` parts."""
+def nice_step(span: float, parts: int) -> float:
+    """Returns the least of 1, 2, 5, 10, 20, ... (and their tenths) with so many parts at most."""
     if not (span > 0 and math.isfinite(span)):
         return 1.0
-    power = 10.0 ** math.floor(math.log10(span / most))
-    return next(f * power for f in (1, 2, 5, 10) if span / (f * power) <= most + 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / parts))
+    return next(f * power for f in (1, 2, 5, 10) if span / (f * power) <= parts + 1e-9)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values between two bounds.
+def ticks(low: float, high: float, parts: int = 5) -> list[float]:
+    """Returns round values between two bounds.
 
     >>> ticks(0.3, 2.1)
     [0.5, 1.0, 1.5, 2.0]
     """
-    step = nice_step(high - low, most)
+    step = nice_step(high - low, parts)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def loss_curve(points: Sequence[tuple[int, float]], width: int) -> Markup:
-    """The training loss by step. More points than a screen shows are drawn as means of neighbours.
-
-    A loss that is not a finite number leaves a gap.
-    """
+    """Draws the training loss by step; a loss that is not a finite number leaves a gap."""
     finite = [loss for _, loss in points if math.isfinite(loss)]
     if not finite:
         return Markup()
@@ -84,7 +80,7 @@ def loss_curve(points: Sequence[tuple[int, float]], width: int) -> Markup:
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS` points, each the mean of as many neighbours."""
+    """Returns at most `MOST_POINTS` points, each the mean of as many neighbours."""
     size = math.ceil(len(points) / MOST_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [
@@ -93,11 +89,9 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def histogram(series: Mapping[str, Mapping[int, int]], width: int) -> Markup:
-    """How many traces have which length: one stacked bar a bin, one colour a series.
+    """Draws how many traces have which length: one stacked bar a bin, one colour a series.
 
-    Args:
-        series: For each name (also the colour's CSS class), how often each value occurs.
-        width: In pixels.
+    A series is named by its colour's CSS class, and says how often each value occurs.
     """
     values = [value for counts in series.values() for value in counts]
     if not values:
@@ -121,9 +115,9 @@ def histogram(series: Mapping[str, Mapping[int, int]], width: int) -> Markup:
             if counted[index]:
                 height = y(0) - y(counted[index])
                 top -= height
-                least = (first + index) * step
-                said = f"{least:,} to {least + step - 1:,} tokens: {counted[index]:,} {name}"
-                shapes.append(_rect(name, left + 0.5, top, right - left - 1, height, said))
+                start = (first + index) * step
+                hint = f"{start:,} to {start + step - 1:,} tokens: {counted[index]:,} {name}"
+                shapes.append(_rect(name, left + 0.5, top, right - left - 1, height, hint))
     total = sum(sum(counts.values()) for counts in series.values())
     label = f"Lengths of {total:,} traces, from {low:,} to {high:,} tokens"
     whole = [t for t in ticks(0, y.high, 4) if t == int(t)]
@@ -132,26 +126,24 @@ def histogram(series: Mapping[str, Mapping[int, int]], width: int) -> Markup:
 
 
 def accuracies(rows: Sequence[tuple[str, str, float, float, float]], width: int) -> Markup:
-    """A bar for each who was evaluated, with its 95% interval as a whisker.
+    """Draws a bar for each who was evaluated, with its 95% interval as a whisker.
 
-    Args:
-        rows: Title, CSS class, accuracy, and the interval's two ends, all shares of 1.
-        width: In pixels.
+    A row has title, CSS class, accuracy, and the interval's two ends, all shares of 1.
     """
     row_height = 40
     left = 8 + max(len(title) for title, *_ in rows) * 7
     frame = _Frame(width, 50 + row_height * len(rows), left=left, bottom=42, right=58)
-    most = max(high for *_, high in rows)
-    x = frame.x(0, min(1.0, max(0.05, math.ceil(most * 20 - 1e-9) / 20)))
+    highest = max(high for *_, high in rows)
+    x = frame.x(0, min(1.0, max(0.05, math.ceil(highest * 20 - 1e-9) / 20)))
     shapes = []
     for index, (title, kind, share, low, high) in enumerate(rows):
         middle = 8 + row_height * (index + 0.5)
-        said = f"{title}: {share:.1%}, 95% interval {low:.1%} to {high:.1%}"
+        hint = f"{title}: {share:.1%}, 95% interval {low:.1%} to {high:.1%}"
         shapes += [
             _text("name", left - 10, middle + 4, title, "end"),
-            _rect(kind, x(0), middle - 10, x(share) - x(0), 20, said),
+            _rect(kind, x(0), middle - 10, x(share) - x(0), 20, hint),
             # The halo keeps the whisker visible on a bar of any colour.
-            *(_whisker(one, x(low), x(high), middle) for one in ("halo", "whisker")),
+            *(_whisker(line, x(low), x(high), middle) for line in ("halo", "whisker")),
             _text("value", max(x(high), x(share)) + 8, middle + 4, f"{share:.1%}", "start"),
         ]
     label = "Accuracy: " + "; ".join(f"{title} {share:.1%}" for title, _, share, *_ in rows)
@@ -159,7 +151,7 @@ def accuracies(rows: Sequence[tuple[str, str, float, float, float]], width: int)
 
 
 def bar(passed: int, dropped: int, total: int) -> Markup:
-    """A bar for one filter: what passed, what it dropped, and room for what was dropped before."""
+    """Draws what passed a filter, what it dropped, and room for what was dropped before."""
     x = Scale(0, total, 0, 100)
     return Markup(
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"'
@@ -200,7 +192,7 @@ class _Frame:
         y_ticks: Sequence[float] | None = None,
         percent: bool = False,
     ) -> Markup:
-        """The whole drawing: grid and numbers first, the shapes over them."""
+        """Draws the whole: grid and numbers first, the shapes over them."""
         floor = self.height - self.bottom
         parts = []
         for tick, number in zip(x_ticks, _numbers(x_ticks, percent), strict=True):
@@ -213,11 +205,10 @@ class _Frame:
                 parts.append(_line(x.start, y(tick), x.end, y(tick)))
                 parts.append(_text("tick", x.start - 8, y(tick) + 4, number, "end"))
             parts.append(_line(x.start, floor, x.end, floor))
-            turned = (
+            title = Markup(
                 '<text class="axis" text-anchor="middle" transform="translate({} {}) {}">{}</text>'
             )
-            middle = (y.start + y.end) / 2
-            parts.append(Markup(turned).format(12, middle, "rotate(-90)", y_name))
+            parts.append(title.format(12, (y.start + y.end) / 2, "rotate(-90)", y_name))
         return Markup(
             '<svg class="chart" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img"'
             ' aria-label="{2}">{3}</svg>'
@@ -225,7 +216,7 @@ class _Frame:
 
 
 def _numbers(values: Sequence[float], percent: bool = False) -> list[str]:
-    """The numbers of an axis, all with as many decimals as the one that needs most."""
+    """Returns the numbers of an axis, all with as many decimals as the one that needs most."""
     if percent:
         return [f"{100 * value:.10g}%" for value in values]
     decimals = max((len(f"{v:.10f}".rstrip("0").partition(".")[2]) for v in values), default=0)

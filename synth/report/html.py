@@ -21,7 +21,7 @@ from synth.core.run_folder import RunFolder
 from synth.report import charts, page_format, sections
 from synth.report.evaluation import group_rows
 from synth.report.page_format import number_filter
-from synth.report.run_state import config_changes, headline, optional_stages, out_of_date_stages
+from synth.report.run_state import config_changes, headline, out_of_date_stages
 from synth.report.trace_stats import TraceStats, collect_stats
 
 REPORT = "report.html"
@@ -45,6 +45,9 @@ def write_report(run: Run) -> Path:
 def _contents(run: Run, folder: RunFolder) -> dict[str, Any]:
     """Returns what the template shows, a key a section. A stage that is not done is None."""
     done = {stage: folder.manifest(stage) for stage in STAGES}
+    # Not shown where the config does not ask for them.
+    optional = {"augment", "rewrite", "label"}
+    optional |= {"import"} if run.traces is None else {"tasks", "generate"}
     outdated = out_of_date_stages(run, done)
     chain = {f"train-{name}": folder.manifest(f"train-{name}") for name in run.chain}
     # Traces of filters that are out of date would be counted beside a newer generation.
@@ -64,14 +67,14 @@ def _contents(run: Run, folder: RunFolder) -> dict[str, Any]:
         "stages": {
             stage: (done | chain)[stage]
             for stage in (*STAGES[:6], *chain, *STAGES[6:])
-            if stage in stages_of(run) or stage not in optional_stages(run)
+            if stage in stages_of(run) or stage not in optional
         },
         "chain": {name.partition("-")[2]: manifest for name, manifest in chain.items()},
         "asked": stages_of(run),
         "out_of_date": outdated,
         "changes": list(config_changes(run, done)),
         "config": sections.config_text(run),
-        "teachers": [sections.teacher_row(run, name) for name in sections.teacher_names(run)],
+        "teachers": list(sections.teacher_rows(run)),
         "headline": headline(run, done),
         "skipped": sections.skipped_rows(tasks["skipped"]) if tasks else [],
         "unasked": sections.rejection_reasons(folder.stage("tasks")) if tasks else Counter(),

@@ -10,12 +10,6 @@ from synth.core.run_folder import differences
 from synth.report.page_format import signed
 
 
-def optional_stages(run: Run) -> tuple[str, ...]:
-    """Returns the stages that are not shown where the config does not ask for them."""
-    others = ("tasks", "generate") if run.traces is not None else ("import",)
-    return ("augment", "rewrite", "label", *others)
-
-
 def out_of_date_stages(run: Run, done: Mapping[str, Any]) -> set[str]:
     """Returns the stages whose result was made from something that has been made anew since."""
     outdated: set[str] = set()

@@ -24,15 +24,11 @@ Bar = tuple[str, str, float, float, float]  # title, class, share right and its 
 PAIRS_SHOWN = {(False, True): 3, (True, False): 2, (False, False): 1, (True, True): 1}
 
 
-def teacher_names(run: Run) -> Iterable[str]:
-    """Returns the names of the teachers that the run asks."""
-    return (run.generate and run.generate.teachers) or run.teachers
-
-
-def teacher_row(run: Run, name: str) -> dict[str, Any]:
-    """Returns what the page shows of a teacher."""
-    kind, options = split_plugin("teacher", run.teachers[name])
-    return {"name": name, "kind": kind, **{key: options.get(key) for key in ("model", "price")}}
+def teacher_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """Yields what the page shows of each teacher that the run asks."""
+    for name in (run.generate and run.generate.teachers) or run.teachers:
+        kind, options = split_plugin("teacher", run.teachers[name])
+        yield {"name": name, "kind": kind} | {key: options.get(key) for key in ("model", "price")}
 
 
 def config_text(run: Run) -> str:

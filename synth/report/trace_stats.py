@@ -18,24 +18,17 @@ TRACES_SHOWN = 12
 
 @dataclass
 class TraceStats:
-    """What is known of the traces of one split, gathered in one pass while they stream by.
-
-    Attributes:
-        tokens: How many traces have which number of completion tokens; those unknown are not in it.
-        prompt_tokens: Of the traces that say it, as is `cost_usd` of the `priced` ones.
-        finish: Finish reasons; `models` counts the names that the endpoints gave.
-        shown: The traces that the report shows.
-    """
+    """What is known of the traces of one split, gathered in one pass while they stream by."""
 
     rows: int = 0
-    tokens: Counter[int] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    cost_usd: float = 0.0
+    tokens: Counter[int] = field(default_factory=Counter)  # traces by completion tokens, if known
+    prompt_tokens: int = 0  # of the traces that say it
+    cost_usd: float = 0.0  # of the `priced` ones
     priced: int = 0
-    finish: Counter[str] = field(default_factory=Counter)
-    models: Counter[str] = field(default_factory=Counter)
+    finish: Counter[str] = field(default_factory=Counter)  # traces by finish reason
+    models: Counter[str] = field(default_factory=Counter)  # by the name that the endpoint gave
     teachers: Counter[str] = field(default_factory=Counter)
-    shown: list[Record] = field(default_factory=list)
+    shown: list[Record] = field(default_factory=list)  # in the report
 
     def add(self, record: Record) -> None:
         """Counts one trace."""

@@ -33,7 +33,7 @@ NAME = "augment"  # of this stage's own verdicts
 
 
 def augment_inputs(section: list[Augment], context: StageContext) -> dict[str, Any]:
-    """Questions, forms with their prompts, who is asked, and what new questions have to pass."""
+    """Returns questions, entries with their prompts, who is asked, and the question filters."""
     prompts = [entry.prompt for entry in section]
     teachers = {teacher_of(context, entry) for entry in section if entry.asks}
     for entry in section:
@@ -152,18 +152,17 @@ class _QuestionRun(AugmentationRun[Augment]):
 
     def _new(self, seeds: list[Seed], round_: int) -> list[Record]:
         """Returns the new questions of a round; one that cannot be read has its verdict already."""
-        entry = self.entry
+        entry, prompt = self.entry, self._prompt
         if not entry.asks:
-            rendered = [self._prompt.messages(seed.asked, entry.values) for seed in seeds]
             return [
-                self._record(seed, round_, messages[-1]["content"])
-                for seed, messages in zip(seeds, rendered, strict=True)
+                self._record(seed, round_, prompt.messages(seed.asked, entry.values)[-1]["content"])
+                for seed in seeds
             ]
-        all_in_one_answer = "count" in self._prompt.variables or entry.masks
+        all_in_one_answer = "count" in prompt.variables or entry.masks
         by_id = {seed.asked.id: seed for seed in seeds}
         records: list[Record] = []
         self.ask(
-            self._prompt,
+            prompt,
             samples=1 if all_in_one_answer else entry.each,
             verdict=lambda answer: self._verdict(answer, by_id[answer.task.id]),
             tasks=(seed.asked for seed in seeds),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from synth.core.record import Task
 from synth.core.run_folder import RunFolder
 from synth.stages.build_student import token_counter, untrained_model
 from synth.stages.build_teachers import build_teacher, filter_client
+from synth.stages.context import Say
 
 if TYPE_CHECKING:
     from filters.base import Context
@@ -106,7 +107,7 @@ class FilterSet:
         return context
 
     def dependencies(self, folder: RunFolder) -> dict[str, dict[str, Any]]:
-        """By filter: what its judgements depend on besides the record and its options."""
+        """Returns by filter what its judgements depend on besides the record and its options."""
         run = self.run
         dependencies: dict[str, dict[str, Any]] = {}
         for loaded in self.filters:
@@ -128,9 +129,7 @@ class FilterSet:
                 dependencies[loaded.name] = needs
         return dependencies
 
-    def executor(
-        self, folder: RunFolder, outcomes: OutcomeStore, say: Callable[[str], None]
-    ) -> Executor:
+    def executor(self, folder: RunFolder, outcomes: OutcomeStore, say: Say) -> Executor:
         """Returns the filters over the run's traces; raises as `check_needs`."""
         from filters.engine.executor import Executor
 
@@ -154,7 +153,7 @@ class FilterSet:
         )
 
     def _process_tokenizer(self, folder: RunFolder) -> tuple[str, bool] | Path | None:
-        """The student's tokenizer for other processes: a file where it is a fast one.
+        """Returns the student's tokenizer for other processes: the file of a fast one, or its name.
 
         Such a file loads in a tenth of a second, and without transformers, which takes seconds.
         """
@@ -176,11 +175,7 @@ class FilterSet:
 def process_context(
     tokenizer: tuple[str, bool] | Path | None, eval_tasks: list[Task], seed: int
 ) -> Context:
-    """Returns what filters in a process of their own are handed.
-
-    The student's tokenizer is a file of a fast one, or a model's name and whether to trust its
-    code.
-    """
+    """Returns what filters in a process of their own are handed."""
     from filters.base import Context
 
     context = Context(eval_tasks=eval_tasks, seed=seed)

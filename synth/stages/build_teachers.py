@@ -36,19 +36,19 @@ def build_teacher(run: Run, name: str) -> Teacher:
 
 
 def build_teachers(run: Run) -> dict[str, Teacher]:
-    """Returns the teachers of the config that answer, in the order in which they take turns."""
-    return {name: build_teacher(run, name) for name in _answering(run)}
+    """Returns the teachers of the config that answer, in the order of `teacher_names`."""
+    return {name: build_teacher(run, name) for name in teacher_names(run)}
 
 
 def teacher_options(run: Run, names: Iterable[str] | None = None) -> dict[str, TeacherConfig]:
     """Returns the options of the teachers of the config that answer, or of some others."""
-    names = _answering(run) if names is None else names
-    return {
-        name: cast("TeacherConfig", plugin_config("teacher", run.teachers[name])) for name in names
-    }
+    names = teacher_names(run) if names is None else names
+    entries = {name: plugin_config("teacher", run.teachers[name]) for name in names}
+    return cast("dict[str, TeacherConfig]", entries)
 
 
-def _answering(run: Run) -> list[str]:
+def teacher_names(run: Run) -> list[str]:
+    """Returns the teachers of the config that answer, in the order in which they take turns."""
     assert run.generate is not None
     return run.generate.teachers or list(run.teachers)
 
@@ -85,7 +85,7 @@ def single_prompt_spec(
     samples: int = 1,
     check: Callable[[Record], list[Verdict]] | None = None,
 ) -> GenerationSpec:
-    """Returns a generation outside the stage `generate`, at the run's pace and under its budget.
+    """Returns a generation under one prompt, at the run's pace and under its budget.
 
     The alarm on cut answers is off, as by default: its message speaks of the section generate.
     """
@@ -196,6 +196,6 @@ def counted(title: str, counter: Counter[str]) -> str:
     return f"{title} {counter.total()} ({top_reasons(counter)})"
 
 
-def top_reasons(counter: Counter[str], limit: int = 4) -> str:
-    """Returns the commonest reasons of a counter, on one line."""
-    return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(limit))
+def top_reasons(counter: Counter[str]) -> str:
+    """Returns the four commonest reasons of a counter, on one line."""
+    return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(4))

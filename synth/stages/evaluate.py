@@ -6,7 +6,8 @@ on where it was, and every answer is kept. How the figures are made is in docs/e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from synth.config.evaluate import Evaluate
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
 
 def evaluate_inputs(section: Evaluate, context: StageContext) -> dict[str, Any]:
-    """All that the evaluation's figures depend on."""
+    """Returns all that the evaluation's figures depend on."""
     run, folder, student = context.run, context.folder, context.student
     after = folder.manifest("train")
+    kind, options = section.engine_for("student")
+    indecisive = {"batch_size", "model", "chat_template"} | TeacherConfig.shared()
     teachers, templates = {}, [student.prompt.template]
     if section.teacher and run.generate:
         teachers = build_teachers(run)
@@ -44,7 +47,7 @@ def evaluate_inputs(section: Evaluate, context: StageContext) -> dict[str, Any]:
         "version": FIGURES,
         "questions": folder.content("tasks"),
         "evaluate": section.model_dump(mode="json", exclude={"batch_size", "engine"}),
-        "engine": _decisive_options(section),
+        "engine": {"kind": kind, **options.model_dump(mode="json", exclude=indecisive)},
         "verifier": resolved("filter", section.verifier),
         "student": student.model_dump(mode="json"),
         "before": weights_identity(context.student_setup.student.model),
@@ -55,13 +58,6 @@ def evaluate_inputs(section: Evaluate, context: StageContext) -> dict[str, Any]:
         "prompts": [load_prompt(name).hash for name in templates],
         "benchmarks": benchmark_files(section),
     }
-
-
-def _decisive_options(section: Evaluate) -> dict[str, Any]:
-    """The engine and those of its options that can change an answer."""
-    kind, options = section.engine_for("student")
-    exclude = {"batch_size", "model", "chat_template"} | TeacherConfig.shared()
-    return {"kind": kind, **options.model_dump(mode="json", exclude=exclude)}
 
 
 def evaluate(section: Evaluate, context: StageContext, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +94,7 @@ def evaluate(section: Evaluate, context: StageContext, inputs: dict[str, Any]) -
                 **participant.options,
             )
             clock = Clock()
-            take = _taking(counter, splits[who])
+            take = functools.partial(_take, counter, splits[who])
             ask_all(run, spec, tasks, take, stats, f"evaluate {participant.title}")
             complete = complete and not stats.failed
             results[who] = {
@@ -125,13 +121,10 @@ def evaluate(section: Evaluate, context: StageContext, inputs: dict[str, Any]) -
     return manifest
 
 
-def _taking(counter: Scores, writer: SplitWriter) -> Callable[[Task, list[Record]], None]:
-    def take(_: Task, records: list[Record]) -> None:
-        counter.take(records)
-        for record in records:
-            writer.write(record)
-
-    return take
+def _take(counter: Scores, writer: SplitWriter, _: Task, records: list[Record]) -> None:
+    counter.take(records)
+    for record in records:
+        writer.write(record)
 
 
 def subset_sizes(section: Evaluate) -> list[int]:

@@ -28,7 +28,7 @@ OUTCOMES = "verdicts.sqlite"
 
 
 def filter_inputs(section: list[Any], context: StageContext) -> dict[str, Any]:
-    """Traces, filters with their options, and what their judgements depend on besides."""
+    """Returns traces, filters with their options, and what their judgements depend on besides."""
     filters = context.filters
     return {
         "generate": context.folder.content(traces_of(context.run)),

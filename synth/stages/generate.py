@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synth.config.generate import Generate
@@ -17,7 +18,8 @@ from synth.stages.build_teachers import (
     ask_all,
     build_teachers,
     open_store,
-    prices_of,
+    single_prompt_spec,
+    teacher_names,
     teacher_options,
     top_reasons,
 )
@@ -31,11 +33,9 @@ if TYPE_CHECKING:
 
 
 def generate_inputs(section: Generate, context: StageContext) -> dict[str, Any]:
-    """Questions, prompt, sampling, teachers, and the filters on which sampling stops."""
+    """Returns questions, prompt, sampling, teachers, and the filters on which sampling stops."""
     run = context.run
-    shares = {
-        name: [options.weight, options.samples] for name, options in teacher_options(run).items()
-    }
+    shares = {name: [opts.weight, opts.samples] for name, opts in teacher_options(run).items()}
     stops_on = context.filters.at("trace").options if section.samples.until_verified else []
     return {
         "tasks": context.folder.content(questions_of(run)),
@@ -133,29 +133,24 @@ def generation_spec(
 
     `check` gives the verdicts of the trace filters on an answer as it arrives.
     """
-    from synth.generate.spec import GenerationSpec
-
-    assert run.generate is not None
-    generate, teachers = run.generate, build_teachers(run)
-    return GenerationSpec(
-        teachers=teachers,
-        prices=prices_of(run, teachers),
-        prompt=load_prompt(generate.prompt.template),
-        values=generate.prompt.values,
-        sampling=generate.sampling,
-        samples=generate.samples,
+    generate = run.generate
+    assert generate is not None
+    spec = single_prompt_spec(
+        run,
+        teacher_names(run),
+        load_prompt(generate.prompt.template),
+        generate.prompt.values,
+        generate.sampling,
         check=check if filters.at("trace").filters else None,
-        concurrency=generate.concurrency,
-        retries=generate.retries,
-        options=teacher_options(run, teachers),
+    )
+    return replace(
+        spec,
+        samples=generate.samples,
         route=generate.route,
         truncation=generate.truncation,
         vote=_vote if generate.vote else None,
         agree=generate.vote.agree if generate.vote else 0,
-        budget=run.budget,
-        patience_s=generate.patience_s,
         count_tokens=student_counter(run),
-        run=run.name,
         check_threads=filters.check_threads,
     )
 

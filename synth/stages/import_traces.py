@@ -44,7 +44,7 @@ def config_for(name: str) -> tuple[str, list[str]]:
 
 
 def import_inputs(section: list[dict[str, Any]], context: StageContext) -> dict[str, Any]:
-    """Sources with their options, and what their local files are like."""
+    """Returns sources with their options, and what their local files are like."""
     files: dict[str, Any] = {}
     for entry in section:
         module = plugins.load("trace source", split_plugin("trace source", entry)[0])

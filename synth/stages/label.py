@@ -32,7 +32,7 @@ from synth.stages.context import Say, StageContext
 
 if TYPE_CHECKING:
     from sft.data.dataset import Examples
-    from sft.labels.labeler import Engine, Wanted
+    from sft.labels.labeler import Engine
 
 # A teacher's name is a folder's, beside files that all have a dot (or a number: qwen2.5).
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.[0-9])*")
@@ -41,24 +41,20 @@ _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voc
 
 @dataclass(frozen=True)
 class _LabelSet:
-    """The labels of one teacher: of which examples (None: all), and where they go."""
+    """The labels of one teacher."""
 
     name: str
     model: TeacherModel
-    only: Sequence[int] | None
+    only: Sequence[int] | None  # the examples that it labels; None: all
     folder: Path
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / MANIFEST).exists()
 
 
 def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
-    """Kept traces, how the student reads them, teachers, and what is kept of these."""
+    """Returns kept traces, how the student reads them, teachers, and what is kept of these."""
     from sft.data.chat_template import KNOWN, template_text
     from synth.teachers import VLLM_NON_IDENTITY_ARGUMENTS
 
-    step = _step(context)
+    step = resolved_step(context.run, written_step(context.run))
     for name in step.train.teachers:
         if not _NAME.fullmatch(name):
             raise UserError(
@@ -94,9 +90,8 @@ def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
 def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) -> dict[str, Any]:
     """Labels the kept traces by every teacher; one that was stopped goes on after its last shard.
 
-    Raises:
-        UserError: The traces cannot be trained on, a teacher has another vocabulary or cannot be
-            loaded, or the disk has too little room.
+    Raises UserError where the traces cannot be trained on, a teacher has another vocabulary or
+    cannot be loaded, or the disk has too little room.
     """
     from sft.labels.labeler import label
 
@@ -156,11 +151,6 @@ def show_estimate(run: Run, say: Say) -> None:
             _estimated(work, say)
 
 
-def _step(context: StageContext) -> ChainStep:
-    """The student and its training, `trained:` resolved."""
-    return resolved_step(context.run, written_step(context.run))
-
-
 class _Work:
     """The stage's data and teachers; one teacher at a time is in memory.
 
@@ -169,7 +159,7 @@ class _Work:
     """
 
     def __init__(self, section: Label, context: StageContext, path: Path) -> None:
-        step = _step(context)
+        step = resolved_step(context.run, written_step(context.run))
         self.path = context.folder.path
         self._section = section
         self._temperatures = _temperatures(section, step.train.soft_labels or SoftLabels())
@@ -198,23 +188,33 @@ class _Work:
     def _load(self, labels: _LabelSet) -> Engine:
         from sft.labels.labeler import Wanted
 
-        section = self._section
+        section, model = self._section, labels.model
         wanted = Wanted(section.k, self._temperatures, self._vocabulary, section.batch_tokens)
-        if section.engine == "vllm":
-            return _vllm(labels, wanted, section.engine_options, max(self.examples.lengths))
-        from sft.labels.transformers import Reader
-        from sft.models.student import load_teacher
+        if section.engine != "vllm":
+            from sft.labels.transformers import Reader
+            from sft.models.student import load_teacher
 
-        return Reader(load_teacher(labels.model), wanted)
+            return Reader(load_teacher(model), wanted)
+        from sft.labels.vllm import load
+        from synth.teachers import vllm_weights
+
+        if model.quantization is not None or model.device != "auto":
+            raise UserError(
+                f"train.teachers.{labels.name}: quantization and device are for label.engine: "
+                "transformers; vLLM takes label.engine_options.quantization, and the GPUs that "
+                "CUDA_VISIBLE_DEVICES names"
+            )
+        defaults = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+        options = {**defaults, **section.engine_options}
+        return load(vllm_weights(model.model), wanted, max(self.examples.lengths), options)
 
 
 class _Progress:
     """How far the labelling of a teacher is, in tokens."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.done, self.total = name, 0, 0
+        self.name, self.done, self.total, self.clock = name, 0, 0, Clock()
         self.before: int | None = None
-        self.clock = Clock()
 
     def update(self, done: int, total: int) -> None:
         """Takes in the progress; the first call says what an earlier run did."""
@@ -233,12 +233,8 @@ class _Progress:
 
     def times(self) -> dict[str, float]:
         """Returns seconds and rate of this run's part."""
-        seconds = self.clock.seconds
-        new = self.done - (self.before or 0)
+        seconds, new = self.clock.seconds, self.done - (self.before or 0)
         return {"seconds": round(seconds, 3), "tokens_per_second": round(new / seconds, 2)}
-
-
-# --- before labelling -----------------------------------------------------------------------------
 
 
 def _estimated(work: _Work, say: Say) -> list[_LabelSet]:
@@ -248,7 +244,7 @@ def _estimated(work: _Work, say: Say) -> list[_LabelSet]:
     """
     from sft.labels.labeler import estimate
 
-    pending = [labels for labels in work.label_sets if not labels.finished]
+    pending = [labels for labels in work.label_sets if not (labels.folder / MANIFEST).exists()]
     size = seconds = 0.0
     for labels in pending:
         with shown(_Progress(labels.name).line):
@@ -274,7 +270,7 @@ def _estimated(work: _Work, say: Say) -> list[_LabelSet]:
 
 
 def _examples(step: ChainStep, context: StageContext, path: Path) -> Examples:
-    """The kept traces as the student learns them."""
+    """Returns the kept traces as the student learns them."""
     from sft.data.dataset import open_examples, write_examples
     from sft.models.student import length_limit
 
@@ -289,7 +285,7 @@ def _examples(step: ChainStep, context: StageContext, path: Path) -> Examples:
 
 
 def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
-    """How many ids the student shares with all of its teachers."""
+    """Returns how many ids the student shares with all of its teachers."""
     from sft.models.vocabulary import shared_vocabulary
 
     shared = []
@@ -303,7 +299,7 @@ def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
 
 
 def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | None]:
-    """Which examples each teacher labels; None: all."""
+    """Returns which examples each teacher labels; None: all."""
     from sft.training.teachers import check_writers
 
     names, soft = list(step.train.teachers), step.train.soft_labels
@@ -321,21 +317,6 @@ def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequ
                 "weights: producer it labels its own alone; leave it out"
             )
     return chosen
-
-
-def _vllm(labels: _LabelSet, wanted: Wanted, options: dict[str, Any], longest: int) -> Engine:
-    from sft.labels.vllm import load
-    from synth.teachers import vllm_weights
-
-    model = labels.model
-    if model.quantization is not None or model.device != "auto":
-        raise UserError(
-            f"train.teachers.{labels.name}: quantization and device are for label.engine: "
-            "transformers; vLLM takes label.engine_options.quantization, and the GPUs that "
-            "CUDA_VISIBLE_DEVICES names"
-        )
-    defaults = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-    return load(vllm_weights(model.model), wanted, longest, {**defaults, **options})
 
 
 def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
@@ -359,7 +340,7 @@ def _temperatures(section: Label, soft: SoftLabels) -> tuple[float, ...]:
 
 
 def _tokenizer_identity(model: str) -> str:
-    """Names a tokenizer: other weights under the same one need no other labels."""
+    """Returns what names a tokenizer: other weights under the same one need no other labels."""
     path, gguf = locate(model)
     if gguf or not Path(path).is_dir():
         return weights_identity(model)

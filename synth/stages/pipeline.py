@@ -25,20 +25,13 @@ _CHANGES_SHOWN = 12  # of the inputs of a stage that is done again
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run. Its module is imported when it runs, as it may load heavy libraries.
+    """A stage of a run. Its module is imported when it runs, as it may load heavy libraries."""
 
-    Attributes:
-        section: The section of the config that it is handed.
-        inputs: Function that gives all that its result depends on: `(section, context) -> dict`.
-        run: Function that does the work: `(section, context, inputs) -> dict`, the manifest.
-        several_processes: Whether several processes may do it together.
-    """
-
-    section: str
+    section: str  # of the config, which it is handed
     module: str
-    inputs: str
-    run: str
-    several_processes: bool = False
+    inputs: str  # function that gives all that its result depends on: (section, context) -> dict
+    run: str  # function that does the work: (section, context, inputs) -> dict, the manifest
+    several_processes: bool = False  # whether several may do it together
 
     def functions(self) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
         """Returns the functions `inputs` and `run`."""

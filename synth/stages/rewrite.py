@@ -21,7 +21,7 @@ from synth.stages.context import StageContext
 
 
 def rewrite_inputs(section: list[Rewrite], context: StageContext) -> dict[str, Any]:
-    """Traces, forms with their prompts, who is asked, and the filters that choose the traces."""
+    """Returns traces, entries with their prompts, who is asked, and the filters that choose."""
     prompts = [p for entry in section for p in (entry.prompt, entry.first) if p]
     teachers = {teacher_of(context, entry) for entry in section}
     return {

@@ -15,7 +15,7 @@ _REASONS_SHOWN = 8  # why rows were skipped
 
 
 def tasks_inputs(section: Tasks, context: StageContext) -> dict[str, Any]:
-    """Sources, split, local files and question filters."""
+    """Returns sources, split, local files and question filters."""
     files = {}
     for kind, _, entry in plugin_entries(context.run.model_dump()):
         if kind == "task source" and isinstance(path := entry.get("path"), str):

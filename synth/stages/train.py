@@ -13,19 +13,13 @@ from synth.core.models import weights_identity
 from synth.core.processes import first_process
 from synth.core.progress import Clock, shown
 from synth.core.record import digest
-from synth.stages._train.teacher_weights import (
-    by_accuracy,
-    exclude_questions,
-    hold_out,
-    measure_teacher_accuracy,
-    to_manifest,
-)
+from synth.stages._train.teacher_weights import hold_out, measure_teacher_accuracy
 from synth.stages.build_student import StudentSetup, resolved_step
 from synth.stages.context import StageContext
 
 
 def train_inputs(section: ChainStep, context: StageContext) -> dict[str, Any]:
-    """Kept traces, student, its prompt, and the settings of the training."""
+    """Returns kept traces, student, its prompt, and the settings of the training."""
     run, step = context.run, resolved_step(context.run, section)
     stage, _ = training_data(run)
     inputs = {
@@ -40,7 +34,7 @@ def train_inputs(section: ChainStep, context: StageContext) -> dict[str, Any]:
         inputs["teachers"] = {
             key: weights_identity(teacher.model) for key, teacher in step.train.teachers.items()
         }
-    if _uses_labels(context):
+    if _label_folder(context):
         inputs["labels"] = context.folder.content("label")
     return inputs
 
@@ -57,11 +51,9 @@ def train_student(
     if first_process():
         context.begin(inputs)  # checkpoints of other data or settings are not resumed from
     held_out, accuracy = [], None
-    if by_accuracy(step):
-        soft = step.train.soft_labels
-        assert soft is not None
+    if (soft := step.train.soft_labels) is not None and soft.weights == "accuracy":
         held_out = hold_out(read_split(folder.stage(stage), split), soft.held_out, context.seed)
-        accuracy = measure_teacher_accuracy(context, step, held_out, first_process())
+        accuracy = measure_teacher_accuracy(context, step, held_out)
     latest: dict[str, Any] = {}
     clock, title = Clock(), context.stage.replace("-", " ", 1)
 
@@ -75,15 +67,16 @@ def train_student(
         )
 
     def run_training() -> Any:
+        excluded = {task.id for task in held_out}
         return train(
-            exclude_questions(read_split(folder.stage(stage), split), held_out),
+            (r for r in read_split(folder.stage(stage), split) if r.task.id not in excluded),
             StudentSetup(step.student).messages,
             step.student,
             step.train,
             path,
             context.seed,
             latest.update,
-            folder.stage("label") if _uses_labels(context) else None,
+            _label_folder(context),
             accuracy,
         )
 
@@ -93,14 +86,17 @@ def train_student(
     with shown(line):
         result = run_training()
     fields = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
-    manifest = {"inputs": inputs, "content": digest(inputs), **fields, **to_manifest(accuracy)}
+    manifest = {"inputs": inputs, "content": digest(inputs), **fields}
+    if accuracy is not None:
+        manifest["teacher_accuracy"] = accuracy
     write_json(path / MANIFEST, manifest)
     return manifest
 
 
-def _uses_labels(context: StageContext) -> bool:
-    """Whether a training reads stored labels; a step of the chain never does."""
-    return context.stage == "train" and context.run.label is not None
+def _label_folder(context: StageContext) -> Path | None:
+    """Returns where the stored labels of a training lie; a step of the chain has none."""
+    has_labels = context.stage == "train" and context.run.label is not None
+    return context.folder.stage("label") if has_labels else None
 
 
 def training_data(run: Run) -> tuple[str, str]:

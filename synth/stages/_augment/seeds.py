@@ -24,21 +24,14 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class Seed:
-    """What one request starts from.
+    """What one request starts from."""
 
-    Attributes:
-        asked: What the template is rendered from: question, and variables as metadata.
-        parents: Ids of the old questions that it shows; `parent` where it starts from one alone.
-        drawn: What was drawn for it (persona, topic, masked number), for the lineage.
-        unknown: The letter that stands for the masked `number`.
-    """
-
-    asked: Task
-    parents: list[str]
-    parent: Task | None = None
-    drawn: dict[str, Any] = field(default_factory=dict)
-    number: str | None = None
-    unknown: str = ""
+    asked: Task  # what the template is rendered from: question, and variables as metadata
+    parents: list[str]  # ids of the old questions that it shows
+    parent: Task | None = None  # the old question where it starts from one alone
+    drawn: dict[str, Any] = field(default_factory=dict)  # persona, topic, masked number: lineage
+    number: str | None = None  # that was masked
+    unknown: str = ""  # the letter that stands for it
 
 
 def draw_seeds(
@@ -78,7 +71,7 @@ def draw_seeds(
 
 
 def _masked(entry: Augment, task: Task, variables: dict[str, Any], match: re.Match[str]) -> Seed:
-    """A seed that asks for the question with one of its numbers unknown."""
+    """Returns a seed that asks for the question with one of its numbers unknown."""
     unknown = next((u for u in _UNKNOWNS if not contains_unknown(u, task.question)), "UNKNOWN")
     number = match[0].replace(",", "")
     question = f"{task.question[: match.start()]}{unknown}{task.question[match.end() :]}"
@@ -93,7 +86,7 @@ def _masked(entry: Augment, task: Task, variables: dict[str, Any], match: re.Mat
 
 
 def _without_question(entry: Augment, tasks: Sequence[Task], rng: random.Random) -> Iterator[Seed]:
-    """Seeds that start from no one question: no two of them are alike."""
+    """Yields seeds that start from no one question; no two of them are alike."""
     none: list[str | None] = [None]
     combinations = list(itertools.product(entry.personas or none, entry.topics or none))
     rng.shuffle(combinations)
@@ -109,15 +102,15 @@ def _without_question(entry: Augment, tasks: Sequence[Task], rng: random.Random)
         if combination in seen:
             continue
         seen.add(combination)
-        drawn = {"persona": persona, "topic": topic}
-        drawn = {name: value for name, value in drawn.items() if value is not None}
+        pairs = (("persona", persona), ("topic", topic))
+        drawn = {name: value for name, value in pairs if value is not None}
         variables = {"count": entry.each, "seeds": [task.question for task in shots], **drawn}
         asked = Task(f"{entry.name}-{len(seen) - 1}", "", None, "", variables)
         yield Seed(asked, [task.id for task in shots], None, drawn)
 
 
 def contains_unknown(letter: str, text: str) -> bool:
-    """Whether a letter stands by itself in a text, as an unknown does: in `2x + 1`, not in `six`.
+    """Tells whether a letter stands in a text as an unknown does: in `2x + 1`, not in `six`.
 
     >>> contains_unknown("x", "2x + 1"), contains_unknown("x", "six")
     (True, False)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
+from synth.config.distillation import TeacherModel
 from synth.config.evaluate import Evaluate
 from synth.config.run import RunStudent
 from synth.core import plugins
@@ -16,8 +17,7 @@ from synth.stages.build_teachers import build_teachers, teacher_options
 from synth.stages.context import StageContext
 from synth.teachers.base import Teacher
 
-# Requests to an engine that makes up its own batches.
-_CONCURRENCY = 256
+_CONCURRENCY = 256  # requests to an engine that makes up its own batches
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Participant:
-    """Someone who is evaluated.
-
-    Attributes:
-        teachers: What answers for it, by name.
-        prompt: Name of the template that it is asked under, with the `values` of its variables.
-        options: Further fields of its `GenerationSpec`: how it is asked.
-        weights: Those of a student.
-    """
+    """Someone who is evaluated."""
 
     title: str
-    teachers: dict[str, Teacher]
-    prompt: str
-    values: dict[str, Any]
-    options: dict[str, Any] = field(default_factory=dict)
-    weights: Weights | None = None
+    teachers: dict[str, Teacher]  # what answers for it, by name
+    prompt: str  # name of the template that it is asked under
+    values: dict[str, Any]  # of the template's variables
+    options: dict[str, Any] = field(default_factory=dict)  # further fields of its `GenerationSpec`
+    weights: Weights | None = None  # of a student
 
 
 def chain_manifests(section: Evaluate, context: StageContext) -> dict[str, dict[str, Any]]:
@@ -85,17 +78,26 @@ def participants(section: Evaluate, context: StageContext) -> dict[str, Particip
     return everyone
 
 
-def _student(section: Evaluate, title: str, weights: Weights) -> Participant:
-    """A student, answered for by the engine of the config."""
-    student = weights.student
+def build_engine(
+    section: Evaluate, name: str, path: str, model: RunStudent | TeacherModel, template: str | None
+) -> tuple[str, Any, Teacher]:
+    """Returns the engine of the config with a model's weights: its kind, its options, itself."""
     kind, options = section.engine_for(
-        weights.path,
-        dtype=student.dtype,
+        path,
+        dtype=model.dtype,
         batch_size=section.batch_size,
-        trust_remote_code=student.trust_remote_code,
-        chat_template=weights.template,
+        trust_remote_code=model.trust_remote_code,
+        chat_template=template,
     )
-    teacher: Teacher = plugins.load("teacher", kind).build(options, "student")
+    return kind, options, plugins.load("teacher", kind).build(options, name)
+
+
+def _student(section: Evaluate, title: str, weights: Weights) -> Participant:
+    """Returns a student, answered for by the engine of the config."""
+    student = weights.student
+    kind, options, teacher = build_engine(
+        section, "student", weights.path, student, weights.template
+    )
     concurrency = 2 * section.batch_size if kind == "transformers" else _CONCURRENCY
     return Participant(
         title,
@@ -108,7 +110,7 @@ def _student(section: Evaluate, title: str, weights: Weights) -> Participant:
 
 
 def _before(context: StageContext) -> Weights:
-    """What training starts from.
+    """Returns what training starts from.
 
     It is asked through the chat template that it will be trained with, so that training is the
     only difference. A student cut out of a model, or widened, is saved once: engines load folders.

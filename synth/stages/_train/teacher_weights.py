@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from synth.config.evaluate import Evaluate
 from synth.config.generate import Samples
 from synth.config.run import ChainStep
-from synth.core import plugins
 from synth.core.errors import UserError
 from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, weights_identity
+from synth.core.processes import first_process
 from synth.core.record import Record, Task, digest
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
+from synth.stages._evaluate.models import build_engine
 from synth.stages.build_filters import verifier_chain
 from synth.stages.build_student import StudentSetup
 from synth.stages.build_teachers import ask_all
 from synth.stages.context import StageContext
-
-
-def by_accuracy(step: ChainStep) -> bool:
-    """Whether a training weighs its teachers by accuracy."""
-    soft = step.train.soft_labels
-    return soft is not None and soft.weights == "accuracy"
 
 
 def hold_out(records: Iterable[Record], count: int, seed: int) -> list[Task]:
@@ -51,7 +45,7 @@ def hold_out(records: Iterable[Record], count: int, seed: int) -> list[Task]:
 
 
 def measure_teacher_accuracy(
-    context: StageContext, step: ChainStep, tasks: list[Task], first: bool = True
+    context: StageContext, step: ChainStep, tasks: list[Task]
 ) -> dict[str, float]:
     """Returns the share of the questions that each of a training's teachers answers rightly.
 
@@ -71,7 +65,7 @@ def measure_teacher_accuracy(
     )
     path = context.folder.path / "teacher-accuracy" / f"{inputs[:16]}.json"
     accuracy: dict[str, float] = read_json(path) or {}
-    while not first and len(accuracy) < len(step.train.teachers):
+    while not first_process() and len(accuracy) < len(step.train.teachers):
         time.sleep(1)
         accuracy = read_json(path) or {}
     for name in step.train.teachers:
@@ -96,14 +90,8 @@ def _accuracy(
 
     model, student = step.train.teachers[name], StudentSetup(step.student)
     tokenizer = load_tokenizer(model.model, model.trust_remote_code)
-    options: Any
-    kind, options = config.engine_for(
-        model.model,
-        dtype=model.dtype,
-        batch_size=config.batch_size,
-        trust_remote_code=model.trust_remote_code,
-        chat_template=select_template(tokenizer, step.student.chat_template),
-    )
+    template = select_template(tokenizer, step.student.chat_template)
+    _, options, teacher = build_engine(config, name, model.model, model, template)
     right = 0
 
     def take(_: Task, records: list[Record]) -> None:
@@ -112,7 +100,7 @@ def _accuracy(
 
     with verifier_chain(config.verifier) as chain:
         spec = GenerationSpec(
-            teachers={name: plugins.load("teacher", kind).build(options, name)},
+            teachers={name: teacher},
             prices={},
             prompt=student.prompt,
             values=step.student.prompt.values,
@@ -125,14 +113,3 @@ def _accuracy(
         stats = GenerationStats(questions_total=len(tasks))
         ask_all(context.run, spec, tasks, take, stats, f"accuracy of {name}")
     return right / len(tasks)
-
-
-def exclude_questions(records: Iterable[Record], tasks: Iterable[Task]) -> Iterable[Record]:
-    """Returns the traces of all other questions."""
-    excluded = {task.id for task in tasks}
-    return (record for record in records if record.task.id not in excluded)
-
-
-def to_manifest(accuracy: dict[str, float] | None) -> dict[str, Any]:
-    """Returns what the training's manifest says of it."""
-    return {} if accuracy is None else {"teacher_accuracy": accuracy}
