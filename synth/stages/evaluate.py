@@ -104,8 +104,8 @@ def evaluate(section: Evaluate, context: StageContext, inputs: dict[str, Any]) -
                 "bought": stats.bought,
                 **counter.figures(groups, subset_sizes(section), section.majority),
             }
-            if participant.weights is not None and run_benchmarks is not None:
-                results[who]["lm_eval"] = run_benchmarks(context, who, participant)
+            if (weights := participant.weights) is not None and run_benchmarks is not None:
+                results[who]["lm_eval"] = run_benchmarks(context, who, participant.title, weights)
         manifest |= {
             "inputs": inputs,
             "complete": complete,

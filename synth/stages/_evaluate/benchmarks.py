@@ -11,13 +11,13 @@ from typing import Any
 from synth.config.evaluate import Evaluate
 from synth.core.files import read_json, write_json
 from synth.core.models import load_model, load_tokenizer, weights_identity
-from synth.stages._evaluate.models import Participant
+from synth.stages._evaluate.models import Weights
 from synth.stages.context import StageContext
 
 # Which figures a manifest holds. An evaluation with others is done again, from stored answers.
 FIGURES = 2
 
-RunBenchmarks = Callable[[StageContext, str, Participant], dict[str, Any]]
+RunBenchmarks = Callable[[StageContext, str, str, Weights], dict[str, Any]]
 
 
 def benchmark_files(section: Evaluate) -> dict[str, Any]:
@@ -48,9 +48,7 @@ def load_benchmarks(section: Evaluate) -> RunBenchmarks | None:
     tasks, files = section.lm_eval, benchmark_files(section)
     manager = load_tasks(tasks, section.lm_eval_path)
 
-    def measure(context: StageContext, who: str, participant: Participant) -> dict[str, Any]:
-        weights = participant.weights
-        assert weights is not None
+    def measure(context: StageContext, who: str, title: str, weights: Weights) -> dict[str, Any]:
         identity = {
             "version": FIGURES,
             "weights": weights_identity(weights.path),
@@ -63,7 +61,7 @@ def load_benchmarks(section: Evaluate) -> RunBenchmarks | None:
         path = context.folder.stage("lm-eval") / f"{who}.json"
         result = read_json(path)
         if result is None or result["made_of"] != identity:
-            context.say(f"  lm-eval, {participant.title}: {', '.join(tasks)}")
+            context.say(f"  lm-eval, {title}: {', '.join(tasks)}")
             student = weights.student
             tokenizer = load_tokenizer(weights.path, student.trust_remote_code)
             if weights.template is not None:
