@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from synth.core.record import Task
 from synth.core.run_folder import RunFolder
 from synth.stages.build_student import token_counter, untrained_model
 from synth.stages.build_teachers import build_teacher, filter_client
-from synth.stages.context import Say
 
 if TYPE_CHECKING:
     from filters.base import Context
@@ -129,7 +128,9 @@ class FilterSet:
                 dependencies[loaded.name] = needs
         return dependencies
 
-    def executor(self, folder: RunFolder, outcomes: OutcomeStore, say: Say) -> Executor:
+    def executor(
+        self, folder: RunFolder, outcomes: OutcomeStore, say: Callable[[str], None]
+    ) -> Executor:
         """Returns the filters over the run's traces; raises as `check_needs`."""
         from filters.engine.executor import Executor
 
