@@ -26,9 +26,6 @@ def load_run(config: str | Path | Mapping[str, Any], *overrides: str, **sections
         overrides: `dotted.key=value`, as on the command line.
         sections: Keys of the config with their new values. A dict changes only what it names.
 
-    Returns:
-        The checked config; its sections are attributes.
-
     Raises:
         UserError: There is no such config, or it has mistakes; all of them are named.
 
@@ -56,9 +53,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def run(config: Run, say: Say = print) -> RunResult:
     """Runs every stage and writes the report; what is done already is not done again.
 
-    Args:
-        config: What `load_run` gives.
-        say: Takes each line for the user.
+    `say` takes each line for the user.
 
     Raises:
         UserError: Something is missing on this machine, or a stage cannot be done.
@@ -79,12 +74,7 @@ def run(config: Run, say: Say = print) -> RunResult:
 
 
 def run_stage(name: str, config: Run, say: Say = print) -> RunResult:
-    """Runs one stage; those before it must be done.
-
-    Args:
-        name: The stage: `tasks`, `generate`, `filter`, `train`, `train-NAME`, and so on.
-        config: What `load_run` gives.
-        say: Takes each line for the user.
+    """Runs one stage (`tasks`, `generate`, `train-NAME`, ...); those before it must be done.
 
     Raises:
         UserError: The config has no such stage, or a stage before it is not done.
@@ -109,18 +99,14 @@ class RunResult:
     """What a run has made so far. Each property reads the run's folder.
 
     All of them raise UserError where the stage that makes it is not done.
-
-    Attributes:
-        config: The checked config.
-        complete: Whether all was done; False where some requests failed for good.
     """
 
     config: Run
-    complete: bool = True
+    complete: bool = True  # whether all was done; False where some requests failed for good
 
     @property
     def folder(self) -> Path:
-        """Where everything of the run lies."""
+        """Returns the folder where everything of the run lies."""
         return self.config.folder
 
     def manifest(self, stage: str) -> dict[str, Any]:
@@ -128,12 +114,7 @@ class RunResult:
         return RunFolder(self.folder).need(stage)
 
     def traces(self, stage: str | None = None, split: str = "train") -> Dataset:
-        """Returns the traces of a stage, before filtering by default.
-
-        Args:
-            stage: `import`, `generate` or `rewrite`, by default the one that is filtered.
-            split: Of its data set.
-        """
+        """Returns a split of `import`, `generate` or `rewrite`, by default the one filtered."""
         from datasets import Dataset
 
         stage = stage or traces_of(self.config)
@@ -145,12 +126,12 @@ class RunResult:
 
     @property
     def kept(self) -> Dataset:
-        """The traces that passed every filter, each with its verdicts."""
+        """Returns the traces that passed every filter, each with its verdicts."""
         return self.traces("filter", "kept")
 
     @property
     def rejected(self) -> Dataset:
-        """The traces that a filter dropped, each with its verdicts."""
+        """Returns the traces that a filter dropped, each with its verdicts."""
         return self.traces("filter", "rejected")
 
     def to_pandas(self) -> Any:
@@ -164,23 +145,23 @@ class RunResult:
 
     @property
     def funnel(self) -> dict[str, Any]:
-        """What each filter dropped: `total`, `kept`, and under `filters` a dict for each."""
+        """Returns what filters dropped: `total`, `kept`, and under `filters` a dict for each."""
         funnel: dict[str, Any] = self.manifest("filter")["funnel"]
         return funnel
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The figures of the evaluation: `results` by participant, `difference`, `gap_closed`."""
+        """Returns the evaluation: `results` by participant, `difference`, `gap_closed`."""
         return self.manifest("evaluate")
 
     @property
     def student(self) -> Path:
-        """The folder of the trained student."""
+        """Returns the folder of the trained student."""
         return self.folder / "train" / str(self.manifest("train")["student"])
 
     @property
     def report(self) -> Path:
-        """The report, one HTML file. It is written where it is not there yet."""
+        """Returns the report, one HTML file. It is written where it is not there yet."""
         from synth.report.html import REPORT, write_report
 
         path = self.folder / REPORT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +40,7 @@ class Agreement(Section):
 class _Make(Section):
     """What `augment` and `rewrite` have in common: who is asked for what."""
 
+    folder: ClassVar[str]  # of the library, where its templates lie
     make: str = Field(description="A prompt of the library, or a path to your own .jinja")
     teacher: str | None = Field(None, description="Who is asked; the first teacher by default")
     sampling: Sampling = Sampling(temperature=0.7)
@@ -49,13 +50,24 @@ class _Make(Section):
 
     @property
     def name(self) -> str:
-        """The form's bare name: no folder, no language."""
+        """Returns the form's bare name: no folder, no language."""
         return self.make.rpartition("/")[2].partition(".")[0]
 
     @property
     def asked(self) -> list[str]:
-        """The teachers that the entry names."""
+        """Lists the teachers that the entry names."""
         return [self.teacher] if self.teacher else []
+
+    @property
+    def prompt(self) -> Prompt:
+        """Loads the template. Raises UserError where there is none."""
+        return load_prompt(template_name(self.folder, self.make))
+
+    @field_validator("make", "critique", check_fields=False)
+    @classmethod
+    def _is_prompt(cls, make: str) -> str:
+        load_prompt_or_fail(template_name(cls.folder, make))
+        return make
 
 
 class Augment(_Make):
@@ -65,6 +77,7 @@ class Augment(_Make):
     old question at a time; `seeds`, `persona` and `topic` from none of them in particular.
     """
 
+    folder = "augment"
     each: int = Field(
         1, ge=1, le=100, description="New questions an old one, or a request that starts from none"
     )
@@ -94,48 +107,37 @@ class Augment(_Make):
     )
 
     @property
-    def prompt(self) -> Prompt:
-        """The template. Raises UserError where there is none."""
-        return load_prompt(template_name("augment", self.make))
-
-    @property
     def from_question(self) -> bool:
-        """Whether each request starts from one old question."""
+        """Tells whether each request starts from one old question."""
         return bool(FROM_A_QUESTION & set(self.prompt.variables))
 
     @property
     def masks(self) -> bool:
-        """Whether a number of the question is masked: the new answer is that number."""
+        """Tells whether a number of the question is masked: the new answer is that number."""
         return "masked" in self.prompt.variables
 
     @property
     def asks(self) -> bool:
-        """Whether a teacher makes the question; else the rendered template is it."""
+        """Tells whether a teacher makes the question; else the rendered template is it."""
         return self.name not in ASKS_NOBODY
 
     @property
     def nearness(self) -> float | None:
-        """`near`; a question with a masked number is near the old one by its nature."""
+        """Returns `near`; a question with a masked number is near the old one by its nature."""
         return None if self.masks and "near" not in self.model_fields_set else self.near
 
     @property
     def reference(self) -> Literal["keep", "none", "masked"] | Agreement:
-        """Where the reference answer comes from."""
+        """Says where the reference answer comes from."""
         if self.answer is not None:
             return self.answer
         return "masked" if self.masks else "keep" if self.name in KEEPS_ANSWER else "none"
 
     @property
     def asked(self) -> list[str]:
-        """The teachers that the entry names."""
+        """Lists the teachers that the entry names."""
         voter = self.answer.teacher if isinstance(self.answer, Agreement) else None
         return [name for name in (self.teacher, voter) if name]
-
-    @field_validator("make")
-    @classmethod
-    def _known(cls, make: str) -> str:
-        load_prompt_or_fail(template_name("augment", make))
-        return make
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -148,10 +150,10 @@ class Augment(_Make):
     def _fits(self) -> Augment:
         prompt = self.prompt
         _check_values(prompt, self.values)
-        for variable, given in (("persona", self.personas), ("topic", self.topics)):
-            if variable in prompt.variables and not given:
+        for variable, texts in (("persona", self.personas), ("topic", self.topics)):
+            if variable in prompt.variables and not texts:
                 raise ValueError(f"{self.make} needs {variable}s: a list of texts")
-            if given and variable not in prompt.variables:
+            if texts and variable not in prompt.variables:
                 raise ValueError(f"{self.make} has no variable {variable!r}: leave out {variable}s")
         if self.from_question:
             return self
@@ -173,6 +175,7 @@ class Augment(_Make):
 class Rewrite(_Make):
     """One way to make new traces of those that passed the trace filters."""
 
+    folder = "rewrite"
     each: int = Field(1, ge=1, le=100, description="New traces an old one")
     critique: str = Field(
         "critique.en",
@@ -180,22 +183,11 @@ class Rewrite(_Make):
     )
 
     @property
-    def prompt(self) -> Prompt:
-        """The template. Raises UserError where there is none."""
-        return load_prompt(template_name("rewrite", self.make))
-
-    @property
     def first(self) -> Prompt | None:
-        """The template of the step before, where there are two."""
+        """Loads the template of the step before, where there are two."""
         if "critique" not in self.prompt.variables:
             return None
         return load_prompt(template_name("rewrite", self.critique))
-
-    @field_validator("make", "critique")
-    @classmethod
-    def _known(cls, make: str) -> str:
-        load_prompt_or_fail(template_name("rewrite", make))
-        return make
 
     @model_validator(mode="after")
     def _fits(self) -> Rewrite:
@@ -205,7 +197,7 @@ class Rewrite(_Make):
 
 
 def template_name(folder: str, make: str) -> str:
-    """The prompt that a form names: `rephrase` is `augment/rephrase.en`, a path is itself."""
+    """Names the prompt of a form: `rephrase` is `augment/rephrase.en`, a path is itself."""
     if make.endswith(".jinja"):
         return make
     name = make.removeprefix(f"{folder}/")
@@ -213,7 +205,7 @@ def template_name(folder: str, make: str) -> str:
 
 
 def load_prompt_or_fail(name: str) -> Prompt:
-    """A prompt, with the mistake as the ValueError that pydantic reports at its place."""
+    """Loads a prompt; a mistake is the ValueError that pydantic reports at its place."""
     try:
         return load_prompt(name)
     except UserError as error:

@@ -42,12 +42,14 @@ def plugin_entries(data: dict[str, Any]) -> list[tuple[str, Path_, Any]]:
     """
 
     def items(*path: str) -> list[tuple[Path_, Any]]:
-        here: Any = data
+        section: Any = data
         for step in path:
-            here = here.get(step) if isinstance(here, dict) else None
-        if isinstance(here, dict):
-            return [((*path, key), value) for key, value in here.items()]
-        return [((*path, i), v) for i, v in enumerate(here)] if isinstance(here, list) else []
+            section = section.get(step) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            return [((*path, key), value) for key, value in section.items()]
+        if isinstance(section, list):
+            return [((*path, index), value) for index, value in enumerate(section)]
+        return []
 
     entries = {
         "task source": items("tasks", "train") + items("tasks", "eval"),

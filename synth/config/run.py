@@ -129,11 +129,11 @@ class Run(Section):
         kept_back = self.tasks is not None and (self.tasks.eval or self.tasks.holdout)
         if self.evaluate is not None and not kept_back:
             raise ValueError("evaluate needs questions: give tasks.eval or tasks.holdout")
-        asked = {"generate.teachers": (self.generate and self.generate.teachers) or []}
+        named = {"generate.teachers": (self.generate and self.generate.teachers) or []}
         for section in ("augment", "rewrite"):
             for index, entry in enumerate(getattr(self, section) or ()):
-                asked[f"{section}.{index}"] = entry.asked
-        for place, names in asked.items():
+                named[f"{section}.{index}"] = entry.asked
+        for place, names in named.items():
             for name in names:
                 if name not in self.teachers:
                     hint = nearest(name, self.teachers)
@@ -182,7 +182,7 @@ def trained(model: str) -> str | None:
 
 def stages_of(run: Run) -> list[str]:
     """Lists the stages that a config asks for, in their order."""
-    asked = {
+    in_config = {
         "tasks": run.tasks is not None,
         "import": run.traces is not None,
         "augment": run.augment is not None,
@@ -194,7 +194,7 @@ def stages_of(run: Run) -> list[str]:
         "train": run.train is not None,
         "evaluate": run.evaluate is not None,
     }
-    return [name for name, wanted in asked.items() if wanted]
+    return [name for name, wanted in in_config.items() if wanted]
 
 
 def questions_of(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""JSON schema of the config, plug-ins included."""
+"""Makes the JSON schema of the config, plug-ins included."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from synth.core import plugins
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a config, plug-ins included, for editors that complete and check YAML."""
+    """Returns the JSON schema of a config, for editors that complete and check YAML."""
     schema = Run.model_json_schema()
     defs = schema["$defs"]
 
     def options(kind: str, name: str) -> dict[str, Any]:
-        own: dict[str, Any] = plugins.load(kind, name).Config.model_json_schema()
-        defs.update(own.pop("$defs", {}))
-        own["description"] = plugins.describe(kind, name)
-        return own
+        plugin: dict[str, Any] = plugins.load(kind, name).Config.model_json_schema()
+        defs.update(plugin.pop("$defs", {}))
+        return plugin | {"description": plugins.describe(kind, name)}
 
     def tagged(kind: str, key: str) -> dict[str, Any]:
         branches = []
         for name in plugins.names(kind):
-            own = options(kind, name)
-            own["properties"] = {key: {"const": name}} | own.get("properties", {})
-            own["required"] = [key, *own.get("required", [])]
-            branches.append(own)
-        dotted = {
-            "type": "object",
-            "properties": {key: {"type": "string", "pattern": "\\."}},
-            "required": [key],
-        }
+            branch = options(kind, name)
+            branch["properties"] = {key: {"const": name}} | branch.get("properties", {})
+            branch["required"] = [key, *branch.get("required", [])]
+            branches.append(branch)
+        dotted_name = {"type": "string", "pattern": "\\."}  # a module of the user's own
+        dotted = {"type": "object", "properties": {key: dotted_name}, "required": [key]}
         return {"anyOf": [*branches, dotted]}
 
     named = {name: options("filter", name) for name in plugins.names("filter")}
@@ -41,7 +37,7 @@ def json_schema() -> dict[str, Any]:
             {
                 "type": "object",
                 "properties": {
-                    name: {"anyOf": [own, {"type": "null"}]} for name, own in named.items()
+                    name: {"anyOf": [plugin, {"type": "null"}]} for name, plugin in named.items()
                 },
                 "additionalProperties": False,
                 "patternProperties": {"\\.": {"type": "object"}},

@@ -1,4 +1,4 @@
-"""Reading a config: YAML with the line of every key, dotted overrides, every mistake at once."""
+"""Reads a config: YAML with the line of every key, dotted overrides, every mistake at once."""
 
 from __future__ import annotations
 
@@ -19,22 +19,16 @@ Path_ = tuple[str | int, ...]
 
 @dataclass
 class Source:
-    """A config as written: plain values, and where each of them stands.
+    """A config as written: plain values, and where each of them stands."""
 
-    Attributes:
-        name: The file as the user named it.
-        data: Plain dicts, lists and scalars.
-        lines: Line of each key or list item, from 1, by its path.
-        overridden: Paths that were set on the command line, with the argument that did it.
-    """
-
-    name: str
-    data: dict[str, Any]
-    lines: dict[Path_, int] = field(default_factory=dict)
+    name: str  # the file as the user named it
+    data: dict[str, Any]  # plain dicts, lists and scalars
+    lines: dict[Path_, int] = field(default_factory=dict)  # of each key or list item, from 1
+    # Paths that were set on the command line, with the argument that did it.
     overridden: dict[Path_, str] = field(default_factory=dict)
 
     def place(self, path: Path_) -> str:
-        """`FILE:LINE` of a path, or of the nearest thing above it that has a line."""
+        """Returns `FILE:LINE` of a path, or of the nearest thing above it that has a line."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.overridden:
                 return f"command line ({self.overridden[path[:end]]})"
@@ -43,24 +37,20 @@ class Source:
         return self.name
 
     def problem(self, path: Path_, message: str) -> Problem:
-        """A mistake at a path."""
+        """Returns a mistake at a path."""
         return Problem(self.place(path), ".".join(map(str, path)), message)
 
 
 def config_names() -> list[str]:
-    """The configs that come with the package."""
+    """Lists the configs that come with the package."""
     return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
 def read_config(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
-    """Reads a config file, or one of the package's own by its bare name.
+    """Reads a config file, one of the package's own by its bare name, or a dict from Python.
 
-    Args:
-        name: A path, a name such as `quickstart`, or from Python the config itself.
-        overrides: `dotted.key=value`, the value in YAML; list items by their number.
-
-    Raises:
-        UserError: No such file, not YAML, or an override that fits nowhere.
+    An override is `dotted.key=value`, the value in YAML; a list item is named by its number.
+    Raises UserError where there is no such file, it is not YAML, or an override fits nowhere.
     """
     if isinstance(name, str):
         source = _read_file(name)
@@ -88,8 +78,7 @@ def _read_file(name: str) -> Source:
 def parse_config(name: str, text: str) -> Source:
     """Parses YAML 1.2 and remembers where each key stands.
 
-    Raises:
-        UserError: Not YAML, a key met twice, or no mapping at the top.
+    Raises UserError where it is not YAML, a key is met twice, or the top is no mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -141,40 +130,40 @@ def _override(source: Source, argument: str) -> None:
     except YAMLError as error:
         raise UserError(f"{argument!r}: the value is not YAML") from error
     path: Path_ = ()
-    here: Any = source.data
+    container: Any = source.data
     parts = key.split(".")
     for depth, part in enumerate(parts):  # grows where a list's item is called by its name
         last = depth == len(parts) - 1
         step: Any = part
-        if isinstance(here, list):
-            step = _item(here, part)
+        if isinstance(container, list):
+            step = _item(container, part)
             if step is None:
-                names = [x if isinstance(x, str) else next(iter(x or [""])) for x in here]
+                names = [x if isinstance(x, str) else next(iter(x or [""])) for x in container]
                 hint = "" if part.isdigit() else nearest(part, map(str, names))
                 place = ".".join(map(str, path))
-                raise UserError(f"{argument!r}: {place} has {len(here)} items{hint}")
+                raise UserError(f"{argument!r}: {place} has {len(container)} items{hint}")
             if not part.isdigit():
                 parts.insert(depth + 1, part)  # filters.NAME.x stands for filters.3.NAME.x
                 last = False
             # A filter without options stands there as a bare name: it is about to get some.
-            if not last and here[step] == parts[depth + 1]:
-                here[step] = {here[step]: {}}
-        elif not isinstance(here, dict):
+            if not last and container[step] == parts[depth + 1]:
+                container[step] = {container[step]: {}}
+        elif not isinstance(container, dict):
             raise UserError(f"{argument!r}: {'.'.join(map(str, path))} is a value, not a mapping")
         path = (*path, step)
         if last:
-            here[step] = value
+            container[step] = value
             source.overridden[path] = argument
-        elif isinstance(here, dict) and here.get(part) is None:
-            here[part] = {}
+        elif isinstance(container, dict) and container.get(part) is None:
+            container[part] = {}
             source.overridden[path] = argument
-            here = here[part]
+            container = container[part]
         else:
-            here = here[step]
+            container = container[step]
 
 
 def _item(items: list[Any], part: str) -> int | None:
-    """Which item of a list a step means: its number, or the name of a filter."""
+    """Returns the index of the item that a step means: by its number, or the name of a filter."""
     if part.isdigit():
         return int(part) if int(part) < len(items) else None
     named = [i for i, x in enumerate(items) if x == part or (isinstance(x, dict) and part in x)]
@@ -184,13 +173,9 @@ def _item(items: list[Any], part: str) -> int | None:
 def problems_of(
     source: Source, error: ValidationError, model: type[BaseModel], at: Path_ = ()
 ) -> Iterator[Problem]:
-    """Each mistake that pydantic found, with its line and the nearest right name.
+    """Yields each mistake that pydantic found, with its line and the nearest right name.
 
-    Args:
-        source: The config as written.
-        error: What the validation of `model` on the value at the path `at` raised.
-        model: The model that was validated.
-        at: Where in the config it stands.
+    The error is what the validation by `model` of the value at the path `at` raised.
     """
     seen: set[Path_] = set()
     for item in error.errors(include_url=False):
@@ -211,35 +196,34 @@ def problems_of(
 
 
 def _real_path(data: Any, at: Path_, loc: Sequence[str | int]) -> Path_:
-    """The part of a pydantic location that exists in the file (union tags are left out)."""
-    here: Any = data
+    """Returns the part of a pydantic location that is in the file (union tags are left out)."""
+    value: Any = data
     for step in at:
-        here = here[step]
+        value = value[step]
     path = at
     for step in loc:
-        keys = range(len(here)) if isinstance(here, list) else here
+        keys = range(len(value)) if isinstance(value, list) else value
         if isinstance(keys, Mapping | range) and step in keys:
-            here = here[step]
+            value = value[step]
             path = (*path, step)
     return path
 
 
 def _keys_at(model: Any, loc: Sequence[str | int]) -> list[str]:
-    """The keys that a model knows at a location inside it."""
+    """Lists the keys that a model knows at a location inside it."""
     for step in loc:
-        model = _inner(model.model_fields[step].annotation) if _has(model, step) else _inner(model)
-    model = _inner(model)
-    return (
-        list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-    )
+        fields = _fields(model)
+        model = _inner(fields[step].annotation if step in fields else model)
+    return list(_fields(_inner(model)))
 
 
-def _has(model: Any, step: str | int) -> bool:
-    return isinstance(model, type) and issubclass(model, BaseModel) and step in model.model_fields
+def _fields(model: Any) -> dict[Any, Any]:
+    is_model = isinstance(model, type) and issubclass(model, BaseModel)
+    return model.model_fields if is_model else {}
 
 
 def _inner(annotation: Any) -> Any:
-    """The model inside `X | None`, `list[X]` and `dict[str, X]`."""
+    """Returns the model inside `X | None`, `list[X]` and `dict[str, X]`."""
     while (origin := get_origin(annotation)) is not None:
         options = [arg for arg in get_args(annotation) if arg is not type(None)]
         if origin in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""Data sets on disk: Parquet shards with a manifest, written so that a kill leaves no half of one.
+"""Writes and reads data sets: Parquet shards with a manifest; a kill leaves no half of one.
 
 A data set is a folder that `datasets.load_dataset(folder)` reads as it lies:
 
@@ -30,7 +30,7 @@ ROWS_PER_GROUP, BYTES_PER_GROUP, ROWS_READ = 1_000, 8 * 1024 * 1024, 64
 
 
 def record_schema() -> pa.Schema:
-    """Return the Arrow schema of a record; it comes from the fields and types of the dataclasses.
+    """Returns the Arrow schema of a record; it comes from the fields and types of the dataclasses.
 
     It is fixed, so that all shards of all runs fit together. Free-form mappings are JSON text.
     """
@@ -83,7 +83,7 @@ class SplitWriter:
 
     @property
     def content(self) -> str:
-        """Hash of all records so far."""
+        """Returns the hash of all records so far."""
         return self._content.hexdigest()
 
     def close(self) -> None:
@@ -92,9 +92,8 @@ class SplitWriter:
             self._flush()
         self._end_shard()
         for index, shard in enumerate(self._shards):
-            shard.rename(
-                self.folder / f"{self.split}-{index:05d}-of-{len(self._shards):05d}.parquet"
-            )
+            name = f"{self.split}-{index:05d}-of-{len(self._shards):05d}.parquet"
+            shard.rename(self.folder / name)
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -134,9 +133,8 @@ def writing(
 ) -> Iterator[tuple[dict[str, SplitWriter], dict[str, Any]]]:
     """Writes a data set beside its place and moves it there whole when the block ends well.
 
-    Yields:
-        A writer for each split, and the manifest: a dict to fill; `rows` (counts a split) and
-        `content` (a hash of the records) are added to it.
+    Yields a writer for each split, and the manifest: a dict to fill; `rows` (counts a split) and
+    `content` (a hash of the records) are added to it.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -153,11 +151,7 @@ def writing(
 
 
 def read_split(folder: Path, split: str) -> Iterator[Record]:
-    """Streams the records of one split, a few at a time.
-
-    Raises:
-        UserError: A shard is missing or is not a sound Parquet file of records.
-    """
+    """Streams the records of one split. Raises UserError where a shard is missing or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

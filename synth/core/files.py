@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON in them."""
+"""Writes files whole or not at all, and reads and writes JSON."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ from synth.core.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb", partial: Path | None = None) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` when the block ends well, and is on the disk then.
+    """Opens a file that takes the place of `path` when the block ends well, and is on disk then.
 
-    Args:
-        path: The file; folders above it are made.
-        mode: `wb`, or `w` for UTF-8 text.
-        partial: What it is called until it is whole; by default `path` with `.partial` behind.
-
-    Example:
-        >>> with atomic_write(folder / "page.html", "w") as file:
-        ...     file.write(page)
+    Folders above it are made. Until the file is whole it is called `partial`, by default `path`
+    with `.partial` behind. The mode is `wb`, or `w` for UTF-8 text.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial or path.with_name(path.name + ".partial")
@@ -35,18 +29,14 @@ def atomic_write(path: Path, mode: str = "wb", partial: Path | None = None) -> I
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is at every moment either the old one or the new one."""
+    """Writes JSON so that the file is at every moment either the old one or the new one."""
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON of a file, or None where there is no such file.
-
-    Raises:
-        UserError: The file is not JSON.
-    """
+    """Reads a file; None where there is none. Raises UserError where it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

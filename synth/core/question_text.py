@@ -1,4 +1,4 @@
-"""Questions as they are compared: free of how they are set, and free of the order of words."""
+"""Compares questions free of how they are set, and free of the order of words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+|<=|>=|[-+*/^=<>%]")
 
 
 def nfkc(text: str) -> str:
-    """The text in Unicode's form NFKC (one width, no ligatures), in linear time.
+    """Returns the text in Unicode's form NFKC (one width, no ligatures), in linear time.
 
     Normalising takes the square of the length of a run of combining marks, and hostile ones are a
     megabyte long; runs that no script has stay as they are.
@@ -53,7 +53,7 @@ def nfkc(text: str) -> str:
 
 
 def normalise_question(text: str) -> list[str]:
-    r"""What a question says, free of how it is set: the same question gives the same tokens.
+    r"""Returns what a question says, free of how it is set: the same question, the same tokens.
 
     Case, white space, full-width forms (NFKC), LaTeX spacing and dollars, synonyms such as
     `\dfrac{a}{b}` and `a/b` or `\pi` and `π`, thousands separators and zeros after the decimal
@@ -81,7 +81,7 @@ def normalise_question(text: str) -> list[str]:
 
 
 def question_key(text: str) -> str:
-    """One text for all orders of a question's tokens, to keep them on one side of a split.
+    """Returns one text for all orders of a question's tokens, to keep them on one side of a split.
 
     `12 + 34` and `34 + 12` have one key; so have `12 - 34` and `34 - 12`, which are not the same
     question, but whoever trains on the one has seen most of the other.
@@ -93,7 +93,7 @@ def question_key(text: str) -> str:
 
 
 def _slashes(text: str) -> str:
-    r"""A text with every `\frac{a}{b}` as `{a} / {b}`. One pass, so hostile nesting costs no more.
+    r"""Writes every `\frac{a}{b}` as `{a} / {b}`. One pass, so hostile nesting costs no more.
 
     >>> _slashes(r"\frac{1}{\frac x2}")
     ' {1} / { x / 2}'
@@ -104,18 +104,15 @@ def _slashes(text: str) -> str:
     braces: list[bool] = []  # for each open brace, whether it holds a numerator
     numerator = False
     for mark in _FRACTION.finditer(text):
-        found = mark[0]
         pieces.append(text[done : mark.start()])
-        done = mark.end()
-        if found == "{":
+        done, written = mark.end(), mark[0]
+        if written == "{":
             braces.append(numerator)
-            pieces.append(found)
-        elif found == "}":
-            pieces.append("} / " if braces and braces.pop() else found)
-        elif "frac" in found:
-            pieces.append(f" {mark[1]} / " if mark[1] else " ")
-        else:
-            pieces.append(found)
+        elif written == "}":
+            written = "} / " if braces and braces.pop() else "}"
+        elif "frac" in written:
+            written = f" {mark[1]} / " if mark[1] else " "
+        pieces.append(written)
         numerator = mark[1] == ""
     pieces.append(text[done:])
     return "".join(pieces)

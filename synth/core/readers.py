@@ -1,4 +1,4 @@
-"""Rows of one file: JSON Lines, a JSON array, CSV or Parquet, as they stream from the disk.
+"""Streams the rows of one file: JSON Lines, a JSON array, CSV or Parquet.
 
 What is held at a time has a bound, however long a line is or never ends. Gzip and Zstandard are
 told by their first bytes.
@@ -31,15 +31,10 @@ _BATCH_BYTES, _BATCH_ROWS = 16 * 2**20, 1_000
 
 
 def read_rows(path: Path, format: str, max_bytes: int) -> Rows:
-    """The rows of a file in a format of `FORMATS`.
+    """Streams the rows of a file whose format is jsonl, json, csv, tsv or parquet.
 
-    Args:
-        path: The file.
-        format: How it is written.
-        max_bytes: The longest line, array item, CSV row or Parquet text that is taken.
-
-    Raises:
-        UserError: The file cannot be read to its end; the message says from which row on.
+    A line, array item, CSV row or Parquet text longer than `max_bytes` comes as a row with an
+    error. Raises UserError where the file cannot be read on; the message says from which row.
     """
     if format == "parquet":
         return _parquet(path, max_bytes)
@@ -63,24 +58,24 @@ def _text_rows(path: Path, format: str, max_bytes: int) -> Rows:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader[Any]]:
-    """A file's bytes, decompressed; the library notices where a compressed file is cut short."""
+    """Opens a file, decompressed; the library notices where a compressed file is cut short."""
     try:
         with io.BufferedReader(path.open("rb", buffering=0), _CHUNK) as raw:
             head = raw.peek(4)
-            packed = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-            if packed is None:
+            codec = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+            if codec is None:
                 yield raw
                 return
             import pyarrow as pa
 
-            with pa.input_stream(raw, compression=packed) as stream:
+            with pa.input_stream(raw, compression=codec) as stream:
                 yield io.BufferedReader(stream, _CHUNK)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 def _lines(file: io.BufferedReader[Any], max_bytes: int) -> Iterator[bytes | None]:
-    """Lines; None for one that is too long, which is passed over piece by piece."""
+    """Yields lines; None for one that is too long, which is passed over piece by piece."""
     read = file.readline
     while line := read(max_bytes + 1):
         if len(line) > max_bytes and not line.endswith(b"\n"):
@@ -124,18 +119,18 @@ def _row(place: str, values: Any) -> Row:
 
 
 def _json_array(path: Path, file: io.BufferedReader[Any], max_bytes: int) -> Rows:
-    """The items of an array, read piece by piece: a partial item is tried again with twice more."""
+    """Yields the items of an array, read by pieces: a partial item is tried again with more."""
     text = io.TextIOWrapper(file, "utf-8", errors="replace")
     decode = json.JSONDecoder().raw_decode
     buffer, size, count = text.read(_CHUNK).lstrip()[1:], _CHUNK, 0
-    at, whole = 0, False
+    start, whole = 0, False
     while True:
-        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr] # it matches nothing too
-        if buffer.startswith("]", at):
+        start = _BETWEEN.match(buffer, start).end()  # type: ignore[union-attr] # it matches nothing too
+        if buffer.startswith("]", start):
             break
         why = "no end"
         try:
-            values, end = decode(buffer, at)
+            values, end = decode(buffer, start)
         except RecursionError:
             raise UserError(f"{path}: item {count + 1} is nested too deeply") from None
         except ValueError as error:
@@ -143,36 +138,36 @@ def _json_array(path: Path, file: io.BufferedReader[Any], max_bytes: int) -> Row
         else:
             if end < len(buffer):  # else a number may go on
                 count, place = count + 1, f"{path}[{count + 1}]"
-                fits = end - at <= max_bytes
+                fits = end - start <= max_bytes
                 yield _row(place, values) if fits else Row(place, None, _too_long(max_bytes))
-                at, size = end, _CHUNK
+                start, size = end, _CHUNK
                 continue
         if whole:
             raise UserError(f"{path}: item {count + 1} is cut short or not JSON ({why})")
-        if len(buffer) - at > max(max_bytes, _CHUNK):  # where the next one starts is not known
+        if len(buffer) - start > max(max_bytes, _CHUNK):  # where the next one starts is not known
             raise UserError(
                 f"{path}: item {count + 1} does not end in max_bytes, {max_bytes:,} ({why})"
             )
         more = text.read(size)
-        buffer, at, size, whole = buffer[at:] + more, 0, 2 * size, not more
-    if (buffer[at + 1 :] + text.read(_CHUNK)).strip():
+        buffer, start, size, whole = buffer[start:] + more, 0, 2 * size, not more
+    if (buffer[start + 1 :] + text.read(_CHUNK)).strip():
         raise UserError(f"{path}: something follows the end of the array, after item {count}")
 
 
 def _csv(path: Path, file: io.BufferedReader[Any], max_bytes: int, delimiter: str) -> Rows:
-    """Rows under a header. A stray quote makes a row of many lines; that has a bound too."""
+    """Yields rows under a header. A stray quote makes a row of many lines; that has a bound too."""
     csv.field_size_limit(max_bytes)  # the standard library has one limit for all readers
-    held, skipped = 0, []
+    row_bytes, skipped = 0, []
 
     def lines() -> Iterator[str]:
-        nonlocal held
+        nonlocal row_bytes
         for number, line in enumerate(_lines(file, max_bytes), 1):
             if line is None:
                 skipped.append(Row(f"{path}:{number}", None, _too_long(max_bytes)))
                 yield ""
                 continue
-            held += len(line)
-            if held > 2 * max_bytes:
+            row_bytes += len(line)
+            if row_bytes > 2 * max_bytes:
                 raise UserError(f"{path}:{number}: a row without end, perhaps by a stray quote")
             yield line.decode("utf-8", "replace")
 
@@ -181,7 +176,7 @@ def _csv(path: Path, file: io.BufferedReader[Any], max_bytes: int, delimiter: st
     while True:
         yield from skipped
         skipped.clear()
-        held = 0
+        row_bytes = 0
         try:
             cells = next(reader)
         except StopIteration:
@@ -197,8 +192,8 @@ def _csv(path: Path, file: io.BufferedReader[Any], max_bytes: int, delimiter: st
         elif len(cells) == len(header):
             yield Row(place, dict(zip(header, cells, strict=True)))
         elif cells:
-            why = f"not CSV: {len(cells)} cells where the header has {len(header)}"
-            yield Row(place, None, why)
+            error_text = f"not CSV: {len(cells)} cells where the header has {len(header)}"
+            yield Row(place, None, error_text)
 
 
 def _parquet(path: Path, max_bytes: int) -> Rows:

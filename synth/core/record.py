@@ -105,7 +105,7 @@ def digest(value: Any) -> str:
 
 @functools.cache
 def field_types(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Return the type of each stored field of a record's part, and whether it may be None."""
+    """Returns the type of each stored field of a record's part, and whether it may be None."""
     types = {}
     for name, hint in get_type_hints(cls).items():
         if (cls, name) != (Verdict, "seconds"):  # differs from run to run: not stored

@@ -1,4 +1,4 @@
-"""From the config's task sources to two sets of tasks that share no question.
+"""Reads the config's task sources into two sets of tasks that share no question.
 
 Nothing is passed over in silence: a row that gives no task is counted with its place and reason.
 """
@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,17 +26,11 @@ from synth.tasks.base import SourceConfig
 
 @dataclass(slots=True)
 class TaskSets:
-    """The questions of a run.
-
-    Attributes:
-        train: Questions for the teachers.
-        eval: Questions for the evaluation; none of them, in any order of its words, is in train.
-        skipped: Rows that gave no task.
-    """
+    """The questions of a run; none of `eval`, in any order of its words, is in `train`."""
 
     train: list[Task] = field(default_factory=list)
     eval: list[Task] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)  # rows that gave no task
 
 
 def load_tasks(config: Tasks, seed: int) -> TaskSets:
@@ -43,29 +38,29 @@ def load_tasks(config: Tasks, seed: int) -> TaskSets:
 
     With `holdout`, questions that are the same but for the order of their words fall on the same
     side; which side depends on the seed and the words alone, so that appending rows to a source
-    moves no question across by itself except to keep the number right.
-
-    Raises:
-        UserError: A source cannot be read, or one side is left empty.
+    moves no question across by itself except to keep the number right. Raises UserError where a
+    source cannot be read, or one side is left empty.
     """
     sets = TaskSets()
     seen: set[str] = set()
     train = list(_sources(config.train, sets.skipped, seen))
     if config.eval is not None:
         sets.eval = list(_sources(config.eval, sets.skipped, set()))
-        taken = {question_key(task.question): task.id for task in sets.eval}
+        eval_ids = {question_key(task.question): task.id for task in sets.eval}
         for task in train:
-            if (key := question_key(task.question)) in taken:
-                sets.skipped.append(Skipped(task.id, f"in the evaluation as {taken[key]}"))
+            if (eval_id := eval_ids.get(question_key(task.question))) is not None:
+                sets.skipped.append(Skipped(task.id, f"in the evaluation as {eval_id}"))
             else:
                 sets.train.append(task)
     elif config.holdout is not None:
         sets.train, sets.eval = _hold_out(train, config.holdout, seed)
     else:
         sets.train = train
-    for side, tasks in (("train", sets.train), ("eval", sets.eval)):
-        asked = config.train if side == "train" else config.eval or config.holdout
-        if not tasks and asked:
+    for side, tasks, wanted in (
+        ("train", sets.train, config.train),
+        ("eval", sets.eval, config.eval or config.holdout),
+    ):
+        if wanted and not tasks:
             why = ""
             if sets.skipped:
                 first = sets.skipped[0]
@@ -81,29 +76,28 @@ def _hold_out(tasks: list[Task], holdout: int | float, seed: int) -> tuple[list[
             f"tasks.holdout: {wanted} of {len(tasks)} questions leaves none to train on"
         )
     keys = [question_key(task.question) for task in tasks]
-    drawn = sorted(
-        set(keys),
-        key=lambda key: hashlib.sha256(f"{seed}:{key}".encode("utf-8", "replace")).digest(),
-    )
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
-    held: set[str] = set()
+    counts = Counter(keys)
+    held_out: set[str] = set()
     size = 0
-    for key in drawn:
+    for key in sorted(counts, key=lambda key: _draw(seed, key)):
         if size >= wanted:
             break
-        held.add(key)
+        held_out.add(key)
         size += counts[key]
-    train = [task for task, key in zip(tasks, keys, strict=True) if key not in held]
-    evaluation = [task for task, key in zip(tasks, keys, strict=True) if key in held]
-    return train, evaluation
+    sides: tuple[list[Task], list[Task]] = [], []
+    for task, key in zip(tasks, keys, strict=True):
+        sides[key in held_out].append(task)
+    return sides
+
+
+def _draw(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{key}".encode("utf-8", "replace")).digest()
 
 
 def _sources(
     entries: list[dict[str, Any]], skipped: list[Skipped], seen: set[str]
 ) -> Iterator[Task]:
-    """Tasks of several sources one after the other; a question met before is skipped."""
+    """Yields the tasks of several sources in turn; a question met before is skipped."""
     for entry in entries:
         for task in source_tasks(entry, skipped):
             if task.id in seen:
@@ -114,7 +108,7 @@ def _sources(
 
 
 def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task]:
-    """Tasks of one source, in its order or shuffled, up to its limit."""
+    """Yields the tasks of one source, in its order or shuffled, up to its limit."""
     name, _ = split_plugin("task source", entry)
     config = plugin_config("task source", entry)
     assert isinstance(config, SourceConfig)
@@ -124,8 +118,16 @@ def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task
         random.Random(config.shuffle).shuffle(shuffled)
         rows = iter(shuffled)
     label = config.name or _label(name, entry)
-    tasks = (task for row in rows if (task := _task(row, config, label, skipped)) is not None)
-    yield from itertools.islice(tasks, config.limit)
+
+    def tasks() -> Iterator[Task]:
+        for row in rows:
+            task = _task(row, config, label)
+            if isinstance(task, Task):
+                yield task
+            else:
+                skipped.append(Skipped(row.place, task))
+
+    yield from itertools.islice(tasks(), config.limit)
 
 
 def _label(name: str, entry: dict[str, Any]) -> str:
@@ -135,34 +137,22 @@ def _label(name: str, entry: dict[str, Any]) -> str:
     return name
 
 
-def _task(row: Row, config: SourceConfig, label: str, skipped: list[Skipped]) -> Task | None:
+def _task(row: Row, config: SourceConfig, label: str) -> Task | str:
+    """Returns the task of a row, or why it gives none."""
     if row.values is None:
-        skipped.append(Skipped(row.place, row.error))
-        return None
+        return row.error
     values = dict(row.values)
     if config.question not in values:
-        hint = nearest(config.question, map(str, values))
-        skipped.append(Skipped(row.place, f"no column {config.question!r}{hint}"))
-        return None
+        return f"no column {config.question!r}{nearest(config.question, map(str, values))}"
     question = values.pop(config.question)
     if not isinstance(question, str) or not question.strip():
-        skipped.append(
-            Skipped(row.place, f"the question in {config.question!r} is not text or is empty")
-        )
-        return None
+        return f"the question in {config.question!r} is not text or is empty"
     answer = values.pop(config.answer, None) if config.answer else None
     for new, old in config.columns.items():
         if old not in values:
-            hint = nearest(old, map(str, values))
-            skipped.append(Skipped(row.place, f"no column {old!r}{hint}"))
-            return None
-        values[new] = values.pop(old) if new != old else values[old]
+            return f"no column {old!r}{nearest(old, map(str, values))}"
+        values[new] = values.pop(old)
     metadata = json.loads(json.dumps(values, default=str))
     answer = None if answer is None else str(answer)
-    return Task(
-        id=f"{label}-{digest([question, answer, metadata])[:12]}",
-        question=question,
-        answer=answer,
-        source=label,
-        metadata=metadata,
-    )
+    id = f"{label}-{digest([question, answer, metadata])[:12]}"
+    return Task(id, question, answer, label, metadata)

@@ -1,4 +1,4 @@
-"""From the config's trace sources to records, streamed.
+"""Streams records from the config's trace sources.
 
 Nothing is passed over in silence: a row that gives no record comes as `Skipped`, with its place and
 its reason, and a `Tally` says at the end how many there were of each kind.
@@ -10,7 +10,7 @@ import itertools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,25 @@ _EXAMPLES = 5  # skipped rows of each kind that a tally shows
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the rows, in a memory that does not grow with them.
-
-    Attributes:
-        records: How many records there were.
-        skipped: How many rows or samples gave none, by kind of reason.
-        examples: The first few of each kind.
-    """
+    """What became of the rows, in a memory that does not grow with them."""
 
     records: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[Skipped]] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)  # rows or samples by kind of reason
+    examples: dict[str, list[Skipped]] = field(default_factory=dict)  # the first few of each kind
 
     def add(self, item: Record | Skipped) -> None:
-        """Counts one."""
+        """Counts a record or a row that gave none."""
         if isinstance(item, Record):
             self.records += 1
             return
         kind = item.reason.split(":", 1)[0]
         self.skipped[kind] += 1
-        shown = self.examples.setdefault(kind, [])
-        if len(shown) < _EXAMPLES:
-            shown.append(item)
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(item)
 
     def __str__(self) -> str:
-        """One line: `90 traces; skipped 3: not JSON 2 (first a.jsonl:7), no response 1 (...)`."""
+        """Says `90 traces; skipped 3: not JSON 2 (first a.jsonl:7), no response 1 (...)`."""
         text = f"{self.records:,} traces"
         if self.skipped:
             kinds = (
@@ -65,15 +59,10 @@ class Tally:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """For a manifest."""
-        return {
-            "records": self.records,
-            "skipped": dict(self.skipped.most_common()),
-            "examples": {
-                kind: [{"place": s.place, "reason": s.reason} for s in shown]
-                for kind, shown in self.examples.items()
-            },
-        }
+        """Returns it as a manifest holds it."""
+        examples = {kind: list(map(asdict, rows)) for kind, rows in self.examples.items()}
+        skipped = dict(self.skipped.most_common())
+        return {"records": self.records, "skipped": skipped, "examples": examples}
 
 
 class Unique:
@@ -90,29 +79,25 @@ class Unique:
         self._number = 0
 
     def name(self, id: str) -> str:
-        """The id, or where it was there the id with a number."""
+        """Returns the id, or where it was there the id with a number."""
         self._number += 1
         while self._was_there(id):
             id = f"{id}-{self._number}"
         return id
 
     def _was_there(self, id: str) -> bool:
-        at = zlib.crc32(id.encode("utf-8", "surrogatepass")) % self._BITS
-        byte, bit = at >> 3, 1 << (at & 7)
-        there = self._table[byte] & bit
+        index = zlib.crc32(id.encode("utf-8", "surrogatepass")) % self._BITS
+        byte, bit = index >> 3, 1 << (index & 7)
+        was_there = bool(self._table[byte] & bit)
         self._table[byte] |= bit
-        return bool(there)
+        return was_there
 
 
 def read_traces(entries: list[dict[str, Any]], say: Say) -> Iterator[Record | Skipped]:
-    """The traces of all sources of a config, one after the other.
+    """Yields the traces of all sources of a config, one after the other.
 
-    Args:
-        entries: Sources as the config has them, `{source: NAME, ...}`.
-        say: Is told each source's layout, and at its end what became of its rows.
-
-    Raises:
-        UserError: A source cannot be read, its layout is not known, or it gives no trace at all.
+    `say` is told each source's layout, and at its end what became of its rows. Raises UserError
+    where a source cannot be read, its layout is not known, or it gives no trace at all.
     """
     unique = Unique()
     for entry in entries:
@@ -121,8 +106,8 @@ def read_traces(entries: list[dict[str, Any]], say: Say) -> Iterator[Record | Sk
         config: TraceConfig = module.Config(**{k: v for k, v in entry.items() if k != "source"})
         label = config.name or _label(name, entry)
         tally = Tally()
-        found = records(module.build(config), config, label, say, unique)
-        for item in _limited(found, config.limit):
+        items = records(module.build(config), config, label, say, unique)
+        for item in _limited(items, config.limit):
             tally.add(item)
             yield item
         say(f"  {printable(label)}: {tally}")
@@ -133,10 +118,9 @@ def read_traces(entries: list[dict[str, Any]], say: Say) -> Iterator[Record | Sk
 def records(
     rows: Rows, config: TraceConfig, label: str, say: Say, unique: Unique
 ) -> Iterator[Record | Skipped]:
-    """Records of the rows of one source. The first rows show the layout.
+    """Yields the records of the rows of one source. The first rows show the layout.
 
-    Raises:
-        UserError: No layout fits, or the config names a column that is not there.
+    Raises UserError where no layout fits, or the config names a column that is not there.
     """
     rows, first = _first_rows(rows)
     convert = _converter(first, config, label, say)
@@ -153,16 +137,16 @@ def records(
 
 
 def _first_rows(rows: Rows) -> tuple[Rows, list[Row]]:
-    """The rows, whole, and the first of them that could be read."""
-    looked_at: list[Row] = []
+    """Returns all rows, and the first of them that could be read."""
+    start: list[Row] = []
     readable: list[Row] = []
     for row in itertools.islice(rows, _LOOKED_AT):
-        looked_at.append(row)
+        start.append(row)
         if row.values is not None:
             readable.append(row)
             if len(readable) == FIRST_ROWS:
                 break
-    return itertools.chain(looked_at, rows), readable
+    return itertools.chain(start, rows), readable
 
 
 def _converter(first: list[Row], config: TraceConfig, label: str, say: Say) -> Convert:
@@ -185,23 +169,21 @@ def _converter(first: list[Row], config: TraceConfig, label: str, say: Say) -> C
             f"say what they are under `columns:` (question, response, answer, ...), "
             f"or name one of the layouts: {', '.join(known.name for known in LAYOUTS)}"
         ) from error
-    said = f"  {printable(label)}: layout {layout.name}: {', '.join(columns)}"
-    say(printable(said, 300))
+    say(printable(f"  {printable(label)}: layout {layout.name}: {', '.join(columns)}", 300))
     return converter(layout, values, label, config.per_sample)
 
 
 def _limited(items: Iterator[Record | Skipped], limit: int | None) -> Iterator[Record | Skipped]:
-    left = limit
+    records = 0
     for item in items:
         yield item
-        if left is not None and isinstance(item, Record):
-            left -= 1
-            if not left:
-                return
+        records += isinstance(item, Record)
+        if records == limit:
+            return
 
 
 def _label(name: str, entry: dict[str, Any]) -> str:
-    """The last part of the source's path or name, without what says its format."""
+    """Returns the last part of the source's path or name, without what says its format."""
     place = str(entry.get("dataset") or entry.get("path") or name).rstrip("/")
     return Path(place).name.split(".")[0].replace("*", "") or name
 

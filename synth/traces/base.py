@@ -51,9 +51,9 @@ class TraceConfig(PluginConfig):
         return columns
 
 
-def printable(text: str, most: int = 200) -> str:
+def printable(text: str, max_chars: int = 200) -> str:
     """A text for one line of a message: without what would steer a terminal, and short."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:most])
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:max_chars])
 
 
 def skip(place: str, reason: str) -> Skipped:

@@ -53,37 +53,36 @@ def build(config: Config) -> Rows:
 
 
 def inputs(config: Config) -> dict[str, Any]:
-    """Size and time of change of every file."""
+    """Returns size and time of change of every file."""
     stats = {str(path): path.stat() for path, _ in files(config)}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def files(config: Config) -> list[tuple[Path, str]]:
-    """The files that a config names, and their formats.
+    """Lists the files that a config names, and their formats.
 
-    Raises:
-        UserError: There are none, their format is not known, or they have several.
+    Raises UserError where there are none, their format is not known, or they have several.
     """
     path = Path(config.path)
     if path.is_file():
         return [(path, config.format or _format(path))]
     if path.is_dir():
-        found = _of_ours(path, config.split) or list(_data_in(path, config.format))
+        paths = _of_ours(path, config.split) or list(_data_in(path, config.format))
         what = "no data file in this folder"
     else:
-        found = sorted(p for p in map(Path, glob.glob(config.path, recursive=True)) if p.is_file())
+        paths = sorted(p for p in map(Path, glob.glob(config.path, recursive=True)) if p.is_file())
         what = "no file fits" if glob.has_magic(config.path) else f"no such file{_near(path)}"
-    if not found:
+    if not paths:
         raise UserError(f"{path}: {what}; known: {', '.join(FORMATS)}, with .gz or .zst too")
-    formats = {config.format or _format(path): path for path in found}
+    formats = {config.format or _format(path): path for path in paths}
     if len(formats) > 1:
         named = ", ".join(f"{format} ({path.name})" for format, path in sorted(formats.items()))
         raise UserError(f"{path}: files of several formats: {named}; name those of one by a glob")
-    return [(path, next(iter(formats))) for path in found]
+    return [(path, next(iter(formats))) for path in paths]
 
 
 def _format(path: Path) -> str:
-    """The format that a file's name says."""
+    """Returns the format that a file's name says."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
@@ -104,7 +103,7 @@ def _data_in(folder: Path, format: str | None) -> Iterator[Path]:
 
 
 def _of_ours(folder: Path, split: str | None) -> list[Path]:
-    """The shards of a data set of ours; of a run, those of its latest stage that holds traces."""
+    """Lists the shards of a data set of ours; of a run, of its latest stage that holds traces."""
     stage = next((s for s in _STAGES if (folder / s / MANIFEST).is_file()), None)
     folder = folder / stage if stage else folder
     manifest = read_json(folder / MANIFEST)
@@ -118,5 +117,5 @@ def _of_ours(folder: Path, split: str | None) -> list[Path]:
 
 
 def _near(path: Path) -> str:
-    there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path.name, there[:100])
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path.name, names[:100])

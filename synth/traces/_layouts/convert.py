@@ -1,4 +1,4 @@
-"""From a row to its records, as a layout says."""
+"""Turns a row into its records, as a layout says."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _NOT_IN_ID = re.compile(r"[^\w.-]+")
 
 
 @dataclass(slots=True)
-class _Asked:
+class _RowTraces:
     """What a row holds: the turns before the response, and reasoning and response of each trace."""
 
     turns: list[Turn]
     traces: list[tuple[Any, Any]]
-    rest: dict[str, Any]
+    rest: dict[str, Any]  # what else the turns hold
 
 
 def converter(
     layout: Layout, rows: Iterable[Mapping[str, Any]], label: str, per_sample: Collection[str] = ()
 ) -> Convert:
-    """A function that gives a row's records, and for each trace that gives none a text why.
+    """Makes a function that gives a row's records, and for each trace that gives none says why.
 
     Args:
         layout: Which columns hold what.
@@ -55,12 +55,12 @@ def converter(
     plans: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def plan_of(row: dict[str, Any]) -> dict[str, list[str]]:
-        """Each role's columns in this row; most rows have the same ones."""
+        """Returns each role's columns in this row; most rows have the same ones."""
         columns = tuple(row)
         plan = plans.get(columns)
         if plan is None:
-            found = {role: [c for c in known if c in row] for role, known in names.items()}
-            plan = {role: there for role, there in found.items() if there}
+            in_row = {role: [c for c in known if c in row] for role, known in names.items()}
+            plan = {role: columns_of for role, columns_of in in_row.items() if columns_of}
             if len(plans) < 100 and len(columns) < 1000:  # a bound on what is held
                 plans[columns] = plan
         return plan
@@ -68,8 +68,8 @@ def converter(
     def convert(row: dict[str, Any]) -> Iterator[Record | str]:
         plan, rest = plan_of(row), dict(row)
 
-        def take(role: str, fits: Callable[[Any], bool] = _there) -> Any:
-            """The first value that fits of a role's columns; it is then no metadata."""
+        def take(role: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
+            """Returns the first value that fits of a role's columns; it is then no metadata."""
             for column in plan.get(role, ()):
                 value = rest.get(column)
                 if value is None or (missing and isinstance(value, str) and value in missing):
@@ -79,43 +79,46 @@ def converter(
             return None
 
         try:
-            asked = _asked(take)
-            question, earlier = _last_question(asked.turns)
+            traces = _row_traces(take)
+            question, earlier = _last_question(traces.turns)
             source, model = take("source", _is_text) or label, take("model", _is_text) or ""
-            ends, tokens = take("finish_reason", _is_end), take("completion_tokens", _is_count)
-            given = take("answer", _is_answer)
+            finish_reasons = take("finish_reason", lambda value: isinstance(value, str | list))
+            tokens = take("completion_tokens", lambda value: isinstance(value, int | list))
+            reference_cell = take("answer", _is_answer)
             solution = next((r for c in plan.get("solution", ()) if _is_text(r := rest.get(c))), "")
-            shares = _lists(rest, lists) if lists else {}
+            sample_lists = {c: rest.pop(c) for c in lists if isinstance(rest.get(c), list)}
             for column in repeats:
                 rest.pop(column, None)
-            if asked.rest:
-                rest = {**asked.rest, **rest}
+            if traces.rest:
+                rest = {**traces.rest, **rest}
             metadata = {column: json_value(value) for column, value in rest.items()}
         except Unreadable as error:
             yield str(error)
             return
-        several = len(asked.traces) > 1
-        for sample, (reasoning, response) in enumerate(asked.traces):
+        several = len(traces.traces) > 1
+        for sample, (reasoning, response) in enumerate(traces.traces):
             try:
                 thought, answer = _split(reasoning, response)
-                own = _entries(shares, sample) if shares else {}
+                of_sample = {
+                    c: json_value(v[sample]) for c, v in sample_lists.items() if sample < len(v)
+                }
             except Unreadable as error:
                 yield f"{error} (sample {sample})" if several else str(error)
                 continue
-            reference = None if given is None else str(given).strip()
-            if solution and given is None:
-                said = {answer, str(response).strip()}
-                reference = _from_solution(solution, said, layout.short_solution)
+            reference = None if reference_cell is None else str(reference_cell).strip()
+            if solution and reference_cell is None:
+                trace_texts = {answer, str(response).strip()}
+                reference = _from_solution(solution, trace_texts, layout.short_solution)
             id = f"{prefix}-{_hash(question, reference or '', *earlier)}"
-            task = Task(id, question, reference, source, {**metadata, **own})
-            finish, used = _entry(ends, sample), count(_entry(tokens, sample))
+            task = Task(id, question, reference, source, {**metadata, **of_sample})
+            finish, used = _entry(finish_reasons, sample), count(_entry(tokens, sample))
             generation = None
             if several or model or finish or used is not None:
                 finish = finish if isinstance(finish, str) and finish else "unknown"
                 generation = Generation(
                     "", model, "", "", {}, sample, finish, None, used, None, 0.0, ""
                 )
-            messages: list[Message] = [{"role": t.role, "content": t.content} for t in asked.turns]
+            messages: list[Message] = [{"role": t.role, "content": t.content} for t in traces.turns]
             id = f"{id}-{_hash(thought or '', answer)}"
             yield Record(id, task, messages, thought, answer, generation)
 
@@ -123,45 +126,46 @@ def converter(
 
 
 def _last_question(turns: list[Turn]) -> tuple[str, list[str]]:
-    """The last user's turn, and what was said before it, which makes it another question."""
-    for at in range(len(turns) - 1, -1, -1):
-        if turns[at].role == "user":
-            question = turns[at].content
+    """Returns the last user's turn, and the turns before it, which make it another question."""
+    for index in range(len(turns) - 1, -1, -1):
+        if turns[index].role == "user":
+            question = turns[index].content
             if not question or question.isspace():
                 raise Unreadable("no question: it is empty")
-            return question, [turn.content for turn in turns[:at] if turn.role != "system"]
+            return question, [turn.content for turn in turns[:index] if turn.role != "system"]
     raise Unreadable("no question: no user's turn")
 
 
-def _asked(take: Take) -> _Asked:
+def _row_traces(take: Take) -> _RowTraces:
     """Finds the turns and the traces; which of them there are decides how."""
     chat = take("messages")
     if chat is not None:
         turns = _with_system(read_turns(chat), take)
-        if (asked := _last_turn(turns)) is not None:
-            return asked
+        if (traces := _last_turn(turns)) is not None:
+            return traces
     else:
         turns = _question(take)
     reasoning = take("reasoning", _is_reasoning)
-    response = take("response", _said)
+    response = take("response", lambda value: value != [])
     if response is None and reasoning is not None:
         response = take("answer", _is_answer)  # beside reasoning an answer is the response
     if response is None and reasoning is None:
         raise Unreadable("no response: its column is missing or empty")
-    if isinstance(response, list):
-        if all(isinstance(item, dict) for item in response):
-            asked = _last_turn(turns + read_turns(response))
-            if asked is None:
-                raise Unreadable("no response: no assistant's turn")
-            return asked
-        if isinstance(reasoning, list) and len(reasoning) == len(response):
-            return _Asked(turns, list(zip(reasoning, response, strict=True)), _rest(turns))
-        return _Asked(turns, [(reasoning, item) for item in response], _rest(turns))
-    return _Asked(turns, [(reasoning, "" if response is None else response)], _rest(turns))
+    if not isinstance(response, list):
+        pairs = [(reasoning, "" if response is None else response)]
+    elif all(isinstance(item, dict) for item in response):
+        if (traces := _last_turn(turns + read_turns(response))) is None:
+            raise Unreadable("no response: no assistant's turn")
+        return traces
+    elif isinstance(reasoning, list) and len(reasoning) == len(response):
+        pairs = list(zip(reasoning, response, strict=True))
+    else:
+        pairs = [(reasoning, item) for item in response]
+    return _RowTraces(turns, pairs, _rest(turns))
 
 
 def _question(take: Take) -> list[Turn]:
-    """The turns before the response, where question and response have columns of their own."""
+    """Reads the turns before the response, where both have columns of their own."""
     question = take("question")
     if isinstance(question, list | dict):
         return _with_system(read_turns(question), take)
@@ -174,8 +178,8 @@ def _question(take: Take) -> list[Turn]:
     for pair in take("history") or ():
         if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_string, pair)):
             raise Unreadable("no messages: the history is not a list of pairs of texts")
-        turns += [Turn("user", pair[0], None, {}), Turn("assistant", pair[1], None, {})]
-    turns.append(Turn("user", f"{question}\n{under}" if under else question, None, {}))
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    turns.append(Turn("user", f"{question}\n{under}" if under else question))
     return _with_system(turns, take)
 
 
@@ -183,31 +187,26 @@ def _with_system(turns: list[Turn], take: Take) -> list[Turn]:
     if turns[0].role == "system":
         return turns
     system = take("system", _is_text)
-    return turns if system is None else [Turn("system", system, None, {}), *turns]
+    return turns if system is None else [Turn("system", system), *turns]
 
 
-def _last_turn(turns: list[Turn]) -> _Asked | None:
-    """The last assistant turn as the trace; what follows it is left out."""
-    for at in range(len(turns) - 1, -1, -1):
-        said = turns[at]
-        if said.role == "assistant":
-            before = turns[:at]
-            rest = _rest(before)
-            rest = {**rest, **said.rest} if said.rest else rest
-            return _Asked(before, [(said.reasoning, said.content)], rest)
+def _last_turn(turns: list[Turn]) -> _RowTraces | None:
+    """Takes the last assistant turn as the trace; what follows it is left out."""
+    for index in range(len(turns) - 1, -1, -1):
+        trace, before = turns[index], turns[:index]
+        if trace.role == "assistant":
+            rest = {**_rest(before), **trace.rest}
+            return _RowTraces(before, [(trace.reasoning, trace.content)], rest)
     return None
 
 
 def _rest(turns: list[Turn]) -> dict[str, Any]:
-    """What else the question's turn holds."""
-    for turn in reversed(turns):
-        if turn.role == "user":
-            return turn.rest
-    return {}
+    """Returns what else the question's turn holds."""
+    return next((turn.rest for turn in reversed(turns) if turn.role == "user"), {})
 
 
 def _split(reasoning: Any, response: Any) -> tuple[str | None, str]:
-    """Reasoning and answer of a trace; reasoning of its own wins over inline tags."""
+    """Returns reasoning and answer of a trace; reasoning of its own wins over inline tags."""
     if type(response) in (int, float):
         response = str(response)
     if not isinstance(response, str):
@@ -233,30 +232,20 @@ def _split(reasoning: Any, response: Any) -> tuple[str | None, str]:
     return thought, answer
 
 
-def _from_solution(solution: str, said: set[str], short: bool) -> str | None:
-    """The reference that a worked solution ends with.
+def _from_solution(solution: str, trace_texts: set[str], short: bool) -> str | None:
+    """Returns the reference that a worked solution ends with.
 
     A solution that is the trace itself gives none: it would agree with whatever the trace says.
     """
     solution = solution.strip()
-    if not solution or solution in said:
+    if not solution or solution in trace_texts:
         return None
     box = last_box(solution)
     return solution if box is None and short and len(solution) <= SHORT_SOLUTION else box
 
 
-def _lists(rest: dict[str, Any], columns: Collection[str]) -> dict[str, list[Any]]:
-    """The lists beside a list of responses, taken out of what goes to the metadata."""
-    return {c: rest.pop(c) for c in columns if isinstance(rest.get(c), list)}
-
-
-def _entries(lists: dict[str, list[Any]], sample: int) -> dict[str, Any]:
-    """A sample's own entry of each list."""
-    return {c: json_value(v[sample]) for c, v in lists.items() if sample < len(v)}
-
-
 def _entry(value: Any, sample: int) -> Any:
-    """One for each sample, or one for all."""
+    """Returns a sample's entry of a list, or the one value of all samples."""
     if isinstance(value, list):
         return value[sample] if sample < len(value) else None
     return value
@@ -265,10 +254,6 @@ def _entry(value: Any, sample: int) -> Any:
 def _hash(*texts: str) -> str:
     joined = "\0".join(texts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(joined).hexdigest()[:12]
-
-
-def _there(value: Any) -> bool:
-    return True
 
 
 def _is_string(value: Any) -> bool:
@@ -281,18 +266,6 @@ def _is_text(value: Any) -> bool:
 
 def _is_answer(value: Any) -> bool:
     return type(value) in (int, float, bool) or _is_text(value)
-
-
-def _is_end(value: Any) -> bool:
-    return isinstance(value, str | list)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | list)
-
-
-def _said(value: Any) -> bool:
-    return not isinstance(value, list) or bool(value)
 
 
 def _is_reasoning(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Our own records, read back and checked field by field: they may come from anywhere."""
+"""Reads our own records back, checked field by field: they may come from anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def own_records(row: dict[str, Any]) -> Iterator[Record | str]:
-    """A record as it was written; its verdicts are left out, for the filters give new ones."""
+    """Yields a record as it was written, without its verdicts: the filters give new ones."""
     try:
         record = from_row({**row, "verdicts": []})
         for part in (record, record.task, record.generation):
@@ -31,7 +31,7 @@ def own_records(row: dict[str, Any]) -> Iterator[Record | str]:
 
 
 def _check_fields(part: Any) -> None:
-    """Raise TypeError where a field is of another type than the record's own."""
+    """Raises TypeError where a field is of another type than the record's own."""
     types: dict[str, tuple[Any, bool]] = field_types(part.__class__) if part is not None else {}
     for name, (kind, optional) in types.items():
         value = getattr(part, name)

@@ -1,8 +1,8 @@
-"""Turns of a chat, in whichever of the usual forms, as one."""
+"""Reads turns of a chat from whichever of the usual forms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from synth.core.compression import parse_json
@@ -23,26 +23,18 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(slots=True)
 class Turn:
-    """One turn.
+    """One turn."""
 
-    Attributes:
-        role: system, user, assistant or tool.
-        content: Its text; of a call of tools without text, the calls as JSON.
-        reasoning: Where it has a field or parts of its own.
-        rest: What else the turn holds.
-    """
-
-    role: str
-    content: str
-    reasoning: str | None
-    rest: dict[str, Any]
+    role: str  # system, user, assistant or tool
+    content: str  # its text; of a call of tools without text, the calls as JSON
+    reasoning: str | None = None  # where it has a field or parts of its own
+    rest: dict[str, Any] = field(default_factory=dict)  # what else the turn holds
 
 
 def read_turns(value: Any) -> list[Turn]:
-    """The turns in a cell: a list of objects, the same as JSON text, or an object of lists.
+    """Reads a cell of turns: a list of objects, the same as JSON text, or an object of lists.
 
-    Raises:
-        Unreadable: It holds something else, or a turn that is not text.
+    Raises Unreadable where it holds something else, or a turn that is not text.
     """
     if isinstance(value, str):
         try:
@@ -52,9 +44,8 @@ def read_turns(value: Any) -> list[Turn]:
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
         if len({len(items) for items in value.values()}) > 1:
             raise Unreadable("no messages: lists of different lengths")
-        value = [
-            dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)
-        ]
+        rows = zip(*value.values(), strict=True)
+        value = [dict(zip(value, items, strict=True)) for items in rows]
     if not isinstance(value, list) or not value:
         what = "an empty list" if value == [] else kind_of(value)
         raise Unreadable(f"no messages: {what}, not a list of turns")
@@ -73,7 +64,7 @@ def _turn(item: Any) -> Turn:
     if content is None:
         content = item.get("value")
     if len(item) == 2 and isinstance(content, str):
-        return Turn(role, content, None, {})  # most turns by far
+        return Turn(role, content)  # most turns by far
     reasoning = next((text for name in _REASONING if isinstance(text := item.get(name), str)), None)
     if isinstance(content, list):
         content, thought = _parts(content)
@@ -90,7 +81,7 @@ def _turn(item: Any) -> Turn:
 
 
 def _parts(parts: list[Any]) -> tuple[str, str | None]:
-    """Text and thinking of content that is a list of parts."""
+    """Returns text and thinking of content that is a list of parts."""
     texts, thoughts = [], []
     for part in parts:
         if isinstance(part, str):

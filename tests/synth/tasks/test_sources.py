@@ -7,6 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,13 +29,17 @@ def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.fixture(params=["jsonl", "jsonl.gz", "csv", "parquet", "folder", "saved", "inline"])
+@pytest.fixture(
+    params=["jsonl", "jsonl.gz", "jsonl.zst", "csv", "parquet", "folder", "saved", "inline"]
+)
 def source(request, tmp_path):
     path = tmp_path / f"rows.{request.param}"
     if request.param == "jsonl":
         write_jsonl(path, ROWS)
     elif request.param == "jsonl.gz":
         path.write_bytes(gzip.compress("\n".join(map(json.dumps, ROWS)).encode()))
+    elif request.param == "jsonl.zst":
+        path.write_bytes(zstandard.compress("\n".join(map(json.dumps, ROWS)).encode()))
     elif request.param == "csv":
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(ROWS[0]))
@@ -53,7 +58,7 @@ def source(request, tmp_path):
         return {"source": "hub", "dataset": str(path)}
     else:
         return {"source": "inline", "tasks": ROWS}
-    kind = {"jsonl.gz": "jsonl", "folder": "parquet"}.get(request.param, request.param)
+    kind = request.param.partition(".")[0].replace("folder", "parquet")
     return {"source": kind, "path": str(path)}
 
 
