@@ -1,4 +1,4 @@
-"""One normaliser: whatever an endpoint returned becomes reasoning and answer, and back to text.
+"""Splits whatever an endpoint returned into reasoning and answer, and joins them again.
 
 Forms, all met in the field: a `reasoning` field (vLLM), a `reasoning_content` field (DeepSeek and
 older vLLM), content parts of type `thinking` (Mistral, Anthropic), and inline text with the tags of
@@ -9,7 +9,9 @@ it already (R1-Distill).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -20,34 +22,11 @@ class Dialect(NamedTuple):
 
     open: str
     close: str
-    around: tuple[str, ...] = ()  # may stand at the ends of the thinking or of the answer
+    around: Sequence[str] = ()  # may stand at the ends of the thinking or of the answer
 
 
-# Which think blocks are read, and which tags are stray where they are left in a trace.
-DIALECTS = (
-    Dialect(OPEN, CLOSE),  # DeepSeek-R1, Qwen3, QwQ, GLM, Kimi K2, MiniMax, ...: what we write too
-    Dialect("<thinking>", "</thinking>"),
-    Dialect("<thought>", "</thought>"),
-    Dialect("<reasoning>", "</reasoning>"),
-    Dialect("<seed:think>", "</seed:think>"),  # Seed-OSS
-    Dialect("[THINK]", "[/THINK]"),  # Magistral
-    Dialect("◁think▷", "◁/think▷"),  # Kimi-VL
-    Dialect("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
-    Dialect("<|channel>thought", "<channel|>", ("<turn|>",)),  # Gemma 4
-    Dialect(  # gpt-oss (harmony)
-        "<|channel|>analysis<|message|>",
-        "<|channel|>final<|message|>",
-        ("<|start|>assistant", "<|end|>", "<|return|>"),
-    ),
-    Dialect(  # OpenThoughts
-        "<|begin_of_thought|>",
-        "<|end_of_thought|>",
-        ("<|begin_of_solution|>", "<|end_of_solution|>"),
-    ),
-    Dialect(  # Command A Reasoning
-        "<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
-    ),
-)
+_TABLES = tomllib.loads(Path(__file__).with_name("dialects.toml").read_text(encoding="utf-8"))
+DIALECTS = tuple(Dialect(**entry) for entry in _TABLES["dialects"])
 _BY_TAG = {tag: dialect for dialect in DIALECTS for tag in (dialect.open, dialect.close)}
 _AROUND = [mark for dialect in DIALECTS for mark in dialect.around]
 _MARK = re.compile("|".join(re.escape(mark) for mark in (*_BY_TAG, *_AROUND)))
