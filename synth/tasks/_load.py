@@ -151,7 +151,7 @@ def _task(row: Row, config: SourceConfig, label: str) -> Task | str:
     for new, old in config.columns.items():
         if old not in values:
             return f"no column {old!r}{nearest(old, map(str, values))}"
-        values[new] = values.pop(old)
+        values[new] = values.pop(old) if new != old else values[old]
     metadata = json.loads(json.dumps(values, default=str))
     answer = None if answer is None else str(answer)
     id = f"{label}-{digest([question, answer, metadata])[:12]}"
