@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from filters._decontamination.index import (
-    SHORTEST_IN_TRACE,
-    Hit,
-    OverlapCheck,
-    OverlapConfig,
-    tokens_of,
-)
+from filters._decontamination.index import SHORTEST_IN_TRACE, OverlapCheck, OverlapConfig, tokens_of
 from filters.base import Check, Context, Figures, Measures
 from synth.core.record import Record
 
@@ -26,12 +20,9 @@ def build(config: Config, context: Context) -> Check:
     """Build the check, which measures how much of an evaluation question a trace has in it.
 
     `overlap` is what the filter `overlap` measures, over the reasoning and over the answer, and
-    the greater of the two: a share of the evaluation question's words counts where they stand near
-    together. The question itself is the filter `overlap`'s to check. Evaluation questions of fewer
-    than 8 words stand in a trace by chance and are not looked for.
-
-    Raises:
-        UserError: An evaluation set cannot be loaded.
+    the greater of the two; the words have to stand near together. Evaluation questions of fewer
+    than 8 words stand in a trace by chance and are not looked for. Raises UserError where an
+    evaluation set cannot be loaded.
     """
     return _Decontaminate(config, context)
 
@@ -41,10 +32,10 @@ class _Decontaminate(OverlapCheck):
         super().__init__(config, context, SHORTEST_IN_TRACE, "not looked for in traces")
 
     def __call__(self, record: Record) -> Figures:
-        best: Hit | None = None
-        best_part = ""
-        for part, text in (("reasoning", record.reasoning), ("answer", record.answer)):
-            hit = self._index.within(tokens_of(text or ""), SHORTEST_IN_TRACE)
-            if hit is not None and (best is None or hit.overlap > best.overlap):
-                best, best_part = hit, part
-        return self._figures(best, **{"in": best_part})
+        hits = {
+            part: hit
+            for part, text in (("reasoning", record.reasoning), ("answer", record.answer))
+            if (hit := self._index.within(tokens_of(text or ""), SHORTEST_IN_TRACE))
+        }
+        part = max(hits, key=lambda part: hits[part].overlap, default="")
+        return self._figures(hits.get(part), **{"in": part})

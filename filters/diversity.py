@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from filters._dedup.base import text_of
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
 from filters.base import Context, Decision, FilterConfig, SetCheck, lacks_package
 from synth.core.record import Record
@@ -59,12 +60,7 @@ def build(config: Config, context: Context) -> SetCheck:
     It maximises the sum, over all records, of the cosine with the nearest record that is kept
     (facility location), by the greedy choice, which reaches at least 1 - 1/e of the best sum
     (Nemhauser, Wolsey and Fisher 1978), evaluated lazily (Minoux 1978). Cosines count between
-    nearest neighbours alone; the smaller the share that is kept, the more neighbours. Nothing is
-    drawn: the same records give the same choice, in any order. A dropped record names the kept one
-    that stands for it.
-
-    Raises:
-        UserError: The embedding model cannot be loaded.
+    nearest neighbours alone. The same records give the same choice, in any order.
     """
     return _Diversity(config)
 
@@ -78,38 +74,31 @@ class _Diversity:
         import numpy as np
 
         embed, rest = embedder(self._config.model), records()
-        names: list[str] = []
+        ids: list[str] = []
         raw = bytearray()
         while batch := list(islice(rest, _BATCH)):
-            names += [record.id for record in batch]
-            raw += embed([self._text(record) for record in batch]).astype(np.float16).tobytes()
-        if not names:
+            ids += [record.id for record in batch]
+            texts = [text_of(record, self._config.on) for record in batch]
+            raw += embed(texts).astype(np.float16).tobytes()
+        if not ids:
             return
-        order = sorted(range(len(names)), key=names.__getitem__)
-        vectors = np.frombuffer(raw, np.float16).reshape(len(names), -1)[order]
-        nearest, cosines = neighbours(vectors, neighbours_of(len(names), self._config.total))
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        vectors = np.frombuffer(raw, np.float16).reshape(len(ids), -1)[order]
+        nearest, cosines = neighbours(vectors, neighbours_of(len(ids), self._config.total))
         kept, stand_in, cosine = facility_location(nearest, cosines, self._config.total)
         self.notes.append(
             f"the mean cosine of a record with the kept one nearest to it is {cosine.mean():.3f}"
         )
-        sorted_names = [names[place] for place in order]
-        counts = np.bincount(stand_in[stand_in >= 0], minlength=len(names))
-        number = np.empty(len(names), dtype=np.int64)
-        number[order] = np.arange(len(names))
-        for place in number.tolist():
-            if kept[place]:
-                yield Decision(True, "", 1.0, None, {"stands_for": int(counts[place])})
-            elif stand_in[place] < 0:
+        counts = np.bincount(stand_in[stand_in >= 0], minlength=len(ids))
+        for row in np.argsort(order).tolist():  # in the data's order
+            if kept[row]:
+                yield Decision(True, "", 1.0, None, {"stands_for": int(counts[row])})
+            elif stand_in[row] < 0:
                 yield Decision(False, "not chosen: none of its neighbours is kept", 0.0)
             else:
-                other, score = sorted_names[stand_in[place]], float(cosine[place])
+                other, score = ids[order[stand_in[row]]], float(cosine[row])
                 evidence = {"stands_in": other}
                 yield Decision(False, f"not chosen: {other} stands for it", score, None, evidence)
-
-    def _text(self, record: Record) -> str:
-        if self._config.on == "question":
-            return record.task.question
-        return f"{record.reasoning or ''}\n{record.answer}"
 
 
 def neighbours_of(records: int, total: int) -> int:
@@ -139,29 +128,24 @@ def neighbours(
     for start in range(0, size, rows):
         block = vectors[start : start + rows].astype(np.float32)
         if index is None:
-            every = block @ whole.T
-            found = np.argpartition(-every, count - 1, axis=1)[:, :count]
-            near = np.take_along_axis(every, found, axis=1)
+            products = block @ whole.T
+            near = np.argpartition(-products, count - 1, axis=1)[:, :count]
+            similarity = np.take_along_axis(products, near, axis=1)
         else:
-            found = index.search(vectors[start : start + rows], count, threads=1).keys
-            found = found.astype(np.int64)
-            near = np.einsum("ij,ikj->ik", block, vectors[found].astype(np.float32))
-        nearest[start : start + rows], cosines[start : start + rows] = found, near
+            near = index.search(vectors[start : start + rows], count, threads=1).keys
+            near = near.astype(np.int64)
+            similarity = np.einsum("ij,ikj->ik", block, vectors[near].astype(np.float32))
+        nearest[start : start + rows], cosines[start : start + rows] = near, similarity
     return nearest, cosines
 
 
 def facility_location(
     nearest: NDArray[np.int64], cosines: NDArray[np.float32], total: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
-    """The greedy choice of `total` places that cover all places best.
+    """The greedy choice of `total` rows, or of all where there are fewer, that cover all best.
 
-    Args:
-        nearest: For each place, places near it.
-        cosines: How near.
-        total: How many are chosen; all where there are fewer.
-
-    Returns:
-        Which are chosen; the chosen place nearest to each (-1: none near); its cosine (0: none).
+    Takes the neighbours of each row and their cosines, of shape (rows, neighbours). Returns which
+    rows are chosen; the chosen row nearest to each (-1: none near); its cosine (0: none).
     """
     import numpy as np
     from scipy import sparse
@@ -175,20 +159,20 @@ def facility_location(
     stand_in = np.full(size, -1, np.int64)
     kept = np.zeros(size, bool)
     gains = np.asarray(graph.sum(axis=1)).ravel()
-    heap = [(-float(gain), place) for place, gain in enumerate(gains)]
+    heap = [(-float(gain), row) for row, gain in enumerate(gains)]
     heapq.heapify(heap)
     left = min(total, size)
     while left:
-        _, place = heapq.heappop(heap)
-        row = slice(graph.indptr[place], graph.indptr[place + 1])
-        near, cosine = graph.indices[row], graph.data[row]
+        _, row = heapq.heappop(heap)
+        near_rows = slice(graph.indptr[row], graph.indptr[row + 1])
+        near, cosine = graph.indices[near_rows], graph.data[near_rows]
         better = cosine > covered[near]
         gain = float((cosine[better] - covered[near[better]]).sum())
         # Gains only shrink, so one that still beats the others' old gains beats their new ones.
         if heap and -gain > heap[0][0]:
-            heapq.heappush(heap, (-gain, place))
+            heapq.heappush(heap, (-gain, row))
             continue
-        kept[place], left = True, left - 1
-        covered[near[better]], stand_in[near[better]] = cosine[better], place
-        covered[place], stand_in[place] = 1.0, place
+        kept[row], left = True, left - 1
+        covered[near[better]], stand_in[near[better]] = cosine[better], row
+        covered[row], stand_in[row] = 1.0, row
     return kept, stand_in, covered

@@ -39,11 +39,10 @@ def memory(config: Config, records: int) -> int:
 
 
 def build(config: Config, context: Context) -> SetCheck:
-    """Build the check. Of records with one hash the best `keep` stay; the rest name the best.
+    """Build the check. Of records with one hash of 128 bits the best `keep` stay.
 
     Texts are compared after NFKC, case folding and with every run of white space as one blank.
-    Reasoning and answer count as a pair: the same words split elsewhere are not the same trace,
-    and no reasoning is not empty reasoning. The hash has 128 bits.
+    The same words split elsewhere are not the same trace, and no reasoning is not empty reasoning.
     """
     kind = {"filter": "exact_dedup", "version": Config.version, "on": config.on}
     run = context.run

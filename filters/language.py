@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from filters._text import languages as _languages
 from filters._text.languages import LANGUAGES, SCRIPTS, WORD, count_words
 from filters._text.prose import blanked, clip
-from filters.base import Check, Context, Figures, FilterConfig, Measures, lacks_package
+from filters.base import Check, Context, Figures, FilterConfig, Measures, requires
 from synth.core.errors import nearest
 from synth.core.record import Record
 
@@ -38,10 +38,6 @@ _LATIN_RUN = re.compile(
     r"(?<![A-Za-z])[A-Za-z]{1,30}(?:[ \d.,:'’+*/=()$%-]{1,16}[A-Za-z]{1,30}){2,}"
 )
 _LATIN_WORD = re.compile(r"(?<![A-Za-z])[a-z]{3,}(?![A-Za-z])")
-_NAMES_OF_FUNCTIONS = frozenset(
-    {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "exp", "lim"}
-    | {"max", "min", "sup", "inf", "gcd", "lcm", "mod", "det", "dim", "deg", "arg", "sgn"}
-)
 # Where so much of a sentence is these signs it is code without a fence, or a formula.
 _SIGN = re.compile(r"""[=()\[\]{}<>_*+/\\|"#%]|(?<![^\W\d_])'|'(?![^\W\d_])""")
 _SIGNS = 0.12
@@ -96,20 +92,15 @@ class Stretch(NamedTuple):
     words: int
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks."""
-    return lacks_package("py3langid", "the filter language")
+check = requires("py3langid", "language")
 
 
 def build(config: Config, context: Context) -> Check:
     """The measurement: shares of words in another language, and how many stretches of it.
 
     Formulas, code and names of LaTeX commands are not looked at. A stretch is a run of letters of
-    a script that the expected language is not written in (Greek from four letters on: fewer are
-    symbols), or a sentence of at least 30 letters in the expected script that is in another
-    language. In a text of another script Latin words count from three in a row of which two are
-    in lower case and of three letters or more, names of functions aside. What stands in the
-    question does not count, nor do sentences of names.
+    a script that the expected language is not written in, or a sentence of at least 30 letters in
+    the expected script that is in another language. What stands in the question does not count.
 
     Where the question is too short to tell its language, the reasoning's own (else the answer's)
     is the expected one: mixing is still seen, a change from the question is not. Where that is
@@ -130,58 +121,43 @@ def build(config: Config, context: Context) -> Check:
         values: dict[str, float | None] = {"reasoning": None, "answer": None, "mixed": None}
         if not expected:
             return Figures(values)
-        shown, count = [], 0
+        shown: list[dict[str, Any]] = []
         for part, text in prose.items():
-            words = count_words(text)
-            if not words:
+            if not (words := count_words(text)):
                 continue
-            found = foreign(text, expected, question)
-            values[part] = min(1.0, sum(stretch.words for stretch in found) / words)
-            count += len(found)
-            shown += [
-                {
-                    "part": part,
-                    "start": stretch.start,
-                    "end": stretch.end,
-                    "language": stretch.language,
-                    "text": clip(texts[part][stretch.start : stretch.end]),
-                }
-                for stretch in found[:_SHOWN]
-            ]
-        if values["reasoning"] is not None or values["answer"] is not None:
-            values["mixed"] = count
+            stretches = foreign(text, expected, question)
+            values[part] = min(1.0, sum(stretch.words for stretch in stretches) / words)
+            values["mixed"] = (values["mixed"] or 0) + len(stretches)
+            for start, end, language, _ in stretches[:_SHOWN]:
+                place = {"part": part, "start": start, "end": end, "language": language}
+                shown.append({**place, "text": clip(texts[part][start:end])})
         return Figures(values, {"expected": list(expected), "stretches": shown[:_SHOWN]})
 
     return measure
 
 
 def foreign(prose: str, expected: tuple[str, ...], question: str = "") -> list[Stretch]:
-    """The stretches of a text that are in none of the expected languages, in order.
+    """The stretches of prose that are in none of the expected languages, in order.
 
-    Args:
-        prose: A text without formulas and code.
-        expected: ISO 639-1 codes.
-        question: What stands in it does not count, nor does a stretch of which most words do, if
-            the question itself is in an expected language.
+    What stands in the question does not count, nor does a stretch of which most words do, if the
+    question itself is in an expected language.
     """
     scripts = _languages.scripts_of(expected)
     asked: set[str] = set()
     if set(_language_of_question(question[: 2 * _HEAD])) <= set(expected):
         asked = {word.casefold() for word in WORD.findall(question)}
-    found: list[Stretch] = []
+    stretches: list[Stretch] = []
     if not prose.isascii():
-        found += _in_other_scripts(prose, scripts, expected)
+        stretches += _in_other_scripts(prose, scripts)
     if "Latin" not in scripts:
-        found += _latin_runs(prose)
+        stretches += _latin_runs(prose)
     for script in scripts:
         if _languages.language_of(script) is None:
-            found += _in_other_languages(prose, script, expected)
-    return sorted(s for s in found if not _is_asked(prose[s.start : s.end], asked, question))
+            stretches += _in_other_languages(prose, script, expected)
+    return sorted(s for s in stretches if not _is_asked(prose[s.start : s.end], asked, question))
 
 
-def _in_other_scripts(
-    prose: str, scripts: frozenset[str], expected: tuple[str, ...]
-) -> Iterator[Stretch]:
+def _in_other_scripts(prose: str, scripts: frozenset[str]) -> Iterator[Stretch]:
     for run in _strangers(scripts).finditer(prose):
         script = _languages.script_of(run[0]) or "unknown"
         if script == "Greek" and all(len(w) < _GREEK_WORD for w in WORD.findall(run[0])):
@@ -193,14 +169,13 @@ def _in_other_scripts(
 def _strangers(scripts: frozenset[str]) -> re.Pattern[str]:
     """Runs of the letters of all scripts but these and Latin, over spaces and marks."""
     letters = "".join(SCRIPTS[script] for script in SCRIPTS if script not in {*scripts, "Latin"})
-    return re.compile(
-        rf"[{letters}]+(?:[\s\d.,:'’\-—()，。、：（）“”《》！？]{{1,4}}[{letters}]+)*"
-    )
+    marks = r"\s\d.,:'’\-—()，。、：（）“”《》！？"
+    return re.compile(f"[{letters}]+(?:[{marks}]{{1,4}}[{letters}]+)*")
 
 
 def _latin_runs(prose: str) -> Iterator[Stretch]:
     for run in _LATIN_RUN.finditer(prose):
-        lower = [w for w in _LATIN_WORD.findall(run[0]) if w not in _NAMES_OF_FUNCTIONS]
+        lower = [w for w in _LATIN_WORD.findall(run[0]) if w not in _languages.FUNCTION_NAMES]
         if len(lower) >= 2 and not _is_code(run[0]):
             yield Stretch(run.start(), run.end(), "Latin", count_words(run[0]))
 
@@ -233,10 +208,10 @@ def _sentences(prose: str, letters: re.Pattern[str]) -> Iterator[tuple[int, int]
         end = mark.start() if mark else len(prose)
         while position < end:
             stop = min(end, position + _LONGEST_STRETCH)
-            own = len("".join(letters.findall(prose, position, stop)))
-            if own >= _LETTERS:
+            added = len("".join(letters.findall(prose, position, stop)))
+            if added >= _LETTERS:
                 begin, count = position, 0
-            count += own
+            count += added
             position = stop
             if count >= _LETTERS:
                 yield position - len(prose[begin:position].lstrip()), position
@@ -268,8 +243,7 @@ def _language(prose: str) -> tuple[str, ...]:
     script = _languages.script_of(prose)
     if script is None:
         return ()
-    only = _languages.language_of(script)
-    if only is not None:
+    if (only := _languages.language_of(script)) is not None:
         return (only,)
     words = " ".join(_languages.runs(script).findall(prose))
     if script == "Latin" and (

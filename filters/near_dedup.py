@@ -52,10 +52,7 @@ class Config(SimilarityConfig):
 
 
 def memory(config: Config, records: int) -> int:
-    """Return the bytes held for so many records, each of them with a candidate.
-
-    Words of candidates go to a temporary file where they take more than 64 MB.
-    """
+    """Return the bytes held for so many records, each with a candidate; of words 64 MB at most."""
     keys = 1 if config.within_question else banding(config.threshold).bands
     return 200_000_000 + records * (220 + 12 * keys + 8 * len(config.best))
 
@@ -68,13 +65,8 @@ def build(config: Config, context: Context) -> SetCheck:
     of small changes does not fall as a whole, unless `chains` says so. The score is the Jaccard
     with the nearest record found, whether or not that drops this one.
 
-    Traces are compared within their question (`task.id`) unless `per_question` is false: short
-    traces of different arithmetic questions differ in a few numbers alone and are still no
-    duplicates. Within a question every pair is compared. Over all records MinHash bands propose
-    candidates and the exact Jaccard decides, so nothing is dropped by estimate.
-
-    A Chinese, Japanese or Korean character is a word. Case and width of letters do not count,
-    marks do. Two empty texts are the same.
+    Within a question (`per_question`) every pair is compared. Over all records MinHash bands
+    propose candidates and the exact Jaccard decides, so nothing is dropped by estimate.
     """
     options = {"on": config.on, "words": config.words}
     kind = {"filter": "near_dedup", "version": Config.version, **options}
@@ -89,10 +81,9 @@ def build(config: Config, context: Context) -> SetCheck:
 
 
 def growing(config: Config) -> Callable[[Record], Decision]:
-    """Build a check that is asked of one record at a time and remembers what it kept.
+    """Build a check of one record at a time that compares it with all that it kept.
 
-    It compares with everything that it kept, as the filter does with `per_question: false`, and
-    knows nothing of `keep`, `best`, `chains` and `index`.
+    It knows nothing of `per_question`, `keep`, `best`, `chains` and `index`.
     """
     from filters._dedup.minhash import band_keys, jaccard, shingle_sets
 

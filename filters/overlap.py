@@ -28,17 +28,9 @@ def build(config: Config, context: Context) -> Check:
     """Build the check, which measures how much of an evaluation question a question has in it.
 
     `overlap` is 1 where both have the same words (`reordered`: in any order, so `12 - 34` and
-    `34 - 12` too, which is the careful side). Else it is the share of the evaluation question's
-    words that stand in runs of 3 words which the question has as well; a word weighs by its rarity
-    among the evaluation questions, and where the share of the numbers and operators is less, that
-    counts. Shares under 0.5 are given as 0. Evaluation questions of fewer than 5 words are found
-    only where they are the whole question.
-
-    Words are those of `normalise_question` in `synth.core.question_text`; code of drawings
-    (`[asy]`) is left out.
-
-    Raises:
-        UserError: An evaluation set cannot be loaded.
+    `34 - 12` too, which is the careful side). Else it is the weighted share of the evaluation
+    question's words that stand in runs which the question has as well; see `Hit`. Shares under 0.5
+    are given as 0. Raises UserError where an evaluation set cannot be loaded.
     """
     return _Overlap(config, context)
 

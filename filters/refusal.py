@@ -49,11 +49,10 @@ class Config(FilterConfig):
 def build(config: Config, context: Context) -> Check:
     """The measurement: how many phrases refuse, and how many talk about the instructions.
 
-    Refusals are looked for in the answer, in English, Chinese, French, German, Spanish, Russian
-    and Japanese; in the reasoning a model may weigh one and answer all the same. Talk of the
-    instructions (`the user asks`, `the system prompt says`) is counted in both parts and decides
-    nothing by default: chains of thought are full of it. Code and formulas, quotations, and
-    what the question says itself do not count.
+    Refusals are looked for in the answer: in the reasoning a model may weigh one and answer all the
+    same. Talk of the instructions (`the user asks`) is counted in both parts and decides nothing by
+    default: chains of thought are full of it. Code, formulas, quotations, and what the question
+    says itself do not count.
     """
     refusal_phrases, meta_phrases = _phrases("refusals"), _phrases("meta")
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from filters.base import Check, Context, Decision, FilterConfig, cannot_tell, lacks_package
+from filters.base import KEEP, Check, Context, Decision, FilterConfig, cannot_tell, requires
 from synth.core.display import shown
 from synth.core.record import Record
 
-_EXTRA = 60
+_CLIP = 60
 
 
 class Config(FilterConfig):
@@ -46,9 +46,7 @@ class Config(FilterConfig):
         return 10 + 2 * self.timeout * len(self.must + self.must_not)
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    return lacks_package("regex", "the filter regex")
+check = requires("regex", "regex")
 
 
 def build(config: Config, context: Context) -> Check:
@@ -63,40 +61,30 @@ def build(config: Config, context: Context) -> Check:
     def check(record: Record) -> Decision:
         texts = {"answer": record.answer, "reasoning": record.reasoning or ""}
         searched = [texts[config.on]] if config.on != "both" else list(texts.values())
-        pattern = ""
+
+        def first_match(pattern: Any) -> Any:
+            matches = (pattern.search(text, timeout=config.timeout) for text in searched)
+            return next(filter(None, matches), None)  # an empty match is one
+
+        evidence: dict[str, Any] = {}
         try:
             for pattern, compiled in must_not:
-                if found := _found(compiled, searched, config.timeout):
-                    evidence = {"pattern": pattern, "found": found[0], "at": list(found[1])}
-                    return Decision(False, f"matches: {shown(pattern)}", None, None, evidence)
+                evidence = {"pattern": pattern}
+                if match := first_match(compiled):
+                    evidence |= {"found": shown(match[0], _CLIP), "at": list(match.span())}
+                    return Decision(False, f"matches: {shown(pattern)}", evidence=evidence)
             for pattern, compiled in must:
-                if not _found(compiled, searched, config.timeout):
-                    evidence = {"pattern": pattern}
-                    return Decision(
-                        False, f"does not match: {shown(pattern)}", None, None, evidence
-                    )
+                evidence = {"pattern": pattern}
+                if not first_match(compiled):
+                    return Decision(False, f"does not match: {shown(pattern)}", evidence=evidence)
         except TimeoutError:
-            why = f"a pattern took over {config.timeout:g} s"
-            return cannot_tell(why, {"pattern": pattern})
-        return Decision(True)
+            return cannot_tell(f"a pattern took over {config.timeout:g} s", evidence)
+        return KEEP
 
     return check
 
 
-def _found(pattern: Any, texts: list[str], limit: float) -> tuple[str, tuple[int, int]] | None:
-    """The first match: its text, cut short, and its place. An empty match is one."""
-    for text in texts:
-        if match := pattern.search(text, timeout=limit):
-            return shown(match[0], _EXTRA), match.span()
-    return None
-
-
 def _compiled(pattern: str, ignore_case: bool) -> Any:
-    """A pattern, compiled.
-
-    Raises:
-        ValueError: It is none, with what is wrong and where.
-    """
     import regex
 
     try:

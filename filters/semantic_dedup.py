@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,18 +9,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from filters._dedup.base import (
-    On,
-    RecordTable,
-    SimilarityConfig,
-    decisions,
-    select_survivors,
-    text_of,
-)
+from filters._dedup import base
+from filters._dedup.base import On, RecordTable, SimilarityConfig, text_of
 from filters._dedup.index import Entry, read_entries, write_entries
 from filters._models.embeddings import DIMENSIONS, STATIC, embedder, missing
-from filters.base import Context, Decision, SetCheck
-from synth.core.errors import MissingPackage
+from filters.base import Context, Decision, SetCheck, lacks_package
 from synth.core.record import Record
 
 if TYPE_CHECKING:
@@ -55,10 +47,9 @@ class Config(SimilarityConfig):
 
 def check(config: Config) -> list[str]:
     """Return what this machine lacks for the filter."""
-    lacks = missing(config.model, "the filter semantic_dedup")
-    if not config.within_question and importlib.util.find_spec("usearch") is None:
-        lacks.append(str(MissingPackage("usearch", "the filter semantic_dedup", "semantic")))
-    return lacks
+    user = "the filter semantic_dedup"
+    graph = [] if config.within_question else lacks_package("usearch", user, "semantic")
+    return missing(config.model, user) + graph
 
 
 def memory(config: Config, records: int) -> int:
@@ -73,8 +64,7 @@ def build(config: Config, context: Context) -> SetCheck:
     """Build the check. Choice and options are those of `near_dedup`; the similarity is a cosine.
 
     Within a question every pair is compared. Over all records a graph (HNSW, Malkov and Yashunin
-    2018) of those that stay gives the nearest, and their cosine is then worked out from the
-    vectors. Vectors are held in half precision.
+    2018) of those that stay gives the nearest, whose cosine is then worked out from the vectors.
     """
     kind = {"filter": "semantic_dedup", "on": config.on, "model": config.model}
     run = context.run
@@ -102,14 +92,16 @@ def build(config: Config, context: Context) -> SetCheck:
             near, admit = _all_of_a_question(vectors, question_of)
         else:
             near, admit = _nearest(vectors, config.keep)
-        result = select_survivors(table.ranked(), table, near, admit, config.threshold, config.keep)
+        result = base.select_survivors(
+            table.ranked(), table, near, admit, config.threshold, config.keep
+        )
         ids = list(questions)
         entries = (
             Entry(table.id(row), ids[question_of[row]], vectors[row].tobytes())
             for row in result.kept_rows(table)
         )
         write_entries(config.index, run, kind, entries)
-        yield from decisions(table, result, "semantic duplicate", "cosine", config.threshold)
+        yield from base.decisions(table, result, "semantic duplicate", "cosine", config.threshold)
 
     return check
 

@@ -31,6 +31,7 @@ WORD = re.compile(rf"[{_CJK}]|[^\W\d_{_CJK}]+")
 _ASCII_WORD = re.compile("[A-Za-z]+")
 _ENGLISH = frozenset(_TABLE["english"]["words"].split())
 ENGLISH_ASKS = frozenset(_TABLE["english"]["asks"].split())
+FUNCTION_NAMES = frozenset(_TABLE["functions"]["words"].split())
 
 
 def script_of(text: str) -> str | None:
@@ -59,7 +60,7 @@ def scripts_of(languages: Collection[str]) -> frozenset[str]:
 
 
 def language_of(script: str) -> str | None:
-    """The language of a script that one language is written in, as Chinese characters are."""
+    """The language of a script that one language alone is written in."""
     return None if script in _SHARED else _WRITTEN[script].split()[0]
 
 
