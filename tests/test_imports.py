@@ -52,3 +52,20 @@ import sft.training.run as run
 assert (train, result) == (run.train, run.TrainResult)
 """
     assert loaded(code, ("sft.training.run",)) == ["sft.training.run"]
+
+
+def test_training_without_torch_names_the_package():
+    code = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+import sft
+from synth.core.errors import MissingPackage
+try:
+    sft.train
+except MissingPackage as error:
+    assert "torch" in str(error)
+else:
+    raise AssertionError
+"""
+    assert loaded(code, ("torch",)) == []

@@ -34,18 +34,21 @@ def shared_vocabulary(student: Any, teacher: Any) -> int:
     )
     shared = min(max(tokens, default=-1) + 1 for tokens in (student_tokens, teacher_tokens))
     for id in range(shared):
-        token, other = student_tokens.get(id), teacher_tokens.get(id)
-        if token != other:
-            raise _differ(f"token {id} is {_shown(token)} to the student and {_shown(other)} to it")
+        token, teacher_token = student_tokens.get(id), teacher_tokens.get(id)
+        if token != teacher_token:
+            raise _differ(
+                f"token {id} is {_shown(token)} to the student and {_shown(teacher_token)} to it"
+            )
     if not shared:
         raise _differ("one of the two knows no token")
     for probe in _PROBES:
-        ids, others = (
+        ids, teacher_ids = (
             list(tokenizer(probe, add_special_tokens=False)["input_ids"])
             for tokenizer in (student, teacher)
         )
-        if ids != others:
-            raise _differ(f"they cut {probe[:_SHOWN]!r} into {len(ids)} and {len(others)} tokens")
+        if ids != teacher_ids:
+            cut = f"into {len(ids)} and {len(teacher_ids)} tokens"
+            raise _differ(f"they cut {probe[:_SHOWN]!r} {cut}")
     return shared
 
 
