@@ -70,7 +70,9 @@ final_boxes = functools.cache(boxed.final_boxes)
 
 def needs_library(answer, reference):
     boxes = final_boxes(answer)
-    return len(boxes) != 1 or equivalence._by_text(boxes[0], boxed.core(reference)) is None
+    return (
+        len(boxes) != 1 or equivalence._by_text(boxes[0], boxed.bare_reference(reference)) is None
+    )
 
 
 def bare(pairs):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from filters import math_answer
 from filters._text.words import words
-from filters.answers.voting import final_answer
+from filters.answers.boxed import final_answer
 from filters.base import KEEP, Context, Decision, FilterConfig, cannot_tell
 from synth.core.boxed import boxes
 from synth.core.record import Record, Task

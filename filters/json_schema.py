@@ -17,8 +17,6 @@ from synth.core.record import Record
 
 _LONGEST = 2_000_000
 
-_workers = Workers(_json_worker.prepare)
-
 
 class Config(FilterConfig):
     """Options of `json_schema`."""
@@ -70,7 +68,7 @@ class JsonSchema(WorkerVerifier):
     """
 
     package = "jsonschema"
-    workers = _workers
+    workers = Workers(_json_worker.prepare)
 
     def __init__(self, config: Config, workers: int) -> None:
         super().__init__(config.timeout, workers)

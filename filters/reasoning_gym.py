@@ -26,8 +26,6 @@ from synth.core.record import Record
 _LONGEST = 100_000
 _TAGGED = re.compile(r"<answer>")
 
-_workers = Workers(_gym_worker.prepare)
-
 
 class Config(FilterConfig):
     """Options of `reasoning_gym`."""
@@ -74,7 +72,7 @@ class ReasoningGym(WorkerVerifier):
     """
 
     package = "reasoning-gym"
-    workers = _workers
+    workers = Workers(_gym_worker.prepare)
 
     def __init__(self, config: Config, workers: int) -> None:
         super().__init__(config.timeout, workers)
@@ -93,7 +91,7 @@ class ReasoningGym(WorkerVerifier):
             return cannot_tell("too long to score")
         entry = {"question": task.question, "answer": task.answer, "metadata": task.metadata}
         evidence = {"generator": generator, "answer": shown(answer), "read": by}
-        arguments = (generator, config.options, answer, task.answer, entry)
+        arguments = (generator, config.options, answer, entry)
         outcome = self.call(_gym_worker.score, *arguments, evidence=evidence)
         if isinstance(outcome, Decision):
             return outcome

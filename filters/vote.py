@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from filters.answers.voting import final_answer, tally_weighted
+from filters.answers.boxed import final_answer
+from filters.answers.voting import tally_weighted
 from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.display import shown
 from synth.core.record import Record

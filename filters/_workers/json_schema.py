@@ -12,19 +12,12 @@ _FENCE = re.compile(r"```[^\S\n]*(?:json[c5]?)?[^\S\n]*\n", re.IGNORECASE)
 
 
 class Outcome(NamedTuple):
-    """What came of it.
+    """What came of it."""
 
-    Attributes:
-        status: `valid`, `invalid`, `no JSON`, or else why nobody can tell.
-        why: What is wrong, in a few words.
-        where: The place of it in the answer's JSON, as keys and indices.
-        found: Where the JSON stood: `whole answer`, `code block`, `in the text`.
-    """
-
-    status: str
-    why: str = ""
-    where: str = ""
-    found: str = ""
+    status: str  # `valid`, `invalid`, `no JSON`, or else why nobody can tell
+    why: str = ""  # what is wrong, in a few words
+    where: str = ""  # the place of it in the answer's JSON, as keys and indices
+    found: str = ""  # where the JSON stood: `whole answer`, `code block`, `in the text`
 
 
 def prepare() -> None:
@@ -59,7 +52,7 @@ def violation(value: Any, schema: Any) -> tuple[str, str] | None:
     """The worst violation and its place, or None.
 
     Raises:
-        Unusable: See there.
+        Unusable: The schema is none, or refers to what is not in it.
         RecursionError: Schema or value are nested too deep, or the schema refers to itself alone.
     """
     from jsonschema.exceptions import SchemaError, best_match
@@ -126,18 +119,17 @@ def parse(text: str) -> Any:
 
 def _last_object(text: str) -> tuple[Any, str]:
     """The last object that stands in no other, or None and what is wrong with it."""
-    last, fault, place = None, "", text.find("{")
-    while place >= 0:
+    last, fault, start = None, "", text.find("{")
+    while start >= 0:
+        end = start + 1
         try:
-            last, end = _DECODER.raw_decode(text, place)
+            last, end = _DECODER.raw_decode(text, start)
             fault = ""
-        except json.JSONDecodeError:
-            end = place + 1
+        except (json.JSONDecodeError, RecursionError):
+            pass
         except ValueError as error:  # a key twice, or NaN: JSON but for that
-            last, fault, end = None, str(error), place + 1
-        except RecursionError:
-            end = place + 1
-        place = text.find("{", end)
+            last, fault = None, str(error)
+        start = text.find("{", end)
     return last, fault
 
 

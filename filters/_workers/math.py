@@ -21,17 +21,11 @@ _FLOAT_MIN, _FLOAT_MAX = 1e-200, 1e200
 
 
 class Outcome(NamedTuple):
-    """What came of a comparison.
+    """What came of a comparison."""
 
-    Attributes:
-        status: `correct`, `wrong`, `nothing found`, or else why nobody can tell.
-        got: The answer as it was found in the text.
-        parsed: The answer and the reference as expressions, where both were understood.
-    """
-
-    status: str
-    got: str
-    parsed: tuple[str, str] | None = None
+    status: str  # `correct`, `wrong`, `nothing found`, or else why nobody can tell
+    got: str  # the answer as it was found in the text
+    parsed: tuple[str, str] | None = None  # answer and reference, where both were understood
 
 
 def prepare() -> None:
@@ -47,23 +41,20 @@ def prepare() -> None:
 
 
 def compare(reference: str, boxes: list[str], text: str) -> Outcome:
-    """Compares an answer with its reference.
+    """Compares an answer with its bare reference.
 
-    Args:
-        reference: The reference answer without what surrounds it.
-        boxes: What the final boxes hold, one for most answers.
-        text: Where there is no box, the end of the answer, to find its last expression in.
+    Read is what its final boxes hold, mostly one; without a box, the last expression in `text`.
     """
     contents = [content(box) for box in boxes]
-    if len(boxes) == 1 and (one := based(contents[0])) and (other := based(reference)):
-        return Outcome("correct" if one == other else "wrong", contents[0])
+    if len(boxes) == 1 and (number := based(contents[0])) and (expected := based(reference)):
+        return Outcome("correct" if number == expected else "wrong", contents[0])
     bare = reference.strip("$ ")
     percent = len(contents) == 1 and contents[0].endswith("%"), bare.endswith("%")
     if all(percent):
         contents, reference = [_number(contents[0])], _number(bare)
     gold = _parse_reference(reference)
     if boxes:
-        answer = _parse(" and ".join(rf"$\boxed{{{said}}}$" for said in contents))
+        answer = _parse(" and ".join(rf"$\boxed{{{box}}}$" for box in contents))
     else:
         answer = _parse(tail(text))
     # A percentage and its number are one, as the library has it; but it reads no (25/2)%.
@@ -108,10 +99,9 @@ def _parse_reference(reference: str) -> tuple[Any, ...]:
         return _parse(reference)
     bare = content(reference.strip("$ \n"))
     for text in (rf"$\boxed{{{bare}}}$", f"${bare}$", bare):
-        found = _parse(text)
-        if _understood(found):
-            return found
-    return found
+        if _understood(parsed := _parse(text)):
+            break
+    return parsed
 
 
 def _parse(text: str) -> tuple[Any, ...]:
@@ -162,11 +152,11 @@ def _apart(expected: Any, given: Any) -> bool:
     at = {letter: Rational(7 + 4 * i, 5) for i, letter in enumerate(sorted(letters, key=str))}
     at |= {letter: I for letter in letters if letter.name == "i"}
     try:
-        one, other = (complex(expr.subs(at).evalf(15)) for expr in (expected, given))
+        a, b = (complex(expr.subs(at).evalf(15)) for expr in (expected, given))
     except Exception:
         return False  # no number comes of it
-    size = max(abs(one), abs(other))
-    return _FLOAT_MIN < size < _FLOAT_MAX and abs(one - other) > 1e-3 * size
+    size = max(abs(a), abs(b))
+    return _FLOAT_MIN < size < _FLOAT_MAX and abs(a - b) > 1e-3 * size
 
 
 def _as_imaginary(expected: Any, given: Any) -> bool:

@@ -53,18 +53,14 @@ class CallFailed(Exception):
 class Workers:
     """A set of worker processes, started at the first call and restarted when they die.
 
-    Safe to call from any thread and in any process, a daemon or a fork among them. Idle workers end
-    when this process ends, however it ends; busy ones at the latest a second after the limit of
-    their call.
-
-    Args:
-        prepare: Run once in each worker as it starts; a function that can be imported.
+    Each runs `prepare`, a function that can be imported, as it starts. Safe to call from any thread
+    and in any process, a daemon or a fork among them. Idle workers end when this process ends,
+    however it ends; busy ones at the latest a second after the limit of their call.
     """
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
-        self._users = 0
-        self._count = 0
+        self._users = self._count = 0
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -150,12 +146,10 @@ class _Worker:
         self._calls = 0
         try:
             self._ask(prepare, (), 0.0, _START_S)
-        except CallFailed as error:
+        except (CallFailed, TimeoutError, WorkerLost) as error:
             self.end()
-            raise WorkerLost(f"its process does not start: {error}") from error
-        except (TimeoutError, WorkerLost) as error:
-            self.end()
-            raise WorkerLost("its process does not start") from error
+            why = f": {error}" if isinstance(error, CallFailed) else ""
+            raise WorkerLost(f"its process does not start{why}") from error
 
     def spent(self) -> bool:
         """Whether it is dead, or has had its share of calls; an idle one has nothing to say."""

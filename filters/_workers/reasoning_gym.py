@@ -19,12 +19,10 @@ _NODES = (
 _NONSENSE = "no such answer"
 _WORD = re.compile(r"[^\W\d]\w*")
 _ATTRIBUTE = re.compile(r"\.\s*[^\W\d]|['\"\\`\[{:;]")
-# fmt: off
 _KNOWN = {
     "sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp",
     "log", "ln", "sqrt", "pi", "abs", "Abs", "oo",
-}
-# fmt: on
+}  # fmt: skip
 
 
 def prepare() -> None:
@@ -48,11 +46,7 @@ def prepare() -> None:
 
 
 def score(
-    generator: str,
-    options: dict[str, Any],
-    answer: str,
-    reference: str | None,
-    entry: dict[str, Any],
+    generator: str, options: dict[str, Any], answer: str, entry: dict[str, Any]
 ) -> tuple[float | None, str]:
     """The score from 0 to 1 that a generator gives an answer; or None, and why it gives none.
 
@@ -129,8 +123,8 @@ def _scorer(generator: str, key: str, options: dict[str, Any]) -> Any:
     if generator not in DATASETS:
         return None
     if (generator, key) not in _scorers:
-        made, config = DATASETS[generator]
-        _scorers[generator, key] = made(config=config(**options)).score_answer
+        dataset, config = DATASETS[generator]
+        _scorers[generator, key] = dataset(config=config(**options)).score_answer
     return _scorers[generator, key]
 
 

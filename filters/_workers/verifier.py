@@ -12,12 +12,8 @@ from filters.base import cannot_tell
 class WorkerVerifier:
     """A check whose work is done by a library in worker processes.
 
-    A subclass names the package and its workers. All checks of one kind in a process share the
-    workers.
-
-    Args:
-        timeout_s: Seconds that one call may take.
-        workers: How many processes this check wants.
+    A subclass names the package and its workers, which all checks of a kind share in a process. One
+    call may take `timeout_s`, and this check wants so many `workers`.
     """
 
     package: ClassVar[str]

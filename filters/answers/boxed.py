@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 
-from filters._text.math import visible
 from synth.core.boxed import boxes
 
-# Boxes stand at the end: a text longer than a million characters is read from there.
-_READ = 1_000_000
 # What may stand between two boxes that are one answer, and what has to.
 _JOINT = re.compile(r"(?:[\s$,;.，、。；()\[\]\\]|\band\b|\bor\b|和|或|与)*")
 _AND = re.compile(r"[,;，、；和或与]|and|or")
@@ -47,12 +44,20 @@ def _joined(between: str) -> bool:
     )
 
 
-def core(reference: str) -> str:
-    r"""Returns a reference without the worked solution, the box or the dollars around it.
+def final_answer(text: str) -> str | None:
+    r"""Returns an answer's last boxes, joined by a comma; None where it has no box.
 
-    >>> core("6 * 7 = 42 #### $42$")
-    '$42$'
+    >>> final_answer(r"Either \boxed{2} or \boxed{3}.")
+    '2, 3'
     """
-    reference = visible(reference[-_READ:]).rpartition("####")[2].strip()
-    contents = final_boxes(reference)
-    return ", ".join(contents) if contents else reference
+    return ", ".join(final_boxes(text)) or None
+
+
+def bare_reference(text: str) -> str:
+    r"""Returns a reference answer without the worked solution or the box around it.
+
+    >>> bare_reference("6 * 7 = 42 #### 42")
+    '42'
+    """
+    last = text.rpartition("####")[2].strip()
+    return final_answer(last) or last

@@ -9,19 +9,19 @@ from filters._text.math import plain, rational, visible
 from filters._workers import math as _math_worker
 from filters._workers.pool import Workers
 from filters._workers.verifier import WorkerVerifier
-from filters.answers.boxed import _READ, core, final_boxes
+from filters.answers.boxed import bare_reference, final_boxes
 from filters.base import Decision, cannot_tell
 from synth.core.display import shown
 from synth.core.record import Record, Task
 
+# Boxes stand at the end: a text longer than a million characters is read from there.
+_READ = 1_000_000
 # Where no box is, the last expression counts, and it stands in the last words.
 _TAIL = 2000
 # No final answer is longer; nor would it be compared within the limit.
 _LONGEST = 2000
 # Numbers that are further apart than this share of the greater are not one number rounded.
 _NEAR = 1e-3
-
-_workers = Workers(_math_worker.prepare)
 
 
 class MathAnswer(WorkerVerifier):
@@ -44,7 +44,7 @@ class MathAnswer(WorkerVerifier):
     """
 
     package = "math-verify"
-    workers = _workers
+    workers = Workers(_math_worker.prepare)
 
     def __init__(self, timeout_s: float, require_box: bool, workers: int) -> None:
         super().__init__(timeout_s, workers)
@@ -52,7 +52,7 @@ class MathAnswer(WorkerVerifier):
 
     def __call__(self, record: Record) -> Decision:
         """The verdict on one record."""
-        reference = core(record.task.answer or "")
+        reference = bare_reference(visible((record.task.answer or "")[-_READ:]))
         if not reference:
             return cannot_tell("no reference answer")
         answer = visible(record.answer[-_READ:])
@@ -103,22 +103,16 @@ def equivalent(reference: str, answer: str) -> bool:
 
 @functools.cache
 def _comparison() -> MathAnswer:
-    """The comparison of `equivalent`.
-
-    Never closed: a vote comes every few seconds, and a worker takes longer to start than to
-    compare; an idle one ends with this process.
-    """
+    # Never closed: a vote comes every few seconds, and a worker takes longer to start than to
+    # compare; an idle one ends with this process.
     return MathAnswer(timeout_s=5, require_box=False, workers=1)
 
 
 def _by_text(answer: str, reference: str) -> Decision | None:
     """The verdict where the texts alone decide, else None."""
     plain_answer, plain_reference = plain(answer[: _LONGEST + 1]), plain(reference[: _LONGEST + 1])
-    if (
-        plain_answer
-        and plain_answer == plain_reference
-        and max(len(answer), len(reference)) <= _LONGEST
-    ):
+    short = max(len(answer), len(reference)) <= _LONGEST
+    if short and plain_answer and plain_answer == plain_reference:
         return Decision(True, "", 1.0, None, _evidence(answer, reference, "text"))
     number, expected = rational(plain_answer), rational(plain_reference)
     if number is None or expected is None:

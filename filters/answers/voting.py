@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from filters.answers.boxed import final_boxes
+from filters.answers.boxed import final_answer
 from filters.answers.equivalence import equivalent
 
 # Comparing all answers may take so long; what is not compared by then stands for itself.
@@ -16,25 +16,17 @@ Same = Callable[[str, str], bool]
 
 
 class Vote(NamedTuple):
-    """What came of a vote.
+    """What came of a vote."""
 
-    Attributes:
-        answer: The winning answer as most of its voters wrote it.
-        votes: Answers that give it.
-        total: All answers, those without a final answer included.
-    """
-
-    answer: str
-    votes: int
-    total: int
+    answer: str  # the winning answer as most of its voters wrote it
+    votes: int  # answers that give it
+    total: int  # all answers, those without a final answer included
 
 
 def agree(answers: Sequence[str], same: Same | None = None) -> Vote | None:
     r"""Returns the final answer that more answers give than any other; None where there is none.
 
-    Args:
-        answers: Whole answers, as teachers gave them.
-        same: Whether two final answers are equal; as `math_answer` has it by default.
+    `same` says whether two final answers are equal; by default as `math_answer` has it.
 
     >>> agree([r"\boxed{12}", r"So it is $\boxed{12}$.", r"\boxed{13}", "no idea"])
     Vote(answer='12', votes=2, total=4)
@@ -63,11 +55,9 @@ def tally(answers: Sequence[str], same: Same | None = None) -> list[tuple[str, i
 def tally_weighted(
     finals: Sequence[tuple[str, float]], same: Same | None = None
 ) -> list[tuple[list[str], float]]:
-    """Returns final answers in groups of equal ones, and the weight of each group, heaviest first.
+    """Returns final answers, given with the weight of each, in groups of equal ones.
 
-    Args:
-        finals: Final answers and the weight of each.
-        same: Whether two final answers are equal; as `math_answer` has it by default.
+    Beside each group is its weight; the heaviest comes first.
     """
     forms: dict[str, float] = {}
     for final, weight in finals:
@@ -83,22 +73,3 @@ def tally_weighted(
             groups.append([form])
     weighed = [(group, sum(forms[form] for form in group)) for group in groups]
     return sorted(weighed, key=lambda item: -item[1])
-
-
-def final_answer(text: str) -> str | None:
-    r"""Returns an answer's last boxes, joined by a comma; None where it has no box.
-
-    >>> final_answer(r"Either \boxed{2} or \boxed{3}.")
-    '2, 3'
-    """
-    return ", ".join(final_boxes(text)) or None
-
-
-def bare_reference(text: str) -> str:
-    r"""Returns a reference answer without the worked solution or the box around it.
-
-    >>> bare_reference("6 * 7 = 42 #### 42")
-    '42'
-    """
-    last = text.rpartition("####")[2].strip()
-    return final_answer(last) or last

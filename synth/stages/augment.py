@@ -133,7 +133,7 @@ class _QuestionRun(AugmentationRun[Augment]):
 
         Each round but the first starts from what the round before it made.
         """
-        from filters.answers.voting import bare_reference
+        from filters.answers.boxed import bare_reference
 
         entry = self.entry
         for round_ in range(entry.rounds):
@@ -223,7 +223,8 @@ class _QuestionRun(AugmentationRun[Augment]):
 
     def _vote(self, agreement: Agreement, records: list[Record]) -> None:
         """Gives each question the answer that most answers agree on, or rejects it."""
-        from filters.answers.voting import final_answer, tally
+        from filters.answers.boxed import final_answer
+        from filters.answers.voting import tally
 
         by_id = {record.id: record for record in records}
         voter = agreement.teacher or self.teacher

@@ -141,7 +141,8 @@ def reader(prompt: Prompt, values: Mapping[str, Any]) -> Reader:
     its text and the config's values name, a box and a think block. What the question says does not
     count.
     """
-    from filters.answers.voting import final_answer, tally_weighted
+    from filters.answers.boxed import final_answer
+    from filters.answers.voting import tally_weighted
     from filters.base import Context
     from filters.think_format import Config, build
     from sft.evaluation.scores import Reader

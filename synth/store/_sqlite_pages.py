@@ -8,15 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+PAGE_SIZE = 4096  # of every store; the header's word counts only where it is sound
 _MAGIC = b"SQLite format 3\0"
-
-
-_PAGE = 4096  # of every store; the header's word counts only where it is sound
-
-
 _LEAF = 0x0D  # a page of a table that holds rows
-
-
 _FIXED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # bytes of a serial type
 
 
@@ -36,10 +30,10 @@ class Pages:
         self.count = max(len(data) // size, max(over, default=0))
 
     def __getitem__(self, number: int) -> bytes:
-        found = self.over.get(number)
-        if found is None:
-            found = self.data[(number - 1) * self.size : number * self.size]
-        return found if number > 0 and len(found) == self.size else b""
+        page = self.over.get(number)
+        if page is None:
+            page = self.data[(number - 1) * self.size : number * self.size]
+        return page if number > 0 and len(page) == self.size else b""
 
     def cells(self) -> Iterator[Cell]:
         """Every row of every page that looks like a table's; rubbish where a page is damaged."""
@@ -48,20 +42,21 @@ class Pages:
             if not page or page[start] != _LEAF:
                 continue
             for i in range(int.from_bytes(page[start + 3 : start + 5], "big")):
-                place = start + 8 + 2 * i
+                at = start + 8 + 2 * i
                 # A damaged cell can be wrong in any way, and the next may be sound.
                 with contextlib.suppress(IndexError, ValueError, struct.error):
-                    yield self._cell(number, page, int.from_bytes(page[place : place + 2], "big"))
+                    yield self._cell(number, page, int.from_bytes(page[at : at + 2], "big"))
 
     def _cell(self, number: int, page: bytes, at: int) -> Cell:
         length, at = _varint(page, at)
         id, at = _varint(page, at)
         if length > len(self.data) + len(self.over) * self.size:
             raise ValueError("longer than the file")
-        local, least = self.size - 35, (self.size - 12) * 32 // 255 - 23
+        # What lies in this page; the rest follows in pages of its own.
+        local, min_local = self.size - 35, (self.size - 12) * 32 // 255 - 23
         if length > local:
-            most, local = local, least + (length - least) % (self.size - 4)
-            local = local if local <= most else least
+            max_local, local = local, min_local + (length - min_local) % (self.size - 4)
+            local = local if local <= max_local else min_local
         body, pages = page[at : at + min(length, local)], [number]
         parts, have = [body], len(body)
         follow = int.from_bytes(page[at + local : at + local + 4], "big") if length > local else 0
@@ -114,14 +109,15 @@ def _columns(record: bytes) -> Iterator[Any]:
             yield value.decode("utf-8", "replace") if kind % 2 else value
 
 
-def _page_size(data: Any) -> int:
+def page_size_of(data: Any) -> int:
+    """The size of a file's pages, by its header where that is sound."""
     size = int.from_bytes(data[16:18], "big")
     size = 65536 if size == 1 else size
     sound = data[:16] == _MAGIC and size >= 512 and size & (size - 1) == 0
-    return size if sound else _PAGE
+    return size if sound else PAGE_SIZE
 
 
-def _read_log(path: Path, page_size: int) -> dict[int, bytes]:
+def read_log(path: Path, page_size: int) -> dict[int, bytes]:
     """The last version of each page in a write-ahead log.
 
     Frames of an earlier use of the log have other salts. That a frame was committed does not

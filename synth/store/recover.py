@@ -25,7 +25,7 @@ from typing import Any
 from synth.core.compression import decompress, parse_json
 from synth.core.errors import UserError
 from synth.core.usage import usage_of
-from synth.store._sqlite_pages import _PAGE, Cell, Pages, _page_size, _read_log
+from synth.store._sqlite_pages import PAGE_SIZE, Cell, Pages, page_size_of, read_log
 from synth.store.responses import SCHEMA
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -33,19 +33,12 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Recovered:
-    """What came of it.
+    """What came of it."""
 
-    Attributes:
-        saved: Responses in the fresh store.
-        lost: Responses that are known to be lost: there may be more, of which nothing is left.
-        notes: Rows of the other tables (failures, stand-ins, batches) that were saved.
-        damaged: Where the damaged file lies now; None where it was sound and is untouched.
-    """
-
-    saved: int
-    lost: int
-    notes: int
-    damaged: Path | None
+    saved: int  # responses in the fresh store
+    lost: int  # responses known to be lost: there may be more, of which nothing is left
+    notes: int  # rows of the other tables (failures, stand-ins, batches) that were saved
+    damaged: Path | None  # where the damaged file lies now; None where it was sound
 
 
 def sound_response(cell: Cell) -> tuple[Any, ...] | None:
@@ -109,23 +102,20 @@ def recover(path: Path, say: Callable[[str], None]) -> Recovered:
     _refuse_if_used(path)
     fresh = path.with_name(path.name + ".recovering")
     fresh.unlink(missing_ok=True)
-    connection = sqlite3.connect(fresh)
     try:
-        connection.executescript(SCHEMA)
-        with connection:
+        with contextlib.closing(sqlite3.connect(fresh)) as connection, connection:
+            connection.executescript(SCHEMA)
             saved, notes = _save(path, connection)
             lost = _missing(connection)
     except BaseException:
-        connection.close()
         fresh.unlink(missing_ok=True)
         raise
-    connection.close()
-    found = _as_sqlite_sees(path)
-    if not saved and not notes and found is None:
+    sqlite_count = _as_sqlite_sees(path)
+    if not saved and not notes and sqlite_count is None:
         fresh.unlink()
         raise UserError(f"{path}: holds nothing of a response store; it is left as it is")
-    lost = lost if found is None else found - saved
-    if lost == 0 and found is not None:
+    lost = lost if sqlite_count is None else sqlite_count - saved
+    if lost == 0 and sqlite_count is not None:
         fresh.unlink()
         say(f"{path}: sound, with {saved:,} responses; it is left as it is")
         return Recovered(saved, 0, notes, None)
@@ -148,9 +138,9 @@ def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        most = size // 64  # a row takes more than this: a higher number is damaged
-        for page_size in {_PAGE, _page_size(data)}:
-            log = _read_log(path.with_name(path.name + "-wal"), page_size)
+        max_id = size // 64  # a row takes more than this: a higher number is damaged
+        for page_size in {PAGE_SIZE, page_size_of(data)}:
+            log = read_log(path.with_name(path.name + "-wal"), page_size)
             # First what the log did not change: one of the two may be damaged.
             for over in ({}, log) if log else ({},):
                 for cell in Pages(data, page_size, over).cells():
@@ -159,14 +149,16 @@ def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
                         if table := _note(cell.values):
                             _insert_note(fresh, table, cell.values)
                         continue
-                    id = cell.id if 0 < cell.id <= most + len(log) * page_size // 64 else None
+                    id = cell.id if 0 < cell.id <= max_id + len(log) * page_size // 64 else None
                     _insert(fresh, id, row)
         if isinstance(data, mmap.mmap):
             data.close()
-    saved = fresh.execute("SELECT count(*) FROM responses").fetchone()[0]
-    tables = ("failures", "stand_ins", "batches")
-    counts = [fresh.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
-    return saved, sum(counts)
+    notes = sum(_count(fresh, table) for table in ("failures", "stand_ins", "batches"))
+    return _count(fresh, "responses"), notes
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def _insert(fresh: sqlite3.Connection, id: int | None, row: tuple[Any, ...]) -> None:
@@ -176,11 +168,11 @@ def _insert(fresh: sqlite3.Connection, id: int | None, row: tuple[Any, ...]) -> 
 
 
 def _insert_note(fresh: sqlite3.Connection, table: str, values: tuple[Any, ...]) -> None:
-    marks = ",".join("?" * len(values))
     if table == "failures":  # it has no key, and the log shows its pages twice
-        found = fresh.execute("SELECT 1 FROM failures WHERE key = ? AND created = ?", values[::4])
-        if found.fetchone():
+        sql = "SELECT 1 FROM failures WHERE key = ? AND created = ?"
+        if fresh.execute(sql, values[::4]).fetchone():
             return
+    marks = ",".join("?" * len(values))
     fresh.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
 
 
@@ -191,14 +183,13 @@ def _as_sqlite_sees(path: Path) -> int | None:
     as another connection would move the log into the damaged file.
     """
     log = path.with_name(path.name + "-wal")
-    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    uri = f"{path.absolute().as_uri()}?{mode}"
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
-        ) as connection:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 return None
-            return int(connection.execute("SELECT count(*) FROM responses").fetchone()[0])
+            return _count(connection, "responses")
     except (sqlite3.Error, UnicodeDecodeError):  # its message may quote what is damaged
         return None
 
@@ -212,8 +203,7 @@ def _missing(fresh: sqlite3.Connection) -> int:
         "SELECT max(id) FROM responses AS one WHERE EXISTS "
         "(SELECT 1 FROM responses WHERE id IN (one.id - 1, one.id + 1))"
     ).fetchone()[0]
-    have = fresh.execute("SELECT count(*) FROM responses").fetchone()[0]
-    return max(0, int(last or 0) - int(have))
+    return max(0, int(last or 0) - _count(fresh, "responses"))
 
 
 def _free_name(path: Path) -> Path:

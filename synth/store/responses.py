@@ -30,7 +30,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
@@ -69,11 +69,10 @@ CREATE TABLE IF NOT EXISTS batches (      -- at a provider, until their answers 
 );
 PRAGMA user_version = {VERSION};
 """
-_COLUMNS = (
-    "key, run, teacher, prompt_tokens, completion_tokens, cost_usd, latency, created, "
-    "request, response, labels"
+_INSERT = (
+    "INSERT OR IGNORE INTO responses (key, run, teacher, prompt_tokens, completion_tokens, "
+    "cost_usd, latency, created, request, response, labels) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 )
-_INSERT = f"INSERT OR IGNORE INTO responses ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 # A file of this size lies beside the store and is given up when the disk is full, so that what was
 # already on its way (and will be paid for) still finds room.
 RESERVE_BYTES = 16 * 1024 * 1024
@@ -87,8 +86,7 @@ class Stored:
     latency: float
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseMetadata:
+class ResponseMetadata(NamedTuple):
     """What is noted of a response beside its text: who bought it, and what it came to."""
 
     run: str = ""
@@ -101,23 +99,15 @@ class ResponseMetadata:
 
 @dataclass(slots=True)
 class Batch:
-    """Requests that were handed to a provider together (its files and batches endpoints).
+    """Requests that were handed to a provider together (its files and batches endpoints)."""
 
-    Attributes:
-        file: The provider's name for the uploaded requests.
-        id: Its name for the batch; None where it is not known whether one was made.
-        created: Unix time at which it was noted.
-        requests: Its requests; of a batch that is read back, those without a stored response.
-    """
-
-    file: str
-    id: str | None
-    created: float
-    requests: list[RequestKey]
+    file: str  # the provider's name for the uploaded requests
+    id: str | None  # its name for the batch; None where it is not known whether one was made
+    created: float  # the Unix time at which it was noted
+    requests: list[RequestKey]  # when it is read back, those without a stored response
 
 
-@dataclass(slots=True)
-class _Write:
+class _Write(NamedTuple):
     sql: str
     values: Sequence[Any]
     done: asyncio.Future[None]
@@ -145,12 +135,10 @@ class ResponseStore:
             self._check_version()
             self._reader.executescript(SCHEMA)
             self._fill_disk_reserve()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, unreadable, no such folder
-                raise UserError(f"response store {path}: cannot be opened ({error})") from error
-            raise damaged_store(self.path, error) from error
-        except OSError as error:
+        except (OSError, sqlite3.OperationalError) as error:  # locked, unreadable, no such folder
             raise UserError(f"response store {path}: cannot be opened ({error})") from error
+        except sqlite3.DatabaseError as error:
+            raise damaged_store(path, error) from error
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._thread.start()
@@ -180,19 +168,12 @@ class ResponseStore:
         self,
         request: RequestKey,
         response: bytes,
-        bought: ResponseMetadata = ResponseMetadata(),
+        metadata: ResponseMetadata | None = None,
         labels: bytes | None = None,
     ) -> None:
-        """Stores a response and returns when it is on the disk.
-
-        Raises:
-            StoreFull: The disk took no more.
-        """
-        b = bought
-        row = (
-            *(request.key, b.run, b.teacher, b.prompt_tokens, b.completion_tokens, b.cost_usd),
-            *(b.latency, time.time(), request.body, response, labels),
-        )
+        """Stores a response and returns when it is on the disk, or raises StoreFull."""
+        metadata = metadata or ResponseMetadata()
+        row = (request.key, *metadata, time.time(), request.body, response, labels)
         await self._submit(_INSERT, row)
 
     async def persist_failure(
@@ -228,15 +209,15 @@ class ResponseStore:
             "SELECT file, id, created, requests FROM batches WHERE endpoint = ? ORDER BY created",
             (endpoint,),
         )
-        found = []
+        batches = []
         for file, id, created, packed in rows.fetchall():
             try:
                 bodies = decompress(packed).split(b"\n")
             except ValueError as error:
                 raise damaged_store(self.path, error) from error
             requests = [RequestKey(hashlib.sha256(body).hexdigest(), body) for body in bodies]
-            found.append(Batch(file, id, created, self.unanswered(requests)))
-        return found
+            batches.append(Batch(file, id, created, self.unanswered(requests)))
+        return batches
 
     def unanswered(self, requests: Sequence[RequestKey]) -> list[RequestKey]:
         """Those of some requests that have no response here."""
@@ -250,10 +231,8 @@ class ResponseStore:
     def spent(self, run: str) -> dict[str, Usage]:
         """What the responses that a run bought came to, by teacher."""
         return {
-            teacher: Usage(
-                total.responses, total.prompt_tokens + total.completion_tokens, total.usd
-            )
-            for teacher, total in bought(self.path, run).items()
+            teacher: Usage(sums.responses, sums.prompt_tokens + sums.completion_tokens, sums.usd)
+            for teacher, sums in bought(self.path, run).items()
         }
 
     def close(self) -> None:
@@ -270,8 +249,8 @@ class ResponseStore:
 
     def _check_version(self) -> None:
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
-        made = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if made and version != VERSION:
+        tables = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables and version != VERSION:
             raise UserError(
                 f"response store {self.path}: of version {version}, and this is version {VERSION}"
             )
@@ -300,13 +279,12 @@ class ResponseStore:
 
     def _write_all(self) -> None:
         connection = self._connect()
-        open_ = True
-        while open_:
+        closing = False
+        while not closing:
             batch = [self._writes.get()]
             while not self._writes.empty() and len(batch) < 1000:
                 batch.append(self._writes.get())
-            if None in batch:
-                open_ = False
+            closing = None in batch
             writes = [write for write in batch if write is not None]
             error = self._commit(connection, writes)
             # One wake-up a batch and loop, not one a response.

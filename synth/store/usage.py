@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sqlite3
 from collections.abc import Iterator
@@ -11,35 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synth.core.compression import decompress
+from synth.core.compression import decompress, parse_json
 from synth.core.errors import UserError
 
 # What SQLite and the columns beside the blobs take of the file for a row and its key's index.
 ROW_BYTES = 280
+_SIZE = f"length(request) + length(response) + coalesce(length(labels), 0) + {ROW_BYTES}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response in the store, without its text.
-
-    Attributes:
-        run: The run that bought it, from the teacher that it called `teacher`.
-        cost_usd: By the price at that time; None is not known, as for the tokens.
-        latency: Seconds that the answer took; `created` is the Unix time when it came.
-        size: Bytes that it takes in the store, soft labels included.
-        request: The canonical request that the key is the hash of.
-    """
+    """A response in the store, without its text; tokens and cost may be unknown."""
 
     key: str
-    run: str
+    run: str  # which run bought it, from the teacher that it called `teacher`
     teacher: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    cost_usd: float | None
-    latency: float
-    created: float
-    size: int
-    request: dict[str, Any]
+    cost_usd: float | None  # by the price at that time
+    latency: float  # seconds that the answer took
+    created: float  # the Unix time when it came
+    size: int  # bytes that it takes in the store, soft labels included
+    request: dict[str, Any]  # the canonical one that the key is the hash of
 
 
 def entries(path: Path) -> Iterator[StoredResponse]:
@@ -50,27 +42,14 @@ def entries(path: Path) -> Iterator[StoredResponse]:
     """
     sql = (
         "SELECT key, run, teacher, prompt_tokens, completion_tokens, cost_usd, latency, created, "
-        "length(request) + length(response) + coalesce(length(labels), 0), request "
-        "FROM responses ORDER BY id DESC"
+        f"{_SIZE}, request FROM responses ORDER BY id DESC"
     )
-    for row in _read(path, sql, ()):
-        key, run, teacher, prompt, completion, cost, latency, created, size, packed = row
+    for *columns, packed in _read(path, sql):
         try:
-            request = json.loads(decompress(packed).decode("utf-8", "surrogatepass"))
+            columns.append(parse_json(decompress(packed)))
         except ValueError as error:
             raise damaged_store(path, error) from error
-        yield StoredResponse(
-            key=key,
-            run=run,
-            teacher=teacher,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            cost_usd=cost,
-            latency=latency,
-            created=created,
-            size=size + ROW_BYTES,
-            request=request,
-        )
+        yield StoredResponse(*columns)
 
 
 class Usage(NamedTuple):
@@ -98,8 +77,7 @@ def bought(path: Path, run: str, since: float = -math.inf) -> dict[str, UsageTot
     sql = (
         "SELECT teacher, count(*), sum(coalesce(prompt_tokens, 0)), "
         "sum(coalesce(completion_tokens, 0)), sum(coalesce(cost_usd, 0.0)), "
-        "sum(cost_usd IS NULL), sum(length(request) + length(response) + "
-        f"coalesce(length(labels), 0) + {ROW_BYTES}) "
+        f"sum(cost_usd IS NULL), sum({_SIZE}) "
         "FROM responses WHERE run = ? AND created >= ? GROUP BY teacher"
     )
     return {teacher: UsageTotals(*figures) for teacher, *figures in _read(path, sql, (run, since))}
@@ -107,10 +85,10 @@ def bought(path: Path, run: str, since: float = -math.inf) -> dict[str, UsageTot
 
 def failures(path: Path) -> dict[str, str]:
     """Return the reason, by key, of every request that failed for good."""
-    return dict(_read(path, "SELECT key, reason FROM failures ORDER BY rowid", ()))
+    return dict(_read(path, "SELECT key, reason FROM failures ORDER BY rowid"))
 
 
-def _read(path: Path, sql: str, values: tuple[Any, ...]) -> Iterator[Any]:
+def _read(path: Path, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
     if not path.is_file():
         return
     with contextlib.closing(sqlite3.connect(path)) as connection:

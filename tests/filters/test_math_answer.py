@@ -175,9 +175,11 @@ def test_dead_workers_are_replaced(make, record):
 def test_a_crash_is_not_wrong(make, record, monkeypatch):
     from filters.answers import equivalence
 
-    call = equivalence._workers.call
+    call = equivalence.MathAnswer.workers.call
     monkeypatch.setattr(
-        equivalence._workers, "call", lambda function, *args, limit: call(os._exit, 3, limit=limit)
+        equivalence.MathAnswer.workers,
+        "call",
+        lambda function, *args, limit: call(os._exit, 3, limit=limit),
     )
     found = make("math_answer")(record(r"\boxed{\sqrt{4}}", reference="2"))
     assert found.reason == "cannot tell: its process ended with status 3"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.answers import voting as _agreement
-from filters.answers.voting import Vote, agree, bare_reference, final_answer
+from filters.answers.boxed import bare_reference, final_answer
+from filters.answers.voting import Vote, agree
 
 
 def boxed(*finals):
@@ -55,7 +55,7 @@ def test_half_a_percent_does_not_make_fifty_equal_to_a_half():
 
 
 def test_comparisons_stop_at_their_limit_and_the_votes_by_text_stand(monkeypatch):
-    monkeypatch.setattr(_agreement, "LIMIT_S", 0.0)
+    monkeypatch.setattr("filters.answers.voting.LIMIT_S", 0.0)
 
     def never(one, other):
         raise AssertionError("compared after the limit")
