@@ -44,11 +44,6 @@ class WorkerLost(Exception):
 class CallFailed(Exception):
     """The function raised in the worker; the text begins with the name of what it raised."""
 
-    @property
-    def kind(self) -> str:
-        """The name of the exception that the function raised."""
-        return str(self).partition(":")[0]
-
 
 class Workers:
     """A set of worker processes, started at the first call and restarted when they die.
@@ -114,18 +109,15 @@ class Workers:
                 # It may have died while idle, which is no fault of this call: once more, afresh.
             if worker is not None:
                 worker.end()
-                worker = None
             worker = _Worker(self._prepare)
             return worker.call(function, args, limit)
         except (TimeoutError, WorkerLost):
             if worker is not None:
                 worker.end()
-                worker = None
             raise
         finally:
             if self._users < 1 and worker is not None:
                 worker.end()
-                worker = None
             self._idle.put(worker)
 
 
@@ -153,7 +145,7 @@ class _Worker:
 
     def spent(self) -> bool:
         """Whether it is dead, or has had its share of calls; an idle one has nothing to say."""
-        return self._calls >= _CALLS_A_PROCESS or self._pipe.poll()
+        return self._pipe.closed or self._calls >= _CALLS_A_PROCESS or self._pipe.poll()
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], limit: float) -> Any:
         self._calls += 1

@@ -43,7 +43,7 @@ class WorkerVerifier:
 
     def describe(self, error: CallFailed) -> str:
         """Returns what a verdict says of an exception that the library raised: its name."""
-        return error.kind
+        return str(error).partition(":")[0]
 
     def close(self) -> None:
         """Ends the workers, unless another check in this process has use for them."""

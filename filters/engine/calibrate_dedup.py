@@ -209,17 +209,16 @@ def _near(
 def _edited(base: Record, on: On, kind: str, share: float, rng: random.Random) -> Record:
     """The record with its longest compared text edited."""
     edit = EDITS[kind]
-    task, reasoning, answer = base.task, base.reasoning, base.answer
     longest = max(parts(base, on), key=lambda part: len(part or ""))
-    if on == "question" or longest is task.question:
-        task = dataclasses.replace(task, question=edit(task.question, share, rng))
-    elif longest is reasoning:
-        reasoning = edit(reasoning or "", share, rng)
+    changes: dict[str, Any] = {"id": f"{base.id}+edited"}
+    if on == "question" or longest is base.task.question:
+        question = edit(base.task.question, share, rng)
+        changes["task"] = dataclasses.replace(base.task, question=question)
+    elif longest is base.reasoning:
+        changes["reasoning"] = edit(base.reasoning or "", share, rng)
     else:
-        answer = edit(answer, share, rng)
-    return dataclasses.replace(
-        base, id=f"{base.id}+edited", task=task, reasoning=reasoning, answer=answer
-    )
+        changes["answer"] = edit(base.answer, share, rng)
+    return dataclasses.replace(base, **changes)
 
 
 def _similarity(name: str, config: Any) -> Similarity:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from contextlib import AbstractContextManager
 
 from filters.base import Check, Context
 from filters.engine.filter import Filter, close_check
@@ -15,11 +15,8 @@ from synth.core.record import Record, Task, Verdict
 _AHEAD_PER_THREAD = 8
 
 
-class Chain:
-    """Filters of the question and the trace level, ready to judge. A context manager.
-
-    Set filters among those that it is given are left out. `checks` has each filter with its check.
-    """
+class Chain(AbstractContextManager["Chain"]):
+    """Filters of the question and the trace level with their checks; set filters are left out."""
 
     def __init__(self, filters: Sequence[Filter], context: Context) -> None:
         self.checks: list[tuple[Filter, Check]] = [
@@ -82,9 +79,6 @@ class Chain:
         """Ends what the filters hold, such as worker processes."""
         for _, check in self.checks:
             close_check(check)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -95,7 +95,11 @@ class Executor:
         self, chunk: Chunk, filters: Sequence[Filter], rows: Sequence[int] | None = None
     ) -> Iterator[Record]:
         """Records of a chunk with what these filters say of them; some of its rows, or all."""
-        columns = [(loaded, *self._stored(loaded, chunk)) for loaded in filters]
+        columns = []
+        for loaded in filters:
+            outcomes, seconds = self._stored(loaded, chunk)
+            count = sum(outcome is not None for outcome in outcomes)
+            columns.append((loaded, outcomes, seconds / max(1, count)))
         indices = range(chunk.rows) if rows is None else rows
         for row, record in zip(indices, read_chunk(chunk, rows), strict=True):
             record.verdicts = [
@@ -114,12 +118,9 @@ class Executor:
         return kept
 
     def _stored(self, loaded: Filter, chunk: Chunk) -> tuple[list[Outcome | None], float]:
-        """A filter's outcomes for a chunk, and the seconds that each of them took on average."""
+        """A filter's outcomes for a chunk, and the seconds that they took together."""
         stored = self.outcomes.read(self._keys[loaded.name], chunk.number)
-        if stored is None:
-            return [None] * chunk.rows, 0.0
-        outcomes, seconds = stored
-        return outcomes, seconds / max(1, sum(outcome is not None for outcome in outcomes))
+        return stored or ([None] * chunk.rows, 0.0)
 
     def _write(
         self, loaded: Filter, chunk: Chunk, outcomes: list[Outcome | None], seconds: float
@@ -185,8 +186,7 @@ class Executor:
     def _judge_sets(self) -> None:
         """Runs set filters one after the other, each on what all before it keep.
 
-        What is in the store is not run again. Which rows are kept so far is held: 2.5 bytes a
-        record.
+        Which rows are kept so far is held: 2.5 bytes a record.
         """
         if all(map(self._is_judged, self._sets)):
             return

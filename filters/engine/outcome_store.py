@@ -11,8 +11,9 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filters.base import Decision, Figures
 from filters.engine.filter import Outcome
@@ -30,8 +31,8 @@ CREATE TABLE IF NOT EXISTS notes (
 Key = tuple[str, str]  # a filter's fingerprint, and a hash of the data that it judged
 
 
-class OutcomeStore:
-    """Outcomes on disk, in an SQLite file. For one thread; a context manager.
+class OutcomeStore(AbstractContextManager["OutcomeStore"]):
+    """Outcomes on disk, in an SQLite file. For one thread.
 
     Raises:
         UserError: The file is damaged or no such file.
@@ -81,9 +82,6 @@ class OutcomeStore:
         sql = "SELECT said FROM notes WHERE filter = ? AND data = ?"
         row = self._db.execute(sql, key).fetchone()
         return list(json.loads(row[0])) if row else []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._db.close()

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -54,10 +54,7 @@ class _Worker:
 
 
 def judge_chunks(
-    jobs: Iterable[Job],
-    filters: Sequence[Filter],
-    make_context: Callable[[], Context],
-    workers: int,
+    jobs: list[Job], filters: Sequence[Filter], make_context: Callable[[], Context], workers: int
 ) -> Iterator[tuple[Job, Judged]]:
     """Judges chunks in several processes; yields them as they are done, in any order.
 

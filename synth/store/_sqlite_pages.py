@@ -73,14 +73,12 @@ class Pages:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for i in range(9):
+    for i in range(8):
         byte = data[at + i]
-        if i == 8:
-            return value << 8 | byte, at + 9
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
-            break
-    return value, at + i + 1
+            return value, at + i + 1
+    return value << 8 | data[at + 8], at + 9
 
 
 def _columns(record: bytes) -> Iterator[Any]:

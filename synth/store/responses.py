@@ -118,7 +118,7 @@ class StoreFull(Exception):
     """The disk is full. What is in the store stays; nothing new goes in."""
 
 
-class ResponseStore:
+class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
     """Opens the store, or makes it. Use as a context manager; reads and writes from one event loop.
 
     Raises:
@@ -142,9 +142,6 @@ class ResponseStore:
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> ResponseStore:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -176,9 +173,7 @@ class ResponseStore:
         row = (request.key, *metadata, time.time(), request.body, response, labels)
         await self._submit(_INSERT, row)
 
-    async def persist_failure(
-        self, key: str, reason: str, run: str = "", teacher: str = ""
-    ) -> None:
+    async def persist_failure(self, key: str, reason: str, run: str, teacher: str) -> None:
         """Notes that a request failed for good, so that no request goes without an account."""
         values = (key, run, teacher, reason, time.time())
         await self._submit("INSERT INTO failures VALUES (?, ?, ?, ?, ?)", values)
