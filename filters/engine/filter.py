@@ -111,29 +111,24 @@ class Filter:
 
     def verdict(self, outcome: Outcome, seconds: float = 0.0) -> Verdict:
         """What follows from an outcome by the config's bounds and action."""
-        keep, reason, score, threshold, evidence = self._decision(outcome)
+        decision = self._decision(outcome)
         return Verdict(
-            filter=self.name,
-            keep=keep,
-            reason=reason,
-            score=score,
-            threshold=threshold,
-            evidence=canonical_json(evidence) if evidence else None,
+            self.name,
+            *decision[:4],
+            evidence=canonical_json(decision.evidence) if decision.evidence else None,
             version=self.config.version,
-            drops=self._dropped(keep),
+            drops=self.drops(decision),
             seconds=seconds,
         )
 
     def drops(self, outcome: Outcome) -> bool:
         """Whether its verdict drops the record."""
-        return self._dropped(self._decision(outcome).keep)
+        keep = self._decision(outcome).keep
+        action = (self.config.cannot_tell if keep is None else None) or self.config.action
+        return not keep and action == "drop"
 
     def _decision(self, outcome: Outcome) -> Decision:
         return decide(outcome, self.config) if isinstance(outcome, Figures) else outcome
-
-    def _dropped(self, keep: bool | None) -> bool:
-        action = (self.config.cannot_tell if keep is None else None) or self.config.action
-        return not keep and action == "drop"
 
 
 def checked(outcome: Any) -> Outcome:
