@@ -60,19 +60,13 @@ def question_features(task: Task) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """A beta prior of pass rates, its mean a logistic regression on a question's features.
+    """A beta prior of pass rates, its mean a logistic regression on a question's features."""
 
-    Attributes:
-        features: Names of those that count; of each its mean and deviation, shape (features,).
-        weights: The constant, then those of the standardised features, shape (1 + features,).
-        strength: n, in answers: how much the mean weighs beside what a question's answers show.
-    """
-
-    features: Sequence[str]
-    means: NDArray[np.float64]
-    deviations: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    strength: float
+    features: Sequence[str]  # names of those that count
+    means: NDArray[np.float64]  # (features,)
+    deviations: NDArray[np.float64]  # (features,)
+    weights: NDArray[np.float64]  # (1 + features,): the constant, then of standardised features
+    strength: float  # n, in answers: the weight of the mean beside a question's own answers
 
     def mean(self, seen: Mapping[str, float]) -> float:
         """Return the chance that the first answer passes."""

@@ -43,18 +43,12 @@ class Reply:
 
 
 class ResponseClient:
-    """The concurrency controllers, the budget and the store of one generation.
-
-    Attributes:
-        controllers: The concurrency controller of each teacher.
-        stop: Why the run stops, once it does.
-        on_halt: Called when the run stops.
-    """
+    """The concurrency controllers, the budget and the store of one generation."""
 
     def __init__(self, spec: GenerationSpec, store: ResponseStore, counts: GenerationStats) -> None:
         self.spec, self.store, self.counts = spec, store, counts
-        self.stop: DistillError | None = None
-        self.on_halt: list[Callable[[], None]] = []
+        self.stop: DistillError | None = None  # why the run stops, once it does
+        self.on_halt: list[Callable[[], None]] = []  # called when the run stops
         self.controllers = {name: spec.controller(name) for name in spec.teachers}
         caps = {name: options.budget for name, options in spec.options.items() if options.budget}
         spent = store.spent(spec.run) if spec.budget or caps else {}

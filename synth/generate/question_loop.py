@@ -105,21 +105,14 @@ class VotePolicy:
 
 @dataclass
 class QuestionLoop:
-    """Asks one question.
+    """Asks one question."""
 
-    Attributes:
-        task: The question; its reference answer may come by agreement.
-        learning: Whether the pass-rate model learns from it.
-        aside: A context in which the question does not count as under way: others begin meanwhile.
-        records: What came of it so far.
-    """
-
-    task: Task
-    learning: bool
+    task: Task  # its reference answer may come by agreement
+    learning: bool  # whether the pass-rate model learns from it
     sampler: Sampler
     model: PassRateModel
-    aside: AbstractContextManager[None]
-    records: list[Record] = field(default_factory=list)
+    aside: AbstractContextManager[None]  # in it the question is not under way, and others begin
+    records: list[Record] = field(default_factory=list)  # what came of it so far
 
     async def run(self) -> None:
         """Ask wave by wave, each as large as what is still wanted.

@@ -17,19 +17,12 @@ class SampleSlot:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """How samples are dealt to teachers.
+    """How samples are dealt to teachers, by `synth.config.generate.Generate.route`."""
 
-    Attributes:
-        kind: turns, weights, fallback or cascade (`synth.config.generate.Generate.route`).
-        teachers: Names, in the order of the config.
-        weights: Share of each, with `weights`.
-        caps: Most samples of each a question, with `cascade`.
-    """
-
-    kind: str
-    teachers: Sequence[str]
-    weights: Mapping[str, float] = field(default_factory=dict)
-    caps: Mapping[str, int] = field(default_factory=dict)
+    kind: str  # turns, weights, fallback or cascade
+    teachers: Sequence[str]  # names, in the order of the config
+    weights: Mapping[str, float] = field(default_factory=dict)  # shares, with `weights`
+    caps: Mapping[str, int] = field(default_factory=dict)  # samples a question, with `cascade`
 
     def order(self, question: str, max_samples: int) -> Iterator[SampleSlot]:
         """Yield all samples that a question may get, in their order: at most `max_samples`.

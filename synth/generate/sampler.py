@@ -20,12 +20,7 @@ from synth.teachers import RequestRejected
 
 
 class Sampler:
-    """Fetches samples and runs the trace filters over them.
-
-    Args:
-        client: Where responses come from.
-        threads: Where filters and tokenizers run.
-    """
+    """Fetches samples and runs the trace filters over them, in threads."""
 
     def __init__(self, client: ResponseClient, threads: ThreadPoolExecutor) -> None:
         self.client, self.router, self.threads = client, client.spec.router(), threads

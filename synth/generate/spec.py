@@ -27,40 +27,28 @@ class VoteResult(NamedTuple):
 
 @dataclass
 class GenerationSpec:
-    """Everything that stays the same over the questions of one generation.
+    """Everything that stays the same over the questions of one generation."""
 
-    Attributes:
-        teachers: By name, in the order of the config.
-        prices: Price of each teacher's tokens, or None.
-        check: The trace filters, run as answers arrive; None where there are none.
-        options: The teachers' own options (limits, budget, weight, ...).
-        route: turns, weights, fallback or cascade; see `synth.generate.routing.Router`.
-        vote: Gives the final answer on which some answers agree; asked where a question has no
-            reference answer. `agree` votes make it the reference.
-        count_tokens: Length of a text in the student's tokens, or None.
-        run: Name under which the store notes who bought a response; budgets count by it.
-        check_threads: How many records may be checked at a time.
-    """
-
-    teachers: Mapping[str, Teacher]
-    prices: Mapping[str, Price | None]
+    teachers: Mapping[str, Teacher]  # by name, in the order of the config
+    prices: Mapping[str, Price | None]  # of each teacher's tokens
     prompt: Prompt
     values: Mapping[str, Any]
     sampling: Sampling
     samples: Samples
-    check: Check | None
+    check: Check | None  # the trace filters, run as answers arrive
     concurrency: int = 64
     retries: int = 6
-    options: Mapping[str, TeacherConfig] = field(default_factory=dict)
-    route: str = "turns"
+    options: Mapping[str, TeacherConfig] = field(default_factory=dict)  # of single teachers
+    route: str = "turns"  # or weights, fallback, cascade; see `synth.generate.routing.Router`
     truncation: Truncation = field(default_factory=lambda: Truncation(alarm=None))
+    # Gives the answer on which some answers agree; `agree` votes make it a missing reference.
     vote: Callable[[Sequence[str]], VoteResult | None] | None = None
     agree: int = 3
     budget: Budget | None = None
     patience_s: float = 600.0
-    count_tokens: Callable[[str], int] | None = None
-    run: str = ""
-    check_threads: int = 8
+    count_tokens: Callable[[str], int] | None = None  # length in the student's tokens
+    run: str = ""  # the name under which the store notes who bought; budgets count by it
+    check_threads: int = 8  # records that may be checked at a time
 
     def __post_init__(self) -> None:
         """Wrap teachers of a user's own class, and give options to those that have none."""

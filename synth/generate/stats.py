@@ -11,43 +11,29 @@ from typing import Any
 
 @dataclass
 class GenerationStats:
-    """What a generation came to so far; progress is shown from it, and the manifest keeps it.
-
-    Attributes:
-        questions: Questions finished, of `questions_total`; `solved` have a record that passed.
-        gave_up: Of these, the ones given up for their low pass rate.
-        voted: Of these, the ones whose reference answer came by agreement.
-        bought: Responses paid for in this call; `reused` came from the store.
-        kept: Records that passed the trace filters; `rejected` counts the others by reason.
-        failed: Requests that failed for good, by reason; `retried` counts further attempts.
-        prompt_tokens: Of the responses bought, as are `completion_tokens` and `cost_usd`.
-        unpriced: Responses bought whose cost is not known.
-        cut: Responses bought that were cut off at their limit.
-        by_teacher: Responses bought of each teacher; `models` is what they said they are.
-        out: Teachers that were given up, and why.
-        student_tokens: Length of each trace in the student's tokens, where they are counted.
-    """
+    """What a generation came to so far; progress is shown from it, and the manifest keeps it."""
 
     questions_total: int = 0
-    questions: int = 0
-    solved: int = 0
-    gave_up: int = 0
-    voted: int = 0
-    bought: int = 0
-    reused: int = 0
+    questions: int = 0  # finished
+    solved: int = 0  # of these, with a record that passed
+    gave_up: int = 0  # of these, given up for their low pass rate
+    voted: int = 0  # of these, with a reference answer by agreement
+    bought: int = 0  # responses paid for in this call
+    reused: int = 0  # responses from the store
     in_flight: int = 0
-    kept: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    retried: Counter[str] = field(default_factory=Counter)
-    prompt_tokens: int = 0
+    kept: int = 0  # records that passed the trace filters
+    rejected: Counter[str] = field(default_factory=Counter)  # the other records, by reason
+    failed: Counter[str] = field(default_factory=Counter)  # for good, by reason
+    retried: Counter[str] = field(default_factory=Counter)  # further attempts, by reason
+    prompt_tokens: int = 0  # of the responses bought, as all down to `models`
     completion_tokens: int = 0
     cost_usd: float = 0.0
-    unpriced: int = 0
-    cut: int = 0
+    unpriced: int = 0  # their cost is not known
+    cut: int = 0  # off at their limit
     by_teacher: Counter[str] = field(default_factory=Counter)
-    models: Counter[str] = field(default_factory=Counter)
-    out: dict[str, str] = field(default_factory=dict)
+    models: Counter[str] = field(default_factory=Counter)  # as the endpoints name them
+    out: dict[str, str] = field(default_factory=dict)  # teachers given up, and why
+    # Length of each trace in the student's tokens, where they are counted.
     student_tokens: array[int] = field(default_factory=lambda: array("I"))
     started: float = field(default_factory=time.monotonic)
 

@@ -22,11 +22,7 @@ class SyncClient:
     """Asks teachers over the response store, as the generation does; call it to ask.
 
     A thread with an event loop of its own starts at the first question. Equal questions that come
-    at the same time are asked once.
-
-    Args:
-        store: Path of the response store.
-        ask: Who can be asked, and how. Its prompt, sampling and samples are not used.
+    at the same time are asked once. Prompt, sampling and samples of the specification are not used.
     """
 
     def __init__(self, store: Path, ask: GenerationSpec) -> None:

@@ -195,9 +195,9 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             try:
                 await work
             except Exception as error:
-                told = error
+                failure = error
                 if not self._client.closing.is_set():
-                    self._resolve(requests, lambda _: told)
+                    self._resolve(requests, lambda _: failure)
 
         task = asyncio.create_task(guarded())
         self._work.add(task)
@@ -235,13 +235,13 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
                 )
                 await self._drop(batch)
                 return
-            told = UserError(
+            failure = UserError(
                 f"batch {batch.id}, which an earlier run sent: {error}. Is the key of another "
                 "project? Its requests are paid for and are not sent again before they are "
                 f"{self._options.give_up_h:g} hours old (give_up_h)"
             )
-            self._client.say(str(told))  # the run may have no use for it, and end well
-            raise told from error
+            self._client.say(str(failure))  # the run may have no use for it, and end well
+            raise failure from error
 
     async def _exists(self, batch: Batch) -> bool:
         """Return whether there is a batch: the run may have been killed before it was made."""
@@ -282,7 +282,7 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
 
     async def _end_of(self, batch: Batch) -> dict[str, Any]:
         """Return a batch as it ended; cancelled where it takes too long."""
-        id, told, told_at, cancelled = str(batch.id), "", 0.0, False
+        id, last_line, told_at, cancelled = str(batch.id), "", 0.0, False
         self._submitted[id] = batch
         while True:
             state = await self._client.retrieve(id)
@@ -297,8 +297,8 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
                 f"batch {id}: {status}, {counts.get('completed', 0)} of {len(batch.requests)} "
                 f"answered, {counts.get('failed', 0)} failed"
             )
-            if line != told and time.monotonic() - told_at > _TELL_EVERY_S:
-                told, told_at = line, time.monotonic()
+            if line != last_line and time.monotonic() - told_at > _TELL_EVERY_S:
+                last_line, told_at = line, time.monotonic()
                 self._client.say(line)
             if late and not cancelled:
                 cancelled = True
@@ -307,14 +307,10 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
             await self._client.sleep(self._options.poll_s)
 
     async def _await_room(self, batch: Batch, failed: dict[str, Any], alone: int) -> None:
-        """Return when a batch that failed, as the provider says, may be made again.
+        """Return when a batch that failed may be made again; raise where it may not.
 
         `alone` is how often it failed in a row with no other of ours to wait for: the others may
         have ended a moment ago, or be another run's.
-
-        Raises:
-            UserError: Its requests are not valid; nothing of it was answered.
-            Unfinished: The provider takes no more.
         """
         errors = ((failed.get("errors") or {}).get("data") or [{}])[:3]
         codes = " ".join(str(error.get("code")) for error in errors)

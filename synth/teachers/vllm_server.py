@@ -116,10 +116,10 @@ class VllmServerTeacher(EngineTeacher):
         """Answer one request, after waiting for the server where it is being started."""
         running = await self._server()
         check_parameters(request.sampling, running.known, self._name)
-        wanted = request.sampling.get("top_logprobs")
-        if wanted:
+        width = request.sampling.get("top_logprobs")
+        if width:
             # The token that was drawn takes a place among the likeliest: one more to lose none.
-            sampling = {**request.sampling, "top_logprobs": wanted + 1}
+            sampling = {**request.sampling, "top_logprobs": width + 1}
             request = Request(request.messages, sampling, request.sample, request.task)
         try:
             answer = await running.teacher.complete(request)
@@ -128,7 +128,7 @@ class VllmServerTeacher(EngineTeacher):
                 raise
             raise RetryableError(f"vLLM server died: {failure.reason}") from failure
         self._deaths = 0
-        return with_labels(answer, width=wanted) if wanted else answer
+        return with_labels(answer, width=width) if width else answer
 
     async def _server(self) -> _Running:
         """Return the server, started (again) where there is none."""

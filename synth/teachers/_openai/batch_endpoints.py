@@ -52,20 +52,14 @@ class ResultLine:
 class BatchClient:
     """Files and batches at a provider.
 
-    Args:
-        errors: The API's address and key, and what its statuses mean.
-        timeout_s: Seconds without a byte after which an attempt has failed.
-        name: The teacher's name, for the messages on the way.
-        patience_h: Hours after which an endpoint that does not answer is given up.
-
-    Attributes:
-        closing: Set when the run ends; every wait then raises `Interrupted`.
+    An attempt fails after `timeout_s` without a byte. An endpoint that does not answer is given up
+    after `patience_h` hours.
     """
 
     def __init__(
         self, errors: StatusErrors, timeout_s: float, name: str, patience_h: float
     ) -> None:
-        self.closing = asyncio.Event()
+        self.closing = asyncio.Event()  # every wait then raises `Interrupted`
         self._errors, self._timeout_s = errors, timeout_s
         self._name, self._patience_s = name, 3600 * patience_h
         self._reached = False
