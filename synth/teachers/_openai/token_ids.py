@@ -12,13 +12,13 @@ def ids_by_bytes(tokenizer: str) -> Callable[[dict[str, Any]], int | None]:
     from synth.core.models import load_tokenizer
 
     loaded = load_tokenizer(tokenizer)
-    known: dict[bytes, int] = {}
+    ids: dict[bytes, int] = {}
     for text, id in loaded.get_vocab().items():
-        known.setdefault(_token_bytes(text), id)
+        ids.setdefault(_token_bytes(text), id)
 
     def id_of(entry: dict[str, Any]) -> int | None:
         raw = entry.get("bytes")
-        return known.get(bytes(raw) if raw is not None else entry["token"].encode())
+        return ids.get(bytes(raw) if raw is not None else entry["token"].encode())
 
     return id_of
 

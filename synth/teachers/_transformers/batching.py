@@ -146,15 +146,15 @@ def _grouped_attention(
 
     batch, heads, length, size = query.shape
     if length > 1 or kwargs.get("position_bias") is not None:
-        given: tuple[Any, None] = sdpa_attention_forward(
+        attended: tuple[Any, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs
         )
-        return given
+        return attended
     grouped = query.reshape(batch, key.shape[1], -1, size)
-    found = torch.nn.functional.scaled_dot_product_attention(
+    output = torch.nn.functional.scaled_dot_product_attention(
         grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
     )
-    return found.reshape(batch, 1, heads, value.shape[-1]), None
+    return output.reshape(batch, 1, heads, value.shape[-1]), None
 
 
 class Slots:

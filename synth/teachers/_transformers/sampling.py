@@ -31,13 +31,13 @@ class Sampling(BaseModel):
         return [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s]
 
 
-def read_sampling(given: dict[str, Any], name: str) -> Sampling:
-    for key in given:
+def read_sampling(parameters: dict[str, Any], name: str) -> Sampling:
+    for key in parameters:
         if key not in Sampling.model_fields:
             hint = nearest(key, Sampling.model_fields)
             raise UserError(f"teacher {name}: unknown sampling parameter {key!r}{hint}")
     try:
-        return Sampling.model_validate({k: v for k, v in given.items() if v is not None})
+        return Sampling.model_validate({k: v for k, v in parameters.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"teacher {name}: sampling.{first['loc'][0]}: {first['msg']}") from error
@@ -58,7 +58,7 @@ class Row:
 
 
 def choose_tokens(logits: Any, rows: Sequence[Row]) -> list[int]:
-    """The next token of each row, by its own parameters and its own chance."""
+    """Draw the next token of each row, by its own parameters and its own chance."""
     import torch
 
     logits = logits.float()
@@ -92,7 +92,7 @@ def choose_tokens(logits: Any, rows: Sequence[Row]) -> list[int]:
 
 
 def _columns(rows: Sequence[Row], like: Any) -> dict[str, Any]:
-    """The rows' parameters as columns beside their logits."""
+    """Return the rows' parameters as columns beside their logits."""
     values = {
         "temperature": [row.sampling.temperature for row in rows],
         "top_p": [row.sampling.top_p for row in rows],
@@ -104,7 +104,7 @@ def _columns(rows: Sequence[Row], like: Any) -> dict[str, Any]:
 
 
 def _nucleus(weights: Any, top_k: Any, top_p: Any) -> tuple[Any, Any]:
-    """Probabilities in falling order, zero outside top_k and then top_p; and their tokens."""
+    """Return probabilities in falling order, zero outside top_k and top_p, and their tokens."""
     import torch
 
     vocabulary = weights.shape[-1]
