@@ -57,7 +57,7 @@ class Config(FilterConfig):
     )
 
 
-class Said(NamedTuple):
+class Choice(NamedTuple):
     """Which options a text names: their letters, and where it says so."""
 
     letters: frozenset[str]
@@ -70,11 +70,7 @@ def build(config: Config, context: Context) -> Check:
     What counts is, in this order: the last `\boxed{...}`; the last phrase such as "the answer is
     B", "故选 B" or "B is correct"; the last line, where it is a letter or the text of an option. A
     letter is a capital one (or any in a box or in brackets) and one that the question has; the text
-    of an option counts as its letter where no other option has the same. Where the reference has
-    several letters, just these have to be named.
-
-    An answer that names no option, or a reference that names none, is `cannot tell`; only an empty
-    answer is `no answer found`.
+    of an option counts as its letter where no other option has the same.
     """
 
     def check(record: Record) -> Decision:
@@ -85,12 +81,12 @@ def build(config: Config, context: Context) -> Check:
         answer = visible(record.answer[-_TAIL:])
         if not answer.strip():
             return Decision(False, "no answer found")
-        said = chosen(answer, options)
-        if said is None:
+        choice = chosen(answer, options)
+        if choice is None:
             return cannot_tell("no option found in the answer")
-        got, expected = "".join(sorted(said.letters)), "".join(sorted(right))
-        evidence = {"answer": got, "reference": expected, "by": said.by}
-        if said.letters == right:
+        got, expected = "".join(sorted(choice.letters)), "".join(sorted(right))
+        evidence = {"answer": got, "reference": expected, "by": choice.by}
+        if choice.letters == right:
             return Decision(True, "", 1.0, None, evidence)
         return Decision(False, f"wrong choice: got {got}, expected {expected}", 0.0, None, evidence)
 
@@ -107,21 +103,21 @@ def options_of(metadata: Mapping[str, Any], key: str | None = None) -> dict[str,
     {'A': 'yes', 'B': 'no'}
     """
     names = [key] if key else ["choices", "options"]
-    found = next((metadata[name] for name in names if metadata.get(name)), None)
-    if isinstance(found, Mapping):
-        labels, texts = found.get("label"), found.get("text")
+    value = next((metadata[name] for name in names if metadata.get(name)), None)
+    if isinstance(value, Mapping):
+        labels, texts = value.get("label"), value.get("text")
         if isinstance(labels, list) and isinstance(texts, list) and len(labels) == len(texts):
             return _lettered(labels, texts)
-        return _lettered(list(found), list(found.values()))
-    if isinstance(found, list) and all(isinstance(item, Mapping) for item in found):
-        return _lettered([x.get("label") for x in found], [x.get("text") for x in found])
-    if isinstance(found, list):
-        texts = [str(text) for text in found]
-        labels = list(LETTERS[: len(texts)])
-        if [_label(text)[0] for text in texts] == labels:
-            texts = [_label(text)[1] for text in texts]
-        return _lettered(labels, texts)
-    return {}
+        return _lettered(list(value), list(value.values()))
+    if not isinstance(value, list):
+        return {}
+    if all(isinstance(item, Mapping) for item in value):
+        return _lettered([x.get("label") for x in value], [x.get("text") for x in value])
+    labels = list(LETTERS[: len(value)])
+    labelled = [_label(str(text)) for text in value]
+    if [label for label, _ in labelled] == labels:
+        return _lettered(labels, [text for _, text in labelled])
+    return _lettered(labels, value)
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -134,12 +130,10 @@ def _label(text: str) -> tuple[str, str]:
 
 def _lettered(labels: list[Any], texts: list[Any]) -> dict[str, str]:
     """Options under capital letters; labels that are none (1, 2, 3) become letters in order."""
-    if len(texts) > len(LETTERS):
-        return {}
     names = [str(label).strip(" ().").upper() for label in labels]
     if any(len(name) != 1 or name not in LETTERS for name in names):
         names = list(LETTERS[: len(labels)])
-    if len(set(names)) < len(names):
+    if len(texts) > len(LETTERS) or len(set(names)) < len(names):
         return {}
     return {name: str(text)[:_OPTION] for name, text in zip(names, texts, strict=True)}
 
@@ -157,9 +151,9 @@ def reference_letters(
     if kind in ("auto", "letter") and (letters := _letters(text, options, True)):
         readings["letter"] = letters
     if kind in ("auto", "index") and text.isdecimal() and len(text) < 3:
-        place = int(text) - config.first_index
-        if options and 0 <= place < len(options):
-            readings["index"] = frozenset([list(options)[place]])
+        index = int(text) - config.first_index
+        if 0 <= index < len(options):
+            readings["index"] = frozenset([list(options)[index]])
     if kind in ("auto", "text") and (letter := _by_text(text, options)):
         readings["text"] = frozenset([letter])
     if not readings:
@@ -169,45 +163,44 @@ def reference_letters(
     return next(iter(readings.values()))
 
 
-def chosen(answer: str, options: Mapping[str, str]) -> Said | None:
+def chosen(answer: str, options: Mapping[str, str]) -> Choice | None:
     """The options that an answer names in the end; None where it names none for certain."""
-    found = [box for _, _, box in boxes(answer) if box.strip()]
-    if found:
-        return _read(found[-1], options, "box")
-    places = [match.end() for match in _ANNOUNCED.finditer(answer)]
-    for place in reversed(places[-_PHRASES:]):
-        if said := _read_start(answer[place : place + 200], options):
-            return said
+    filled = [box for _, _, box in boxes(answer) if box.strip()]
+    if filled:
+        return _read(filled[-1], options, "box")
+    ends = [match.end() for match in _ANNOUNCED.finditer(answer)]
+    for end in reversed(ends[-_PHRASES:]):
+        if choice := _read_start(answer[end : end + 200], options):
+            return choice
     right = [match[1] for match in _IS_RIGHT.finditer(answer) if _known(match[1], options)]
     if right:
-        return Said(frozenset(right[-1]), "phrase")
+        return Choice(frozenset(right[-1]), "phrase")
     return _read(answer.rstrip().rpartition("\n")[2][-2000:], options, "last line")
 
 
-def _read(text: str, options: Mapping[str, str], by: str) -> Said | None:
+def _read(text: str, options: Mapping[str, str], by: str) -> Choice | None:
     """What a text says that is an answer and nothing else."""
     bare = _bare(text)
     letters = _letters(bare, options, True)
     if not letters and (letter := _label(bare)[0]) and _known(letter, options):
         letters = frozenset([letter])
     if not letters and (named := _by_text(bare, options)):
-        return Said(frozenset([named]), f"text of an option in the {by}")
-    return Said(letters, by) if letters else None
+        return Choice(frozenset([named]), f"text of an option in the {by}")
+    return Choice(letters, by) if letters else None
 
 
-def _read_start(text: str, options: Mapping[str, str]) -> Said | None:
+def _read_start(text: str, options: Mapping[str, str]) -> Choice | None:
     """What stands behind "the answer is": letters, or the text of an option."""
     line = _bare(text.lstrip().partition("\n")[0])
     if letters := _letters(line, options, True):
-        return Said(letters, "phrase")
+        return Choice(letters, "phrase")
     match = _SEVERAL.match(line)
-    if match and not line[match.end() : match.end() + 1].isalnum():
-        letters = _letters(match[0], options, False)
-        if letters:
-            return Said(letters, "phrase")
-    for end in (line, line.partition(". ")[0], line.partition(", ")[0], line.partition("。")[0]):
+    whole = match and not line[match.end() : match.end() + 1].isalnum()
+    if match and whole and (letters := _letters(match[0], options, False)):
+        return Choice(letters, "phrase")
+    for end in (line, *(line.partition(stop)[0] for stop in (". ", ", ", "。"))):
         if letter := _by_text(end, options):
-            return Said(frozenset([letter]), "text of an option in a phrase")
+            return Choice(frozenset([letter]), "text of an option in a phrase")
     return None
 
 
@@ -229,8 +222,8 @@ def _known(letter: str, options: Mapping[str, str]) -> bool:
 def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     """The one option whose text this is."""
     wanted = _folded(text)
-    found = [letter for letter, option in options.items() if _folded(option) == wanted]
-    return found[0] if wanted and len(found) == 1 else None
+    letters = [letter for letter, option in options.items() if _folded(option) == wanted]
+    return letters[0] if wanted and len(letters) == 1 else None
 
 
 def _bare(text: str) -> str:

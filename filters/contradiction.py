@@ -10,7 +10,7 @@ from pydantic import Field
 from filters import math_answer
 from filters._text.words import words
 from filters.answers.boxed import final_answer
-from filters.base import KEEP, Context, Decision, FilterConfig, cannot_tell
+from filters.base import KEEP, Context, Decision, FilterConfig, cannot_tell, requires
 from synth.core.boxed import boxes
 from synth.core.record import Record, Task
 
@@ -41,24 +41,11 @@ class Config(FilterConfig):
     )
 
 
-class Said(NamedTuple):
+class Statement(NamedTuple):
     """A final answer in a text: what it is, and where its statement ends."""
 
     answer: str
     end: int
-
-
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    return [
-        line.replace("math_answer", "contradiction")
-        for line in math_answer.check(math_answer.Config())
-    ]
-
-
-def build(config: Config, context: Context) -> Contradiction:
-    """The check; see `Contradiction`."""
-    return Contradiction(context)
 
 
 class Contradiction:
@@ -66,14 +53,12 @@ class Contradiction:
 
     Read is the last statement in the last 2,000 characters of either: the last `\boxed{...}`, or
     `the answer is ...` (English or Chinese) with a number, mathematics, bold text or the letter of
-    a choice, whichever comes later. In the answer also what follows `####`.
-
-    Equal, or a trace without reasoning: kept. Different: `contradiction`. Cannot tell where either
-    states nothing, where the two cannot be compared (both in words, say), and where the reasoning
-    doubts its conclusion (`wait`, `but`, ...) and gives no other.
+    a choice, whichever comes later. In the answer also what follows `####`. It cannot tell where
+    either states nothing, where the two cannot be compared (both in words, say), and where the
+    reasoning doubts its conclusion (`wait`, `but`, ...) and gives no other.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, config: Config, context: Context) -> None:
         self._compare = math_answer.build(math_answer.Config(), context)
 
     def __call__(self, record: Record) -> Decision:
@@ -88,19 +73,16 @@ class Contradiction:
         if not answer:
             return cannot_tell("no final answer found")
         evidence = {"reasoning": concluded.answer[:_CLIP], "answer": answer[:_CLIP]}
-        same = self._same(concluded.answer, answer)
+        task = Task("", "", f"\\boxed{{{concluded.answer}}}")
+        same = self._compare(Record("", task, [], None, f"\\boxed{{{answer}}}"))
         if same.keep:
             return Decision(True, evidence=evidence)
         if same.keep is None or (_prose(concluded.answer) and _prose(answer)):
             return cannot_tell("the two cannot be compared", evidence)
         if doubt := _DOUBT.search(reasoning, concluded.end):
             return cannot_tell("the reasoning doubts its answer", {**evidence, "doubt": doubt[0]})
-        said = f"{concluded.answer[:_CLIP]}, then {answer[:_CLIP]}"
-        return Decision(False, f"contradiction: {' '.join(said.split())}", evidence=evidence)
-
-    def _same(self, one: str, other: str) -> Decision:
-        task = Task("", "", f"\\boxed{{{one}}}")
-        return self._compare(Record("", task, [], None, f"\\boxed{{{other}}}"))
+        both = f"{concluded.answer[:_CLIP]}, then {answer[:_CLIP]}"
+        return Decision(False, f"contradiction: {' '.join(both.split())}", evidence=evidence)
 
     def close(self) -> None:
         """Ends the workers that compare."""
@@ -114,25 +96,30 @@ def _prose(answer: str) -> bool:
 
 
 def _final(text: str) -> str:
-    if said := stated(text):
-        return said.answer
+    if statement := stated(text):
+        return statement.answer
     return text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""
 
 
-def stated(text: str) -> Said | None:
+def stated(text: str) -> Statement | None:
     r"""The last answer that a text states.
 
     >>> stated("Thus the answer is $12$. Indeed.")
-    Said(answer='12', end=23)
+    Statement(answer='12', end=23)
     >>> stated(r"The answer is 12. No, \boxed{13}").answer
     '13'
     """
-    held = [box for box in boxes(text) if box[2].strip()]
-    last = None
-    for found in _STATED.finditer(text):
-        last = found
-    if last and (not held or last.end() > held[-1][1]):
-        return Said(next(group for group in last.groups() if group).strip().lstrip("$"), last.end())
-    if held and (answer := final_answer(text)):
-        return Said(answer, held[-1][1])
+    filled = [box for box in boxes(text) if box[2].strip()]
+    statements = list(_STATED.finditer(text))
+    last = statements[-1] if statements else None
+    if last and (not filled or last.end() > filled[-1][1]):
+        return Statement(
+            next(group for group in last.groups() if group).strip().lstrip("$"), last.end()
+        )
+    if filled and (answer := final_answer(text)):
+        return Statement(answer, filled[-1][1])
     return None
+
+
+check = requires("math-verify", "contradiction")
+build = Contradiction

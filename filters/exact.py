@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from synth.core.question_text import nfkc
 from synth.core.record import Record
 
 Level = Literal["none", "space", "case", "punctuation", "number"]
-LEVELS: tuple[Level, ...] = ("none", "space", "case", "punctuation", "number")
+LEVELS: tuple[Level, ...] = get_args(Level)
 # Longer answers are compared as they are, at every level.
 _LONGEST = 1_000_000
 _MARK = re.compile(r"[^\w\s.+-]|(?<!\d)[.](?!\d)|\.(?!\d)|(?<![\s(])[+-](?!\d)|[+-](?![\d.])")
@@ -48,16 +48,16 @@ def build(config: Config, context: Context) -> Check:
         expected = _references(record, config.references)
         if not expected:
             return cannot_tell("no reference answer")
-        found = _found(record.answer, config.read)
-        if not found.strip():
+        answer = _read(record.answer, config.read)
+        if not answer.strip():
             return Decision(False, "no answer found")
-        got = normalise(found, config.level)
-        evidence: dict[str, Any] = {"answer": shown(found), "level": config.level}
+        normalised = normalise(answer, config.level)
+        evidence: dict[str, Any] = {"answer": shown(answer), "level": config.level}
         for reference in expected:
-            if normalise(reference, config.level) == got:
+            if normalise(reference, config.level) == normalised:
                 return Decision(True, "", 1.0, None, {**evidence, "reference": shown(reference)})
         evidence["reference"] = [shown(reference) for reference in expected[:5]]
-        reason = f"wrong answer: got {shown(found)}, expected {shown(expected[0])}"
+        reason = f"wrong answer: got {shown(answer)}, expected {shown(expected[0])}"
         return Decision(False, reason, 0.0, None, evidence)
 
     return check
@@ -99,15 +99,13 @@ def _number(word: str) -> str:
 
 def _references(record: Record, key: str | None) -> list[str]:
     more = record.task.metadata.get(key) if key else None
-    found: list[Any] = [record.task.answer, *(more if isinstance(more, list) else [more])]
-    return [str(text) for text in found if text is not None and str(text).strip()]
+    references: list[Any] = [record.task.answer, *(more if isinstance(more, list) else [more])]
+    return [str(text) for text in references if text is not None and str(text).strip()]
 
 
-def _found(answer: str, read: str) -> str:
-    if read in ("auto", "box"):
-        contents = final_boxes(answer)
-        if contents or read == "box":
-            return ", ".join(contents)
+def _read(answer: str, read: str) -> str:
+    if read in ("auto", "box") and ((contents := final_boxes(answer)) or read == "box"):
+        return ", ".join(contents)
     if read == "last_line":
         return answer.rstrip().rpartition("\n")[2]
     return answer

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, field_validator
 from filters._workers import json_schema as _json_worker
 from filters._workers.pool import Workers, longest
 from filters._workers.verifier import WorkerVerifier
-from filters.base import Context, Decision, FilterConfig, cannot_tell, lacks_package
+from filters.base import Context, Decision, FilterConfig, cannot_tell, requires
 from synth.core.display import shown
 from synth.core.record import Record
 
@@ -47,16 +47,6 @@ class Config(FilterConfig):
         return longest(self.timeout)
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    return lacks_package("jsonschema", "the filter json_schema")
-
-
-def build(config: Config, context: Context) -> JsonSchema:
-    """The check; see `JsonSchema`."""
-    return JsonSchema(config, context.workers)
-
-
 class JsonSchema(WorkerVerifier):
     """Whether an answer's JSON fits a schema: the config's, else the one in the task's metadata.
 
@@ -70,8 +60,8 @@ class JsonSchema(WorkerVerifier):
     package = "jsonschema"
     workers = Workers(_json_worker.prepare)
 
-    def __init__(self, config: Config, workers: int) -> None:
-        super().__init__(config.timeout, workers)
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config.timeout, context.workers)
         self._config = config
 
     def __call__(self, record: Record) -> Decision:
@@ -97,12 +87,14 @@ class JsonSchema(WorkerVerifier):
 def _decision(outcome: _json_worker.Outcome) -> Decision:
     evidence = {"json": outcome.found}
     if outcome.status == "valid":
-        return Decision(True, "", None, None, evidence)
+        return Decision(True, evidence=evidence)
     if outcome.status == "invalid":
-        evidence["at"] = shown(outcome.where)
-        return Decision(
-            False, f"breaks the schema: {shown(outcome.why, 160)}", None, None, evidence
-        )
+        reason = f"breaks the schema: {shown(outcome.why, 160)}"
+        return Decision(False, reason, evidence={**evidence, "at": shown(outcome.where)})
     if outcome.status == "no JSON":
         return Decision(False, f"no JSON: {shown(outcome.why, 160)}")
     return cannot_tell(shown(outcome.status, 160), evidence)
+
+
+check = requires("jsonschema", "json_schema")
+build = JsonSchema

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from filters._workers.pool import longest
 from filters.answers.equivalence import MathAnswer
-from filters.base import Context, FilterConfig, lacks_package
+from filters.base import Context, FilterConfig, requires
 
 
 class Config(FilterConfig):
@@ -25,9 +25,7 @@ class Config(FilterConfig):
         return longest(self.timeout)
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    return lacks_package("math-verify", "the filter math_answer")
+check = requires("math-verify", "math_answer")
 
 
 def build(config: Config, context: Context) -> MathAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,20 +10,11 @@ from filters._workers import reasoning_gym as _gym_worker
 from filters._workers.pool import CallFailed, Workers, longest
 from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import final_boxes
-from filters.base import (
-    Context,
-    Decision,
-    Figures,
-    FilterConfig,
-    Measures,
-    cannot_tell,
-    lacks_package,
-)
+from filters.base import Context, Decision, Figures, FilterConfig, Measures, cannot_tell, requires
 from synth.core.display import shown
 from synth.core.record import Record
 
 _LONGEST = 100_000
-_TAGGED = re.compile(r"<answer>")
 
 
 class Config(FilterConfig):
@@ -53,16 +43,6 @@ class Config(FilterConfig):
         return longest(self.timeout)
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    return lacks_package("reasoning-gym", "the filter reasoning_gym", "quickstart")
-
-
-def build(config: Config, context: Context) -> ReasoningGym:
-    """The check; see `ReasoningGym`."""
-    return ReasoningGym(config, context.workers)
-
-
 class ReasoningGym(WorkerVerifier):
     """The score of the generator that made a question, from what the task source stored of it.
 
@@ -74,8 +54,8 @@ class ReasoningGym(WorkerVerifier):
     package = "reasoning-gym"
     workers = Workers(_gym_worker.prepare)
 
-    def __init__(self, config: Config, workers: int) -> None:
-        super().__init__(config.timeout, workers)
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config.timeout, context.workers)
         self._config = config
 
     def __call__(self, record: Record) -> Decision | Figures:
@@ -108,9 +88,9 @@ class ReasoningGym(WorkerVerifier):
 def _read(answer: str, read: str) -> tuple[str, str]:
     """What counts of an answer, and where it stood."""
     if read in ("auto", "tag"):
-        places = [match.end() for match in _TAGGED.finditer(answer)]
-        if places and (end := answer.find("</answer>", places[-1])) >= 0:
-            return answer[places[-1] : end].strip(), "tag"
+        _, tag, rest = answer.rpartition("<answer>")
+        if tag and "</answer>" in rest:
+            return rest.partition("</answer>")[0].strip(), "tag"
     if read in ("auto", "box") and (contents := final_boxes(answer)):
         return ", ".join(contents), "box"
     if read in ("tag", "box"):
@@ -118,3 +98,7 @@ def _read(answer: str, read: str) -> tuple[str, str]:
     if read == "last_line":
         return answer.rstrip().rpartition("\n")[2].strip(), read
     return answer.strip(), "all"
+
+
+check = requires("reasoning-gym", "reasoning_gym", "quickstart")
+build = ReasoningGym

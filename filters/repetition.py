@@ -1,11 +1,7 @@
 """Measures how much a trace repeats itself: loops, and what it says over and over.
 
-The defaults were set on 800 real traces (a mathematics model on 100 MATH questions, 132 to 2,827
-words, marks counted) and 500 MATH solutions written by people. They drop nine of the first, which
-all say the same four times and more, and none of the second. In the others no cycle is gone through
-more than 2.5 times, the end repeats at most 0.08 of the text, at most 0.86 of the symbols near the
-end and 0.32 of all runs of 30 words stood before, and text over 2,000 bytes compresses to 0.207 or
-more. Longer traces than these were not at hand.
+The defaults were set on 800 real traces of a mathematics model and 500 MATH solutions written by
+people, beyond the worst figure of what is sound there; docs/filters/repetition.md has the figures.
 """
 
 from __future__ import annotations
@@ -78,25 +74,14 @@ class Config(FilterConfig):
 
 
 class Cycle(NamedTuple):
-    """A stretch of a text that repeats itself.
-
-    Attributes:
-        words: Length of the cycle.
-        times: How often the text goes through it; 1 where nothing repeats.
-        start: Where the stretch begins.
-    """
+    """A stretch of a text that repeats itself: what length its cycle has, how often, and where."""
 
     words: int
-    times: float
+    times: float  # 1 where nothing repeats
     start: int
 
 
 NO_CYCLE = Cycle(0, 1.0, 0)
-
-
-class _Found(NamedTuple):
-    figures: dict[str, float | None]
-    evidence: dict[str, Any]
 
 
 def build(config: Config, context: Context) -> Check:
@@ -105,40 +90,35 @@ def build(config: Config, context: Context) -> Check:
     Of the two figures the worse one counts:
 
     - `cycles`: how often the text goes through the same words again without a break. At the end a
-      loop that counts (`try n = 7 ... try n = 8`) is a cycle too: there numbers are one where the
-      cycle has three different words of letters.
+      loop that counts (`try n = 7 ... try n = 8`) is a cycle too.
     - `suffix`: the longest end that stood before in one piece, over the whole text.
     - `circling`: of the last 200 runs of 5 symbols (all but words of letters), the share that stood
       before. A circle in other words has the same numbers and formulas still.
     - `share`: of all runs of `words` words, the share that stood before.
     - `compression`: compressed size over size (zlib).
 
-    A Chinese, Japanese or Korean character counts as a word, and so does a mark, so a script
-    without spaces needs nothing else. `suffix` and `share` are not asked of a text under 100 words,
-    `circling` of one with under 100 symbols, nor the compression of one under 2,000 bytes. The
-    time is linear in the text.
+    A mark counts as a word. The time is linear in the text.
     """
 
     def check(record: Record) -> Figures:
-        places = {"reasoning": record.reasoning or "", "answer": record.answer}
-        found = {place: _measure(text, config) for place, text in places.items()}
+        parts = {"reasoning": record.reasoning or "", "answer": record.answer}
+        figures = {part: _measure(text, config) for part, text in parts.items()}
         values: dict[str, float | None] = {}
         for name in config.measures:
-            given = [v for one in found.values() if (v := one.figures[name]) is not None]
+            both = [v for part in figures.values() if (v := part.values[name]) is not None]
             worst = min if name == "compression" else max
-            values[name] = worst(given, default=None)
-        return Figures(values, {p: one.evidence for p, one in found.items() if one.evidence})
+            values[name] = worst(both, default=None)
+        return Figures(
+            values, {name: part.evidence for name, part in figures.items() if part.evidence}
+        )
 
     return check
 
 
-def _measure(text: str, config: Config) -> _Found:
+def _measure(text: str, config: Config) -> Figures:
+    pairs = pairwise(["", *words(text)])
     # A rule of dashes is one mark.
-    tokens = [
-        token
-        for before, token in pairwise(["", *words(text)])
-        if token != before or token.isalnum()
-    ]
+    tokens = [token for before, token in pairs if token != before or token.isalnum()]
     masked = ["0" if token[0].isdigit() else token for token in tokens]
     whole = tokens[:-1]  # the last word may be cut
     enough = len(tokens) >= _WORDS_TO_JUDGE
@@ -146,11 +126,11 @@ def _measure(text: str, config: Config) -> _Found:
     counting = repeated_ends(masked[:-1])
     period, cycles, start = max(
         cycle_anywhere(tokens, numbers, config.cycle_words),
-        tail_cycle(whole, ends, config.cycle_words, _is_said),
+        tail_cycle(whole, ends, config.cycle_words, lambda token: token[0].isalnum()),
         tail_cycle(masked[:-1], counting, config.cycle_words, str.isalpha, _WORDS_TO_COUNT),
         key=lambda cycle: cycle.times,
     )
-    figures = {
+    values = {
         "cycles": cycles,
         "suffix": max(ends.values(), default=0) / len(tokens) if enough else None,
         "circling": circling(tokens, numbers),
@@ -160,11 +140,11 @@ def _measure(text: str, config: Config) -> _Found:
     evidence: dict[str, Any] = {}
     if cycles >= 2:
         evidence["cycle"], evidence["words"] = _clipped(tokens[start : start + period]), period
-    elif (figures["circling"] or 0) > 0.5 or (figures["share"] or 0) > 0.1:
+    elif (values["circling"] or 0) > 0.5 or (values["share"] or 0) > 0.1:
         runs = [tuple(masked[i : i + _PHRASE]) for i in range(len(masked) - _PHRASE + 1)]
         run, evidence["times"] = Counter(runs).most_common(1)[0]
         evidence["phrase"] = _clipped(tokens[runs.index(run) :][:_PHRASE])
-    return _Found(figures, evidence)
+    return Figures(values, evidence)
 
 
 def _clipped(tokens: Sequence[str]) -> str:
@@ -204,8 +184,8 @@ def _since(numbers: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     import numpy as np
 
     runs = np.zeros(max(0, len(numbers) - n + 1), dtype=np.uint64)
-    for place in range(n):  # a polynomial of the words' numbers, modulo 2^64
-        runs = runs * np.uint64(_BASE) + numbers[place : place + len(runs)]
+    for offset in range(n):  # a polynomial of the words' numbers, modulo 2^64
+        runs = runs * np.uint64(_BASE) + numbers[offset : offset + len(runs)]
     order = np.argsort(runs, kind="stable")
     again = np.flatnonzero(runs[order[1:]] == runs[order[:-1]])
     since = np.zeros(len(runs), dtype=np.int64)
@@ -213,12 +193,11 @@ def _since(numbers: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     return since
 
 
-def cycle_anywhere(tokens: Sequence[str], numbers: NDArray[np.uint64], least: int) -> Cycle:
-    """The cycle that a text goes through most often without a break, anywhere.
+def cycle_anywhere(tokens: Sequence[str], numbers: NDArray[np.uint64], fills: int) -> Cycle:
+    """The cycle that a text goes through most often, twice at least, without a break anywhere.
 
-    Found is what is gone through twice, fills `least` tokens, and states something: it holds a
-    word of letters, and an equals sign, a colon or the end of a sentence. A matrix of zeros and a
-    product of equal factors are none.
+    It fills so many tokens and states something: it holds a word of letters, and an equals sign, a
+    colon or the end of a sentence. A matrix of zeros and a product of equal factors are none.
     """
     import numpy as np
 
@@ -228,7 +207,7 @@ def cycle_anywhere(tokens: Sequence[str], numbers: NDArray[np.uint64], least: in
     last = np.append(first[1:], len(since)) - 1
     period = since[first]
     filled = last + _SAME - first + period
-    twice = (period > 0) & (filled >= least) & (filled >= 2 * period)
+    twice = (period > 0) & (filled >= fills) & (filled >= 2 * period)
     if not twice.any():
         return NO_CYCLE
     first, period, filled = first[twice], period[twice], filled[twice]
@@ -238,8 +217,9 @@ def cycle_anywhere(tokens: Sequence[str], numbers: NDArray[np.uint64], least: in
     states = (spoken[first] > spoken[start]) & (ended[first] > ended[start])
     times = np.where(states, filled / period, 1.0)
     best = int(times.argmax())
-    found = Cycle(int(period[best]), float(times[best]), int(start[best]))
-    return found if found.times > 1 else NO_CYCLE
+    if times[best] <= 1:
+        return NO_CYCLE
+    return Cycle(int(period[best]), float(times[best]), int(start[best]))
 
 
 def _ends(token: str, after: str) -> bool:
@@ -249,15 +229,14 @@ def _ends(token: str, after: str) -> bool:
 def tail_cycle(
     tokens: Sequence[str],
     ends: Mapping[int, int],
-    least: int = 0,
+    fills: int = 0,
     counts: Callable[[str], bool] = bool,
     kinds: int = 1,
 ) -> Cycle:
-    """The cycle that the end of a text repeats most often.
+    """The cycle that the end of a text, cut off where a limit on tokens was, repeats most often.
 
-    The last time round may be cut off, as it is where a limit on tokens ended a loop. Cycles whose
-    repetitions fill fewer than `least` tokens do not count, nor those with fewer than `kinds`
-    different tokens that count. `ends` is what `repeated_ends` finds.
+    Its repetitions fill `fills` tokens at least, and it has `kinds` different tokens that count.
+    `ends` is what `repeated_ends` finds.
 
     >>> tail_cycle("so xyzxyzxy", repeated_ends("so xyzxyzxy"))
     Cycle(words=3, times=2.6666666666666665, start=3)
@@ -272,20 +251,16 @@ def tail_cycle(
     # The text ends in a cycle of p tokens for as long as it equals itself moved by p.
     for period, more in ends.items() if len(met) >= kinds else ():
         filled = period + more
-        if period >= shortest and filled >= least and filled / period > best.times:
+        if period >= shortest and filled >= fills and filled / period > best.times:
             best = Cycle(period, filled / period, len(tokens) - filled)
     return best
-
-
-def _is_said(token: str) -> bool:
-    return token[0].isalnum()
 
 
 def repeated_ends(tokens: Sequence[str]) -> dict[int, int]:
     """How many of the last tokens stand so many tokens before as well, by that distance.
 
-    Distances at which none does are left out; the two stretches may overlap. (The Z algorithm on
-    the text read backwards; Gusfield, Algorithms on Strings, Trees and Sequences, section 1.4.)
+    The two stretches may overlap. (The Z algorithm on the text read backwards; Gusfield, Algorithms
+    on Strings, Trees and Sequences, section 1.4.)
 
     >>> repeated_ends("so xy and xy")
     {7: 3}

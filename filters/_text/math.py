@@ -8,20 +8,15 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from filters._text.tables import read_table
 from synth.core.question_text import CJK
 
 _INVISIBLE = dict.fromkeys(
     [0, 0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)]
 )
 _SIGNS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
-    ord(sign): text
-    for sign, text in {
-        "。": " ; ", "−": "-", "–": "-", "²": "^{2}", "³": "^{3}", "∅": r"\emptyset ",
-        "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ",
-        "∩": r"\cap ", "℃": r"^\circ ", "°": r"^\circ ", "π": r"\pi ", "½": r"\frac{1}{2}",
-        "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "、": ", ",
-    }.items()
-}  # fmt: skip
+    ord(sign): text for sign, text in read_table("math")["signs"].items()
+}
 _NUMBER = r"[+-]?\d{1,400}(?:\.\d{1,400})?"
 _DIGIT_GROUPS = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(rf"({_NUMBER})[eE]([+-]?\d{{1,4}})")
