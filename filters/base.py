@@ -45,8 +45,6 @@ Measures = Mapping[str, str | tuple[str, str]]
 class FilterConfig(PluginConfig):
     """Base of every filter's `Config`: options as fields, and class variables for the engine.
 
-    A class variable that is not among these is an error, and so is an option of such a name.
-
     Attributes:
         filter_level: What the filter judges: a question, a trace, or a trace by the others.
         version: Version of its code. Another version judges all records anew.

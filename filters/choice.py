@@ -96,8 +96,8 @@ def build(config: Config, context: Context) -> Check:
 def options_of(metadata: Mapping[str, Any], key: str | None = None) -> dict[str, str]:
     """The options of a question by letter; empty where the metadata holds none that can be read.
 
-    Read are a list of texts (with or without labels), a list of `{label, text}`, a mapping from
-    label to text, and a mapping of two lists, `label` and `text`.
+    They are a list of texts (with or without labels), a list of `{label, text}`, a mapping from
+    label to text, or one of two lists, `label` and `text`.
 
     >>> options_of({"choices": {"label": ["A", "B"], "text": ["yes", "no"]}})
     {'A': 'yes', 'B': 'no'}

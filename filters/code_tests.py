@@ -62,18 +62,13 @@ def check(config: Config) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What running the tests came to."""
+    """What running the tests came to; `case` is the number of the one that failed."""
 
     keep: bool | None
     kind: str = ""
     detail: str = ""
     failed: dict[str, Any] | None = None
     case: int | None = None
-
-
-def build(config: Config, context: Context) -> CodeTests:
-    """The check; see `CodeTests`."""
-    return CodeTests(config)
 
 
 class CodeTests:
@@ -84,7 +79,7 @@ class CodeTests:
     verdict is `cannot tell: flaky`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, context: Context) -> None:
         self._config = config
 
     def __call__(self, record: Record) -> Decision:
@@ -101,12 +96,12 @@ class CodeTests:
             return cannot_tell(f"tests not understood: {error}")
         if tests is None:
             return cannot_tell("no tests")
-        found = blocks.blocks(record.answer)
-        language = _language(self._config.language, record, found, tests)
+        code_blocks = blocks.blocks(record.answer)
+        language = _language(self._config.language, record, code_blocks, tests)
         if language not in jobs.LANGUAGES:
             return cannot_tell(f"language not known: {_clip(language)}")
-        code = blocks.choose(found, jobs.LANGUAGES[language].tags, self._config.block)
-        code = record.answer if code is None and not found else code
+        code = blocks.choose(code_blocks, jobs.LANGUAGES[language].tags, self._config.block)
+        code = record.answer if code is None and not code_blocks else code
         if code is None or not code.strip():
             return Decision(False, "no code found")
         if tests.kind != "stdin" and language != "python":
@@ -131,7 +126,7 @@ class CodeTests:
             return cannot_tell(f"the sandbox failed: {_clip(str(error))}")
         if outcome.failed is not None:
             evidence["failed"] = outcome.failed
-        detail = " ".join(outcome.detail.split())
+        detail = " ".join(_clip(outcome.detail).split())
         reason = f"{outcome.kind}: {detail}" if detail else outcome.kind
         if outcome.keep is None:
             return cannot_tell(reason, evidence)
@@ -161,8 +156,8 @@ class CodeTests:
             return Outcome(False, "out of memory", f"over {self._config.memory_mb} MiB")
         if result.ended == "time":
             return Outcome(None, "not done in time", f"{result.wall:.0f} s for all cases")
-        said = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return Outcome(None, f"the test runner ended ({result.ended} {result.code})", _clip(said))
+        error = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return Outcome(None, f"the test runner ended ({result.ended} {result.code})", error)
 
     def _of_cases(self, reports: list[dict[str, Any]], tests: Tests) -> Outcome | None:
         for report in reports:
@@ -184,16 +179,16 @@ class CodeTests:
         if report["ended"] == "returned":
             if "raised" in report:
                 return _raised([report["raised"]], f"{report['raised']}: {report['text']}")
-            if same_value(report["value"], expected, tolerance):
-                return None
-            got = {"got": _clip(report["value"])}
-            return Outcome(False, "wrong result", f"case {report['case']}", got)
-        if kind == "calls" or report["ended"] != "exit" or report["code"]:
+            what, got = "result", report["value"]
+            same = same_value(got, expected, tolerance)
+        elif kind == "calls" or report["ended"] != "exit" or report["code"]:
             return _ended(report)
-        if same_text(report["out"], expected, tolerance):
+        else:
+            what, got = "output", report["out"]
+            same = same_text(got, expected, tolerance)
+        if same:
             return None
-        got = {"got": _clip(report["out"])}
-        return Outcome(False, "wrong output", f"case {report['case']}", got)
+        return Outcome(False, f"wrong {what}", f"case {report['case']}", {"got": _clip(got)})
 
 
 def _of_asserts(reports: list[dict[str, Any]], token: str) -> Outcome | None:
@@ -207,7 +202,7 @@ def _of_asserts(reports: list[dict[str, Any]], token: str) -> Outcome | None:
         key: _clip(report[key]) for key in ("place", "got", "expected", "error") if key in report
     }
     if report["ended"] == "wrong":
-        return Outcome(False, "failed assertion", _clip(report["place"]), failed)
+        return Outcome(False, "failed assertion", report["place"], failed)
     if report["ended"] == "raised":
         return _raised(report.get("kinds", []), report["error"])._replace(failed=failed)
     if report["ended"] == "cannot tell":
@@ -217,18 +212,18 @@ def _of_asserts(reports: list[dict[str, Any]], token: str) -> Outcome | None:
 
 def _raised(kinds: list[str], text: str) -> Outcome:
     if "SyntaxError" in kinds:
-        return Outcome(False, "does not compile", _clip(text))
+        return Outcome(False, "does not compile", text)
     if "ModuleNotFoundError" in kinds:
-        return Outcome(None, "a module is not in the sandbox", _clip(text))
+        return Outcome(None, "a module is not in the sandbox", text)
     if "MemoryError" in kinds:
-        return Outcome(False, "out of memory", _clip(text))
-    return Outcome(False, "raised an error", _clip(text), {"got": _clip(text)})
+        return Outcome(False, "out of memory", text)
+    return Outcome(False, "raised an error", text, {"got": _clip(text)})
 
 
 def _ended(report: dict[str, Any]) -> Outcome:
     """The outcome where a process of the code did not come to its end well."""
     err = str(report.get("err", ""))
-    said = _error_line(err)
+    error = _error_line(err)
     if report["ended"] == "cpu":
         return Outcome(False, "timed out", f"{report['cpu']} s of processor time")
     if report["ended"] == "wall":
@@ -236,39 +231,38 @@ def _ended(report: dict[str, Any]) -> Outcome:
     if report["ended"] == "output":
         return Outcome(False, "too much output")
     if "std::bad_alloc" in err or "heap out of memory" in err:
-        return Outcome(False, "out of memory", _clip(said))
+        return Outcome(False, "out of memory", error)
     if report["ended"] == "signal":
         return Outcome(False, "crashed", f"signal {report['code']}")
-    if kind := said.partition(":")[0].strip():
-        return _raised([kind], said)
+    if kind := error.partition(":")[0].strip():
+        return _raised([kind], error)
     return Outcome(False, "exited", f"status {report['code']}")
 
 
 def _error_line(err: str) -> str:
     """The line of stderr that names the error: the last that begins with its kind, or the last."""
     lines = err.strip().splitlines()
-    return next(
-        (line for line in reversed(lines) if _ERROR.match(line)), lines[-1] if lines else ""
-    )
+    last = lines[-1] if lines else ""
+    return next((line for line in reversed(lines) if _ERROR.match(line)), last)
 
 
 def _not_compiled(report: dict[str, Any]) -> Outcome:
     if report["ended"] in ("wall", "cpu"):
         return Outcome(None, "the compiler did not end in time")
     lines = str(report["err"]).splitlines()
-    said = next((line for line in lines if "error" in line), "")
-    return Outcome(False, "does not compile", _clip(said))
+    error = next((line for line in lines if "error" in line), "")
+    return Outcome(False, "does not compile", error)
 
 
-def _language(wanted: str, record: Record, found: list[tuple[str, str]], tests: Tests) -> str:
+def _language(wanted: str, record: Record, code_blocks: list[tuple[str, str]], tests: Tests) -> str:
     """The language of a record's code."""
     if wanted != "auto":
         return wanted
-    said = record.task.metadata.get("language")
-    if isinstance(said, str) and said.strip():
-        return jobs.language_named(said) or said
+    named = record.task.metadata.get("language")
+    if isinstance(named, str) and named.strip():
+        return jobs.language_named(named) or named
     if tests.kind == "stdin":
-        for tag, _ in reversed(found):
+        for tag, _ in reversed(code_blocks):
             if known := jobs.language_named(tag):
                 return known
     return "python"
@@ -282,3 +276,6 @@ def _clip(value: Any) -> str:
         text = repr(type(value))
     text = text[: 2 * _SHOWN].encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+build = CodeTests

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from filters.base import Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
-from filters.engine.filter import Filter, FilterSpec, load_filters
+from filters.engine.filter import FilterSpec, close_check, load_filters
 from synth.config.generate import Sampling
 from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError
@@ -85,12 +85,8 @@ def build(config: Config, context: Context) -> Check:
 
     A rate in the metadata is taken as it is, and nobody is asked. Else the teacher answers
     `samples` times and the verifier checks each answer; the rate is that of the right ones among
-    those that are right or wrong. Nobody can tell where no answer came or none could be verified;
-    a question that the verifier cannot check at all is not asked. Each question is asked once,
-    however many traces it has.
-
-    Raises:
-        UserError: The verifier is unknown, or its options are not what it takes.
+    those that are right or wrong. A question that the verifier cannot check at all is not asked,
+    and others are asked once, however many traces they have.
     """
     return _Difficulty(config, context)
 
@@ -98,12 +94,12 @@ def build(config: Config, context: Context) -> Check:
 class _Difficulty:
     def __init__(self, config: Config, context: Context) -> None:
         self._config, self._context = config, context
-        self._verifier: Filter | None = None
+        self._verify: Any = None
         if config.teacher is not None:
             self._prompt = load_prompt(config.template)
             name, options = split_plugin("filter", config.verifier)
-            self._verifier = load_filters([FilterSpec(name, {**options, "action": "drop"})])[0]
-            self._verify = self._verifier.module.build(self._verifier.config, context)
+            (self._verifier,) = load_filters([FilterSpec(name, {**options, "action": "drop"})])
+            self._verify = self._verifier.build(context)
         self._rates: dict[str, Future[Decision | Figures]] = {}
         self._lock = threading.Lock()
 
@@ -117,31 +113,27 @@ class _Difficulty:
             stated = _rate(task.metadata.get(self._config.pass_rate))
         if stated is not None:
             return Figures({"pass_rate": stated, **values})
-        if self._verifier is None:
+        if self._verify is None:
             if self._config.pass_rate is not None:
                 return cannot_tell(f"no rate in metadata.{self._config.pass_rate}")
             if values["level"] is None:
                 return cannot_tell(f"no level in metadata.{self._config.level}")
             return Figures(values)
-        found = self._once(task)
-        if isinstance(found, Figures):
-            return found._replace(values={**found.values, **values})
-        return found
+        outcome = self._measure_once(task)
+        if isinstance(outcome, Figures):
+            return outcome._replace(values={**outcome.values, **values})
+        return outcome
 
     def close(self) -> None:
-        """Ends what the verifier holds, and gives back what asks."""
-        for part in (getattr(self, "_verify", None), self._context.ask):
-            if close := getattr(part, "close", None):
-                close()
+        close_check(self._verify)
+        close_check(self._context.ask)
 
-    def _once(self, task: Task) -> Decision | Figures:
+    def _measure_once(self, task: Task) -> Decision | Figures:
         """The rate of a question, asked by the first thread that comes; the others wait for it."""
         with self._lock:
-            future = self._rates.get(task.id)
-            mine = future is None
-            if future is None:
-                future = self._rates[task.id] = Future()
-        if mine:
+            new = task.id not in self._rates
+            future = self._rates.setdefault(task.id, Future())
+        if new:
             try:
                 future.set_result(self._measure(task))
             except BaseException as error:
@@ -151,31 +143,26 @@ class _Difficulty:
     def _measure(self, task: Task) -> Decision | Figures:
         if self._right(task, "") is None:
             return cannot_tell("the verifier cannot check this question")
+        teacher, sampling = str(self._config.teacher), self._config.sampling
         messages = self._prompt.messages(task, {})
-        right, verdicts, trouble = 0, [], ""
+        verdicts, trouble = [], ""
         for sample in range(self._config.samples):
             try:
-                reply = self._context.ask(
-                    str(self._config.teacher),
-                    messages,
-                    self._config.sampling.parameters(sample),
-                    sample,
-                )
+                reply = self._context.ask(teacher, messages, sampling.parameters(sample), sample)
             except RuntimeError as error:
                 trouble = " ".join(str(error).split())[:_CLIP]
                 continue
             verdicts.append(self._right(task, reply))
-            right += verdicts[-1] is True
-        of = sum(verdict is not None for verdict in verdicts)
         if not verdicts:
             return cannot_tell(f"the teacher does not answer: {trouble}")
+        right = verdicts.count(True)
+        of = right + verdicts.count(False)
         if not of:
             return cannot_tell("no answer to the question could be verified")
         evidence = {"right": right, "of": of, "asked": self._config.samples}
         return Figures({"pass_rate": right / of}, evidence)
 
     def _right(self, task: Task, reply: str) -> bool | None:
-        assert self._verifier is not None
         reasoning, answer = split_trace(reply)
         record = Record(task.id, task, [], reasoning, answer)
         return self._verifier.verdict(self._verifier.judge(self._verify, record)).keep
@@ -185,10 +172,10 @@ def _rate(value: Any) -> float | None:
     """A pass rate as data sets write it: 0.25, "8/32" or "25%"; None where it is no such thing."""
     if isinstance(value, bool) or value is None:
         return None
-    found = _RATE.fullmatch(str(value).strip())
-    if found is None:
+    match = _RATE.fullmatch(str(value).strip())
+    if match is None:
         return None
-    rate = float(found[1]) / (int(found[2]) or 1 if found[2] else 100 if found[3] else 1)
+    rate = float(match[1]) / (int(match[2]) or 1 if match[2] else 100 if match[3] else 1)
     return rate if 0 <= rate <= 1 else None
 
 
@@ -196,5 +183,5 @@ def _level(value: Any) -> float | None:
     """The first number of a level: 5, "5" or "Level 5"; None where there is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    found = _NUMBER.search(str(value)[:1000])
-    return float(found[0]) if found else None
+    match = _NUMBER.search(str(value)[:1000])
+    return float(match[0]) if match else None

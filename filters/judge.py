@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from filters.base import Ask, Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
+from filters.engine.filter import close_check
 from synth.config.generate import Sampling
 from synth.core.display import shown
 from synth.core.errors import UserError
@@ -135,8 +136,7 @@ class _Judge:
         return self._compare(record) if self._config.compare else self._score(record)
 
     def close(self) -> None:
-        if close := getattr(self._ask, "close", None):
-            close()
+        close_check(self._ask)
 
     def _score(self, record: Record) -> Decision | Figures:
         config, task = self._config, record.task

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from filters._selection import length
 from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.record import Record
 
@@ -40,12 +41,9 @@ def build(config: Config, context: Context) -> SetCheck:
     """The check: the modified z-score of the logarithm of a trace's length, within its source.
 
     0.6745 (x - median) / MAD, where MAD is the median distance from the median, and 3.5 as its
-    bound, are those of Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993); one long
-    trace moves neither median. The length is in characters, reasoning and answer together, and its
-    logarithm is taken since lengths spread by factors. A source is `task.source`.
-
-    A source of fewer than `least` records is `cannot tell`. Where more than half of a source's
-    traces have one length there is no scale, and all of them pass.
+    bound, are those of Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993). The length
+    is in characters, and its logarithm is taken since lengths spread by factors. Where more than
+    half of a source's traces have one length there is no scale, and all of them pass.
     """
 
     def check(records: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
@@ -53,27 +51,22 @@ def build(config: Config, context: Context) -> SetCheck:
         sources, lengths = array("I"), array("d")
         for record in records():
             sources.append(numbers.setdefault(record.task.source, len(numbers)))
-            lengths.append(_length(record))
-        of: list[array[float]] = [array("d") for _ in numbers]
-        for source, length in zip(sources, lengths, strict=True):
-            of[source].append(length)
-        middle = [_middle(values) for values in of]
-        for source, length in zip(sources, lengths, strict=True):
-            yield _judged(length, *middle[source], len(of[source]), config)
+            lengths.append(math.log(1 + length(record)))
+        by_source: list[array[float]] = [array("d") for _ in numbers]
+        for source, x in zip(sources, lengths, strict=True):
+            by_source[source].append(x)
+        centers = [median(values) for values in by_source]
+        mads = [
+            median(abs(value - center) for value in values)
+            for values, center in zip(by_source, centers, strict=True)
+        ]
+        for source, x in zip(sources, lengths, strict=True):
+            yield _decide(x, centers[source], mads[source], len(by_source[source]), config)
 
     return check
 
 
-def _length(record: Record) -> float:
-    return math.log(1 + len(record.reasoning or "") + len(record.answer))
-
-
-def _middle(values: array[float]) -> tuple[float, float]:
-    center = median(values)
-    return center, median(abs(value - center) for value in values)
-
-
-def _judged(x: float, center: float, mad: float, count: int, config: Config) -> Decision:
+def _decide(x: float, center: float, mad: float, count: int, config: Config) -> Decision:
     evidence = {
         "length": round(math.exp(x)) - 1,
         "median": round(math.exp(center)) - 1,

@@ -39,12 +39,8 @@ class Config(FilterConfig):
 def build(config: Config, context: Context) -> SetCheck:
     """The check. The rate of a question: its right answers over those right or wrong.
 
-    Answers on which the verifier cannot tell are in neither number; where no other is left it
-    cannot tell either. A set filter sees what the filters before it did not drop, so the verifier
-    has to stand before it with `action: tag`.
-
-    Raises:
-        UserError: While it runs: no record has a verdict of the verifier.
+    A set filter sees what the filters before it did not drop, so the verifier has to stand before
+    it with `action: tag`. UserError where no record has a verdict of the verifier.
     """
     return _PassRate(config)
 
@@ -66,14 +62,11 @@ class _PassRate:
             if keep is not None:
                 tallies[record.task.id][keep] += 1
         if verdicts and name not in filters:
-            raise UserError(
-                f"filter pass_rate: verifier: no filter before it is called {name!r}"
-                f"{nearest(name, filters)}"
-            )
+            unknown = f"no filter before it is called {name!r}{nearest(name, filters)}"
+            raise UserError(f"filter pass_rate: verifier: {unknown}")
         if verdicts and not any(keep is False for _, keep in verdicts):
-            self.notes.append(
-                f"no wrong answer reached it, so each rate is 1: has {name} action: tag?"
-            )
+            note = f"no wrong answer reached it, so each rate is 1: has {name} action: tag?"
+            self.notes.append(note)
         for question, keep in verdicts:
             wrong, right = tallies.get(question, (0, 0))
             yield self._decide(wrong, right, keep)

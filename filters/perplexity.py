@@ -65,12 +65,10 @@ def build(config: Config, context: Context) -> Check:
     Instruction-Following Difficulty of Li et al. (2023, arXiv 2308.12032, section 2.2): the mean
     loss given the question over the mean loss without it.
 
-    The student sees the question as the user's turn in its chat template, or, where it has none,
-    as text before an empty line; without the question that turn is empty. Loss is of the trace's
-    own tokens, think tags included, and not of the template's. Where question and trace are longer
-    than `window`, the trace goes through in windows that each begin with the question (its last
-    quarter of a window where it is longer) and repeat the half of a window before, so that no
-    token is scored with less than that.
+    Loss is of the trace's own tokens, think tags included, and not of the chat template's. Where
+    question and trace are longer than `window`, the trace goes through in windows that each begin
+    with the question (its last quarter of a window where it is longer) and repeat the half of a
+    window before, so that no token is scored with less than that.
     """
     return _Perplexity(config, context)
 

@@ -53,7 +53,7 @@ def build(config: Config, context: Context) -> Check:
     r"""The check. Patterns are those of Python's `re`, and search anywhere in the text.
 
     `.` matches no line's end unless the pattern begins with `(?s)`. A pattern that searches longer
-    than its limit is stopped, and the filter cannot tell; the evidence holds what was found.
+    than its limit is stopped, and the filter cannot tell.
     """
     must = [(text, _compiled(text, config.ignore_case)) for text in config.must]
     must_not = [(text, _compiled(text, config.ignore_case)) for text in config.must_not]

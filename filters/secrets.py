@@ -44,8 +44,7 @@ def build(config: Config, context: Context) -> Check:
     """The check. Evidence holds the places and kinds of what was found, never the text itself.
 
     With `mask` a trace is kept and `edit` writes over the places; one with more than 1,000 is
-    dropped all the same. Without, it is dropped: `secret` where there is a key or a password,
-    `personal data` else. The question is not searched. Not found: names, postal addresses, and
+    dropped all the same. The question is not searched. Not found: names, postal addresses, and
     numbers that only their meaning makes personal.
     """
     kinds = frozenset(config.kinds)

@@ -6,16 +6,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from filters.base import (
-    Check,
-    Context,
-    Decision,
-    Figures,
-    FilterConfig,
-    cannot_tell,
-    decide,
-)
-from filters.engine.filter import Filter, FilterSpec, load_filters
+from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell, decide
+from filters.engine.filter import Filter, FilterSpec, close_check, load_filters
 from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError
 from synth.core.record import Record
@@ -54,18 +46,8 @@ class Config(FilterConfig):
 
 def check(config: Config) -> list[str]:
     """What this machine lacks for any of them."""
-    missing: list[str] = []
-    for part in _load(config.by):
-        if lacks := getattr(part.module, "check", None):
-            missing += lacks(part.config)
-    return missing
-
-
-def build(config: Config, context: Context) -> Verify:
-    """The check; see `Verify`."""
-    parts = _load(config.by)
-    checks = [part.module.build(part.config, context) for part in parts]
-    return Verify(parts, checks, config.also_wrong)
+    parts = [part for part in _load(config.by) if hasattr(part.module, "check")]
+    return [line for part in parts for line in part.module.check(part.config)]
 
 
 class Verify:
@@ -76,29 +58,29 @@ class Verify:
     that were asked said.
     """
 
-    def __init__(self, parts: list[Filter], checks: list[Check], also_wrong: bool) -> None:
-        self._parts, self._checks, self._also_wrong = parts, checks, also_wrong
+    def __init__(self, config: Config, context: Context) -> None:
+        self._parts, self._also_wrong = _load(config.by), config.also_wrong
+        self._checks: list[Check] = [part.build(context) for part in self._parts]
 
     def __call__(self, record: Record) -> Decision:
         """The verdict on one record."""
         asked: list[tuple[str, Decision]] = []
         for part, check in zip(self._parts, self._checks, strict=True):
-            found = part.judge(check, record)
-            if isinstance(found, Figures):
-                found = decide(found, part.config)
-            asked.append((part.name, found))
-            if found.keep or (found.keep is False and not self._also_wrong):
+            outcome = part.judge(check, record)
+            if isinstance(outcome, Figures):
+                outcome = decide(outcome, part.config)
+            asked.append((part.name, outcome))
+            if outcome.keep or (outcome.keep is False and not self._also_wrong):
                 break
-        decided = [at for at, (_, said) in enumerate(asked) if said.keep] or [
-            at for at, (_, said) in enumerate(asked) if said.keep is False
-        ]
-        if not decided:
-            why = (f"{by}: {said.reason.removeprefix('cannot tell: ')}" for by, said in asked)
-            return cannot_tell("; ".join(why)[:_SHOWN], {"asked": _said(asked)})
-        by, decision = asked.pop(decided[0])
+        verdicts = [decision.keep for _, decision in asked]
+        deciding = next((keep for keep in (True, False) if keep in verdicts), None)
+        if deciding is None:
+            why = (f"{by}: {no.reason.removeprefix('cannot tell: ')}" for by, no in asked)
+            return cannot_tell("; ".join(why)[:_SHOWN], {"asked": _reasons(asked)})
+        by, decision = asked.pop(verdicts.index(deciding))
         evidence: dict[str, Any] = {"by": by}
         if asked:
-            evidence["others"] = _said(asked)
+            evidence["others"] = _reasons(asked)
         if decision.evidence:
             evidence["evidence"] = dict(decision.evidence)
         return decision._replace(evidence=evidence)
@@ -106,19 +88,15 @@ class Verify:
     def close(self) -> None:
         """Closes all of them."""
         for check in self._checks:
-            getattr(check, "close", lambda: None)()
+            close_check(check)
 
 
-def _said(asked: list[tuple[str, Decision]]) -> list[dict[str, str]]:
+def _reasons(asked: list[tuple[str, Decision]]) -> list[dict[str, str]]:
     return [{"filter": by, "said": decision.reason[:_SHOWN]} for by, decision in asked]
 
 
 def _load(by: list[Any]) -> list[Filter]:
-    """The filters with their options.
-
-    Raises:
-        UserError: There is no such filter, it takes no such options, or it cannot be one of these.
-    """
+    """The filters; UserError where there is none such, or it cannot be one of these."""
     named = [split_plugin("filter", entry) for entry in by]
     for name, options in named:
         if {"action", "cannot_tell"} & set(options):
@@ -128,3 +106,6 @@ def _load(by: list[Any]) -> list[Filter]:
         if part.level != "trace":
             raise UserError(f"{part.name} does not judge a trace by itself (LEVEL {part.level})")
     return loaded
+
+
+build = Verify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -14,8 +15,6 @@ from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
 from synth.core.display import shown
 from synth.core.record import Record
 
-# What one record costs here: its final answer and its place.
-_BYTES = 400
 _LONGEST = 2_000
 _TALLIED = 8
 
@@ -45,8 +44,8 @@ class Config(FilterConfig):
 
 
 def memory(config: Config, records: int) -> int:
-    """Bytes that a vote over so many records holds."""
-    return _BYTES * records
+    """Bytes that a vote over so many records holds: their final answers and places."""
+    return 400 * records
 
 
 def build(config: Config, context: Context) -> SetCheck:
@@ -56,13 +55,14 @@ def build(config: Config, context: Context) -> SetCheck:
     majority where it has `min_votes` and `min_share` of them all and no other has as many; without
     one nobody can tell. The score is the share of the votes that a record's own final answer has.
     """
-    same = (lambda one, other: one == other) if config.equal == "text" else None
+    same = operator.eq if config.equal == "text" else None
 
     def check(start: Callable[[], Iterator[Record]]) -> Iterator[Decision]:
         votes: dict[str, list[tuple[str | None, float]]] = defaultdict(list)
         for record in start():
             if _votes(record, config):
-                votes[record.task.id].append((_final(record), _weight(record, config)))
+                teacher = record.generation.teacher if record.generation else ""
+                votes[record.task.id].append((_final(record), config.weights.get(teacher, 1.0)))
         tallies: dict[str, _Tally] = {}
         for record in start():
             if not _votes(record, config):
@@ -82,35 +82,30 @@ class _Tally:
     def __init__(self, votes: list[tuple[str | None, float]], config: Config, same: Any) -> None:
         self._total = sum(weight for _, weight in votes)
         self._groups = tally_weighted([(f, weight) for f, weight in votes if f], same)
-        self._evidence = {
-            "tally": {
-                shown(group[0]): round(weight, 4) for group, weight in self._groups[:_TALLIED]
-            },
-            "answers": len(votes),
-        }
+        tally = {shown(group[0]): round(weight, 4) for group, weight in self._groups[:_TALLIED]}
+        self._evidence = {"tally": tally, "answers": len(votes)}
         self._trouble = self._why_none(config)
 
     def _why_none(self, config: Config) -> str:
         if not self._groups:
             return "no final answer among them"
-        most = self._groups[0][1]
-        if len(self._groups) > 1 and self._groups[1][1] == most:
+        votes = self._groups[0][1]
+        if len(self._groups) > 1 and self._groups[1][1] == votes:
             return "a tie"
-        if most < config.min_votes:
-            return f"too few votes for one answer ({most:g} of {config.min_votes:g})"
-        if most < config.min_share * self._total:
-            return f"no majority ({most:g} of {self._total:g})"
+        if votes < config.min_votes:
+            return f"too few votes for one answer ({votes:g} of {config.min_votes:g})"
+        if votes < config.min_share * self._total:
+            return f"no majority ({votes:g} of {self._total:g})"
         return ""
 
     def decision(self, final: str | None) -> Decision:
         """The verdict on a record with this final answer."""
         if final is None:
             return Decision(False, "no answer found", None, None, self._evidence)
-        own = next((weight for group, weight in self._groups if final in group), 0.0)
-        share = own / self._total if self._total else 0.0
+        votes = next((weight for group, weight in self._groups if final in group), 0.0)
+        share = votes / self._total if self._total else 0.0
         if self._trouble:
-            told = cannot_tell(self._trouble, self._evidence)
-            return told._replace(score=share)
+            return cannot_tell(self._trouble, self._evidence)._replace(score=share)
         winner = self._groups[0][0]
         if final in winner:
             return Decision(True, "", share, None, self._evidence)
@@ -125,8 +120,3 @@ def _votes(record: Record, config: Config) -> bool:
 def _final(record: Record) -> str | None:
     final = final_answer(record.answer)
     return final[:_LONGEST] if final else None
-
-
-def _weight(record: Record, config: Config) -> float:
-    teacher = record.generation.teacher if record.generation else ""
-    return config.weights.get(teacher, 1.0)

@@ -110,21 +110,20 @@ def content(box: str) -> str:
 
 
 def tail(text: str) -> str:
-    """The end of an answer without a box.
+    """The end of an answer without a box, numbers apart from Chinese around them.
 
-    The library's patterns for plain numbers want blanks around them, which Chinese has not; the
-    semicolon keeps two numbers from being read as one.
+    The semicolon keeps two numbers from being read as one.
     """
     return _SCRIPT.sub(" ; ", readable(text))
 
 
 def based(text: str) -> tuple[int, int] | None:
     r"""The value and the base of a number written with its base, such as `2516_8`."""
-    found = _BASED.fullmatch(text.strip().strip("$"))
-    if found is None or not 2 <= int(found[2]) <= 36:
+    match = _BASED.fullmatch(text.strip().strip("$"))
+    if match is None or not 2 <= (base := int(match[2])) <= 36:
         return None
     try:
-        return int(found[1], int(found[2])), int(found[2])
+        return int(match[1], base), base
     except ValueError:
         return None
 

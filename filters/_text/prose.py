@@ -40,12 +40,11 @@ _COMMAND = re.compile(r"\\[A-Za-z]{1,40}\*?")
 def formulas(text: str) -> list[tuple[int, int, Kind]]:
     r"""Where a text's formulas and code stand: start, end and kind, in order, none in another.
 
-    Formulas are LaTeX's (`$...$`, `$$...$$`, `\(...\)`, `\[...\]`, environments such as `align`)
-    and the calculator marks of GSM8K (`<<1+1=2>>`); code is Markdown's, and Asymptote between
-    `[asy]` tags. A dollar opens and closes a formula as Pandoc has it, so that `$5 and $10` are
-    prices: what follows the first and what precedes the last is no space, no digit follows the
-    last, and neither a dollar nor an empty line is between. Of what never closes only a fence of
-    code counts, to the end of the text. One pass, and a bisection for each mark.
+    Formulas are LaTeX's and the calculator marks of GSM8K (`<<1+1=2>>`); code is Markdown's, and
+    Asymptote between `[asy]` tags. A dollar opens and closes a formula as Pandoc has it, so that
+    `$5 and $10` are prices: what follows the first and what precedes the last is no space, no digit
+    follows the last, and neither a dollar nor an empty line is between. Of what never closes only a
+    fence of code counts, to the end of the text.
 
     >>> formulas("for $x$, pay $5 or $10")
     [(4, 7, 'math')]
@@ -57,11 +56,8 @@ def formulas(text: str) -> list[tuple[int, int, Kind]]:
     found: list[tuple[int, int, Kind]] = []
     position = 0
     for start, end, name in marks:
-        if (
-            start < position
-            or name not in _OPENS
-            or (name == "$" and text[end : end + 1].isspace())
-        ):
+        spaced = name == "$" and text[end : end + 1].isspace()
+        if start < position or name not in _OPENS or spaced:
             continue
         closer, kind = _OPENS[name]
         close = _next(ends[closer], end)
@@ -84,10 +80,7 @@ def formulas(text: str) -> list[tuple[int, int, Kind]]:
 def blanked(text: str, kinds: tuple[Kind, ...] = ("math", "code"), commands: bool = True) -> str:
     """The text with its formulas and code as spaces; it is as long, so places stay what they are.
 
-    Args:
-        text: Any text.
-        kinds: What to blank.
-        commands: Whether to blank the names of LaTeX commands as well.
+    `kinds` says what is blanked, and `commands` whether the names of LaTeX commands are as well.
 
     >>> blanked("so $x=1$ and `y`.")
     'so       and    .'
@@ -109,12 +102,9 @@ def _name(mark: str) -> str:
 
 def _is_formula(text: str, start: int, end: int, behind: int) -> bool:
     """Whether what two dollars enclose is a formula, and not what stands between two prices."""
-    inside = text[start : start + 1], text[end - 1 : end]
-    return (
-        start < end
-        and not any(map(str.isspace, inside))
-        and not text[behind : behind + 1].isdigit()
-    )
+    edges = text[start : start + 1], text[end - 1 : end]
+    spaced = start >= end or any(map(str.isspace, edges))
+    return not spaced and not text[behind : behind + 1].isdigit()
 
 
 def _next(places: list[tuple[int, int]], position: int) -> tuple[int, int] | None:

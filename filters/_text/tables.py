@@ -23,9 +23,7 @@ def read_table(name: str) -> dict[str, Any]:
 def any_of(expressions: Iterable[Expression], parts: Mapping[str, Expression] | None = None) -> str:
     """Returns one regular expression that matches what any of these matches.
 
-    Args:
-        expressions: Each as one text, or in pieces.
-        parts: Expressions that stand in others as `<NAME>`.
+    Each is one text, or in pieces; `parts` are expressions that stand in others as `<NAME>`.
 
     >>> any_of(["a", ["b", "<C>"]], {"C": "c+"})
     'a|bc+'
