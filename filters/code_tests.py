@@ -75,8 +75,7 @@ class CodeTests:
     """Passed is kept, failed is not, and where the tests say nothing it cannot tell.
 
     The code is the last block of the answer in the language, or the whole answer where it has no
-    block. A case that fails is run once more, in a fresh sandbox; if it ends otherwise then the
-    verdict is `cannot tell: flaky`.
+    block. A case that fails is run once more; if it ends otherwise then, it is `flaky`.
     """
 
     def __init__(self, config: Config, context: Context) -> None:
@@ -115,10 +114,9 @@ class CodeTests:
         try:
             outcome, evidence["sandbox"] = self._run(tests, code, language)
             if outcome.keep is False:
-                once_more = tests
                 if outcome.case is not None:
-                    once_more = Tests(tests.kind, [tests.cases[outcome.case]], tests.function)
-                again, _ = self._run(once_more, code, language)
+                    tests = Tests(tests.kind, [tests.cases[outcome.case]], tests.function)
+                again, _ = self._run(tests, code, language)
                 if (again.keep, again.kind) != (outcome.keep, outcome.kind):
                     ends = again.kind or "passed"
                     outcome = Outcome(None, "flaky", f"{outcome.kind}, then {ends}", outcome.failed)
@@ -144,10 +142,8 @@ class CodeTests:
         )
         result = sandbox.run(job.argv, job.files, job.stdin, limits, config.allow_without)
         reports = [json.loads(line) for line in result.stdout.split(b"\n")[:-1]]
-        if tests.kind == "asserts":
-            outcome = _of_asserts(reports, job.token)
-        else:
-            outcome = self._of_cases(reports, tests)
+        asserts = tests.kind == "asserts"
+        outcome = _of_asserts(reports, job.token) if asserts else self._of_cases(reports, tests)
         return outcome or self._unfinished(result, len(reports)), result.tier
 
     def _unfinished(self, result: sandbox.Result, number: int) -> Outcome:

@@ -104,22 +104,18 @@ class _Difficulty:
         self._lock = threading.Lock()
 
     def __call__(self, record: Record) -> Decision | Figures:
-        task = record.task
-        values: dict[str, float | None] = {}
-        if self._config.level is not None:
-            values["level"] = _level(task.metadata.get(self._config.level))
-        stated = None
-        if self._config.pass_rate is not None:
-            stated = _rate(task.metadata.get(self._config.pass_rate))
+        config, metadata = self._config, record.task.metadata
+        values = {} if config.level is None else {"level": _level(metadata.get(config.level))}
+        stated = None if config.pass_rate is None else _rate(metadata.get(config.pass_rate))
         if stated is not None:
             return Figures({"pass_rate": stated, **values})
         if self._verify is None:
-            if self._config.pass_rate is not None:
-                return cannot_tell(f"no rate in metadata.{self._config.pass_rate}")
+            if config.pass_rate is not None:
+                return cannot_tell(f"no rate in metadata.{config.pass_rate}")
             if values["level"] is None:
-                return cannot_tell(f"no level in metadata.{self._config.level}")
+                return cannot_tell(f"no level in metadata.{config.level}")
             return Figures(values)
-        outcome = self._measure_once(task)
+        outcome = self._measure_once(record.task)
         if isinstance(outcome, Figures):
             return outcome._replace(values={**outcome.values, **values})
         return outcome

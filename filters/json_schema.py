@@ -81,19 +81,17 @@ class JsonSchema(WorkerVerifier):
         if len(record.answer) > _LONGEST:
             return cannot_tell("too long to validate")
         outcome = self.call(_json_worker.validate, record.answer, schema)
-        return outcome if isinstance(outcome, Decision) else _decision(outcome)
-
-
-def _decision(outcome: _json_worker.Outcome) -> Decision:
-    evidence = {"json": outcome.found}
-    if outcome.status == "valid":
-        return Decision(True, evidence=evidence)
-    if outcome.status == "invalid":
-        reason = f"breaks the schema: {shown(outcome.why, 160)}"
-        return Decision(False, reason, evidence={**evidence, "at": shown(outcome.where)})
-    if outcome.status == "no JSON":
-        return Decision(False, f"no JSON: {shown(outcome.why, 160)}")
-    return cannot_tell(shown(outcome.status, 160), evidence)
+        if isinstance(outcome, Decision):
+            return outcome
+        evidence = {"json": outcome.found}
+        if outcome.status == "valid":
+            return Decision(True, evidence=evidence)
+        if outcome.status == "invalid":
+            reason = f"breaks the schema: {shown(outcome.why, 160)}"
+            return Decision(False, reason, evidence={**evidence, "at": shown(outcome.where)})
+        if outcome.status == "no JSON":
+            return Decision(False, f"no JSON: {shown(outcome.why, 160)}")
+        return cannot_tell(shown(outcome.status, 160), evidence)
 
 
 check = requires("jsonschema", "json_schema")

@@ -108,8 +108,7 @@ def build(config: Config, context: Context) -> Check:
     """The check. It measures the judge's score; the evidence has its scores and its reason.
 
     The texts that are judged stand between marks made from a hash of them, so no trace can forge
-    the end of itself. A malformed reply is asked for once more, as the next sample, and then nobody
-    can tell.
+    the end of itself. A malformed reply is asked for once more, as the next sample.
 
     With `compare` the trace and the reference solution are shown in both orders, for judges favour
     a place (Zheng et al. 2023, arXiv:2306.05685, section 3.4). The score is the mean of both; where

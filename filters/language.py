@@ -142,7 +142,7 @@ def foreign(prose: str, expected: tuple[str, ...], question: str = "") -> list[S
     What stands in the question does not count, nor does a stretch of which most words do, if the
     question itself is in an expected language.
     """
-    scripts = _languages.scripts_of(expected)
+    scripts = frozenset[str]().union(*(LANGUAGES[code] for code in expected))
     asked: set[str] = set()
     if set(_language_of_question(question[: 2 * _HEAD])) <= set(expected):
         asked = {word.casefold() for word in WORD.findall(question)}

@@ -15,10 +15,8 @@ from synth.core.record import Record
 
 _SHOWN = 5
 _APOSTROPHE = str.maketrans("’‘", "''")
-# How far back a quotation is looked for.
-_LINE = 500
-# So much of a question is read; each phrase is looked for in it.
-_LONGEST_QUESTION = 20_000
+_LINE = 500  # how far back a quotation is looked for
+_LONGEST_QUESTION = 20_000  # so much of a question is read; each phrase is looked for in it
 
 _Phrases = list[tuple[list[str], re.Pattern[str]]]
 
@@ -62,9 +60,8 @@ def build(config: Config, context: Context) -> Check:
         meta = _matches("reasoning", record.reasoning or "", meta_phrases, question)
         meta += _matches("answer", record.answer, meta_phrases, question)
         values = {"refusals": float(len(refusals)), "meta": float(len(meta))}
-        if not refusals and not meta:
-            return Figures(values)
-        return Figures(values, {"refusals": refusals[:_SHOWN], "meta": meta[:_SHOWN]})
+        evidence = {"refusals": refusals[:_SHOWN], "meta": meta[:_SHOWN]}
+        return Figures(values, evidence if refusals or meta else None)
 
     return measure
 

@@ -13,10 +13,8 @@ from filters.base import lacks_package
 from synth.core.errors import UserError, nearest
 from synth.core.models import load_tokenizer, locate, require_transformers
 
-# Tokens that one forward pass takes at most; one input longer than that is a pass of its own.
-_BATCH_TOKENS = 8192
-# Where neither the tokenizer nor the model's config says how long an input may be.
-_LONGEST = 512
+_BATCH_TOKENS = 8192  # of one forward pass; one input longer than that is a pass of its own
+_LONGEST = 512  # where neither the tokenizer nor the model's config says how long an input may be
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -95,8 +93,7 @@ class Classifier:
     def logits(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """The model's outputs for each input, a list of token ids with its special tokens.
 
-        Only inputs of one length go together and none is padded, so the others change no output
-        but for rounding.
+        Only inputs of one length go together, so none is padded and none changes with the others.
         """
         import torch
 
@@ -117,11 +114,7 @@ class Classifier:
         return rows
 
     def probabilities(self, logits: Sequence[float]) -> list[float]:
-        """The outputs as probabilities of the labels.
-
-        By sigmoid where the model has one label or says that several may hold
-        (`multi_label_classification`), else by softmax.
-        """
+        """The outputs as probabilities: by softmax, or by sigmoid where several labels may hold."""
         several = self._model.config.problem_type == "multi_label_classification"
         if several or len(logits) == 1:
             return [_sigmoid(value) for value in logits]

@@ -54,11 +54,6 @@ def runs(*scripts: str) -> re.Pattern[str]:
     return re.compile(f"[{''.join(SCRIPTS[script] for script in scripts)}]+")
 
 
-def scripts_of(languages: Collection[str]) -> frozenset[str]:
-    """The scripts that these languages are written in."""
-    return frozenset[str]().union(*(LANGUAGES[code] for code in languages))
-
-
 def language_of(script: str) -> str | None:
     """The language of a script that one language alone is written in."""
     return None if script in _SHARED else _WRITTEN[script].split()[0]
