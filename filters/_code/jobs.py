@@ -64,20 +64,14 @@ _BESIDE = 60
 
 
 class Job(NamedTuple):
-    """One run of the sandbox: what runs there, the files that lie there and what it reads.
-
-    Attributes:
-        output: Bytes that its reports may have.
-        wall: Seconds by the clock in which it ends where nothing hinders it.
-        token: What the report on assertions has to hold.
-    """
+    """One run of the sandbox: what runs there, the files that lie there and what it reads."""
 
     argv: list[str]
     files: dict[str, bytes]
     stdin: bytes
-    output: int
-    wall: float
-    token: str
+    output: int  # bytes that its reports may have
+    wall: float  # seconds by the clock in which it ends where nothing hinders it
+    token: str  # what the report on assertions has to hold
 
 
 def language_named(name: str) -> str | None:

@@ -84,7 +84,10 @@ def _calls(job: dict[str, Any]) -> None:
             try:
                 names = server.load(job["programs"], None)
                 function = server.find_function(names, job["function"])
-                channel.send({"value": encode(_plain(function(*arguments)), _no_form)})
+                value = function(*arguments)
+                # A result is compared as the JSON of its values.
+                value = list(value) if hasattr(value, "__next__") else value
+                channel.send({"value": encode(value, _no_form)})
             except BaseException as error:
                 channel.send({"raised": type(error).__name__, "text": str(error)[:300]})
 
@@ -118,11 +121,6 @@ def _returned(message: Any) -> dict[str, Any]:
 
 def _unknown_form(name: str, content: Any) -> Any:
     raise Unreadable(name)
-
-
-def _plain(value: Any) -> Any:
-    """Return an iterator as a list: a result is compared as the JSON of its values."""
-    return list(value) if hasattr(value, "__next__") else value
 
 
 def _no_form(value: Any) -> Any:

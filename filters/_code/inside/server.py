@@ -39,7 +39,7 @@ def _first(programs: list[str], wanted: str | None) -> types.CodeType:
     for number, program in enumerate(programs):
         try:
             tree = ast.parse(program, "solution.py")
-            if wanted is None or wanted in _defined(tree):
+            if wanted is None or wanted in defined(tree):
                 return compile(tree, "solution.py", "exec")
             raise SyntaxError(f"{wanted} is not defined")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -48,7 +48,7 @@ def _first(programs: list[str], wanted: str | None) -> types.CodeType:
     raise problem if isinstance(problem, SyntaxError) else SyntaxError(str(problem))
 
 
-def _defined(tree: ast.Module) -> set[str]:
+def defined(tree: ast.Module) -> set[str]:
     """Return the names that a program gives something to, in branches too."""
     names: set[str] = set()
     for node in ast.walk(tree):

@@ -142,10 +142,8 @@ class Channel:
     def receive(self) -> Any:
         """Return the next message.
 
-        Raises:
-            Gone: The other side ended.
-            TimeoutError: The deadline passed.
-            Unreadable: It is no JSON, or too long.
+        Raise `Gone` where the other side ended, `TimeoutError` after the deadline, and `Unreadable`
+        where it is no JSON or too long.
         """
         (length,) = struct.unpack("<I", self._exactly(4))
         if length > _LONGEST:
