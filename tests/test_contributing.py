@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from synth.core.errors import UserError
+
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -62,3 +64,15 @@ def test_a_misspelt_class_variable_is_an_error(modules, distill, write_config):
     assert "verison" in done.stderr
     assert "version" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_divergence(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from sft.losses import divergences
+
+    names = {**vars(divergences), "torch": torch}
+    exec(example("Add a divergence"), names)  # our own page
+    with pytest.raises(UserError, match="hellinger"):
+        names["test_hellinger"]()
+    monkeypatch.setitem(divergences.DIVERGENCES, "hellinger", names["_hellinger"])
+    names["test_hellinger"]()
