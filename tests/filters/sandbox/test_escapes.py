@@ -39,13 +39,13 @@ def as_nobody():
         for path in (
             *ROOT.glob("filters/_sandbox/*.*"),
             *ROOT.glob("synth/__init__.py"), *ROOT.glob("synth/core/*.py"),
+            *ROOT.glob("tests/helpers/escape*.py"),
         ):  # fmt: skip
             target = copied / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-        shutil.copy(escapes.__file__, copied)
         done = subprocess.run(
-            [python, copied / "escapes.py"],
+            [python, copied / "tests" / "helpers" / "escapes.py"],
             cwd=folder,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
             user=65534,
