@@ -1,6 +1,14 @@
-"""The embedded teacher beside plain `model.generate`: the quickstart's prompts, the same requests."""
+"""The embedded teacher beside plain `model.generate`, transformers' continuous batching and llama.cpp.
+
+The quickstart's prompts, the same requests. llama.cpp takes part where `xllamacpp` is installed
+(`pip install xllamacpp`); it computes with the file's own 4 bits, the others with its weights in
+float32 or bfloat16.
+"""
 
 import asyncio
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 from common import GGUF, Timer, compare
 
@@ -10,13 +18,16 @@ WAYS = (
     "embedded float32",
     "plain generate bfloat16",
     "embedded bfloat16",
+    "continuous float32",
+    *(("llama.cpp Q4_1",) if importlib.util.find_spec("xllamacpp") else ()),
 )
+SLOTS = 8  # of llama.cpp; 32 are slower on two cores
 
 
 def requests():
     from synth.config.validate import load_run
     from synth.core.prompts import load_prompt
-    from synth.tasks._load import load_tasks
+    from synth.tasks import load_tasks
 
     run, _ = load_run("quickstart")
     prompt = load_prompt(run.generate.prompt.template)
@@ -71,9 +82,59 @@ def embedded(dtype, chats):
     return asyncio.run(run())
 
 
+def continuous(dtype, chats):
+    """`generate_batch` of transformers: paged attention, requests join as others leave."""
+    from transformers import GenerationConfig
+
+    from synth.core.models import load_model, load_tokenizer
+
+    model, tokenizer = load_model(GGUF, dtype), load_tokenizer(GGUF)
+    model.set_attn_implementation("sdpa")
+    options = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=0, max_new_tokens=MAX_TOKENS,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+        num_blocks=512, max_batch_tokens=512,
+    )  # fmt: skip
+    ids = [
+        tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        for chat in chats
+    ]
+    model.generate_batch(inputs=ids[:2], generation_config=options)
+    with Timer() as timer:
+        outputs = model.generate_batch(inputs=ids, generation_config=options)
+    return sum(len(output.generated_tokens) for output in outputs.values()), timer.seconds
+
+
+def llama_cpp(dtype, chats):
+    import xllamacpp
+
+    from synth.core.models import locate
+
+    folder, file = locate(GGUF)
+    params = xllamacpp.CommonParams()
+    params.model.path = os.path.join(folder, file)
+    params.n_parallel, params.n_ctx = SLOTS, SLOTS * 1024
+    params.cpuparams.n_threads = len(os.sched_getaffinity(0))
+    server = xllamacpp.Server(params)
+
+    def ask(chat, max_tokens=MAX_TOKENS):
+        answer = server.handle_chat_completions(
+            {"messages": chat, "max_tokens": max_tokens, "temperature": 0.7, "top_k": 0}
+        )
+        return answer["usage"]["completion_tokens"]
+
+    ask([{"role": "user", "content": "1"}], 2)
+    with Timer() as timer, ThreadPoolExecutor(BATCH) as pool:
+        tokens = sum(pool.map(ask, chats))
+    return tokens, timer.seconds
+
+
 def measure(way):
     kind, dtype = way.rsplit(" ", 1)
-    return (embedded if kind == "embedded" else plain)(dtype, requests())
+    ways = {"embedded": embedded, "continuous": continuous, "llama.cpp": llama_cpp}
+    return ways.get(kind, plain)(dtype, requests())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers.code_records import CALL, SUM, judge, python
-from tests.helpers.sandboxed import needs_sandbox
+from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 # A program that does not solve the task and wants to pass.
 CHEATS = {

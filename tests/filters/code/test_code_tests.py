@@ -10,7 +10,7 @@ from filters._code import jobs as _code_jobs
 from filters._sandbox import sandbox
 from synth.core.errors import UserError
 from tests.helpers.code_records import CALL, HUMANEVAL, ONE, SUM, judge, python
-from tests.helpers.sandboxed import needs_sandbox
+from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 RIGHT = [
     ("an assertion", ONE, "def f(x): return x + 1"),

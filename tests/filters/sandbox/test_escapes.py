@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from filters._sandbox import sandbox
-from tests.helpers import escapes
-from tests.helpers.sandboxed import needs_sandbox
+from tests.helpers.sandbox import escapes
+from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 ROOT = Path(__file__).resolve().parents[3]
 USERS = ["root", "nobody"] if os.geteuid() == 0 else ["self"]
@@ -39,13 +39,13 @@ def as_nobody():
         for path in (
             *ROOT.glob("filters/_sandbox/*.*"),
             *ROOT.glob("synth/__init__.py"), *ROOT.glob("synth/core/*.py"),
-            *ROOT.glob("tests/helpers/escape*.py"),
+            *ROOT.glob("tests/helpers/sandbox/escape*.py"),
         ):  # fmt: skip
             target = copied / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
         done = subprocess.run(
-            [python, copied / "tests" / "helpers" / "escapes.py"],
+            [python, copied / "tests" / "helpers" / "sandbox" / "escapes.py"],
             cwd=folder,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
             user=65534,

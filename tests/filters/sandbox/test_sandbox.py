@@ -14,8 +14,8 @@ import pytest
 from filters._sandbox import sandbox, seccomp
 from filters._sandbox.run import run_under
 from filters._sandbox.sandbox import PYTHON, Limits, SandboxFailed
-from tests.helpers import escapes
-from tests.helpers.sandboxed import needs_sandbox
+from tests.helpers.sandbox import escapes
+from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -15,8 +15,8 @@ from synth.config.train import Lora, Train
 from synth.core.errors import Interrupted, MissingPackage, UserError
 from synth.core.models import load_model
 from synth.core.record import Verdict
-from tests.helpers.on_policy_runs import trained_bpe
-from tests.helpers.training_runs import examples_in, records, run, save_tiny, store_labels
+from tests.helpers.training.on_policy_runs import trained_bpe
+from tests.helpers.training.training_runs import examples_in, records, run, save_tiny, store_labels
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,15 @@ from sft.losses.cross_tokenizer import CrossTokenizer, before_answer, token_byte
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer
 from synth.core.record import Message
-from tests.helpers.on_policy_runs import answered, asks, build, logits, rows_of, tiny, trained_bpe
+from tests.helpers.training.on_policy_runs import (
+    answered,
+    asks,
+    build,
+    logits,
+    rows_of,
+    tiny,
+    trained_bpe,
+)
 
 
 def sentencepiece():

@@ -12,7 +12,7 @@ import torch
 from sft.losses.hidden_states import NAME, HiddenStateLoss, HiddenStates
 from sft.training.distributed import save_projections
 from tests.helpers.dense_reference import close
-from tests.helpers.hidden_state_runs import batch, run, tiny
+from tests.helpers.training.hidden_state_runs import batch, run, tiny
 
 
 def trainer(folder, steps, lora):
@@ -97,7 +97,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tests.helpers.hidden_state_runs import batch
+from tests.helpers.training.hidden_state_runs import batch
 from tests.sft.losses.test_hidden_state_training import joint_loss, pair
 
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)

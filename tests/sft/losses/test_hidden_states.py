@@ -16,7 +16,7 @@ from sft.losses.hidden_states import (
 from sft.training.distributed import save_projections
 from synth.core.errors import UserError
 from tests.helpers.dense_reference import relation_reference
-from tests.helpers.hidden_state_runs import batch, run, tiny
+from tests.helpers.training.hidden_state_runs import batch, run, tiny
 
 
 @pytest.mark.parametrize("positions", ["labelled", "all"])

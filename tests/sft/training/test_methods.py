@@ -19,7 +19,7 @@ from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Lora, Train
 from synth.core.models import load_model
 from tests.helpers import dense_reference as reference
-from tests.helpers.training_runs import (
+from tests.helpers.training.training_runs import (
     curve,
     examples_in,
     lines,
@@ -318,7 +318,7 @@ SCRIPT = """
 import json, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from tests.helpers.training_runs import records, run
+from tests.helpers.training.training_runs import records, run
 labels = Path({labels!r}) if {labels!r} else None
 run({model!r}, Path({folder!r}), records(writers=("a", "b")), labels=labels,
     on_progress=lambda row: time.sleep(0.1), **json.loads({config!r}))

@@ -22,7 +22,7 @@ from synth.config.train import Lora, Student
 from synth.core.errors import UserError
 from synth.core.models import load_model, load_tokenizer
 from synth.core.record import Message, Record, Task
-from tests.helpers.on_policy_runs import (
+from tests.helpers.training.on_policy_runs import (
     answered,
     asks,
     build,
@@ -332,7 +332,7 @@ def test_train_makes_a_student_that_loads(checkpoint, tmp_path):
 @pytest.mark.parametrize("loss", ["distillation", "gold"])
 def test_two_processes_share_a_step_and_end_alike(tmp_path, loss):
     """Seven prompts, eight answers a step: three steps in three epochs."""
-    script = Path(__file__).parents[2] / "helpers" / "on_policy_in_processes.py"
+    script = Path(__file__).parents[2] / "helpers" / "training" / "on_policy_in_processes.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
     subprocess.run([*command, script, tmp_path, loss], check=True, timeout=240, env=environment)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sft.training.distributed import PadToWorldSize, empty_like
 from synth.core.errors import UserError
-from tests.helpers import distributed_runs as making
+from tests.helpers.training import distributed_runs as making
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[2] / "configs" / "accelerate"
@@ -145,7 +145,8 @@ def trained(config, models, folder, jobs):
     path = folder / "jobs.json"
     path.write_text(json.dumps(made))
     status, text = ended(
-        launch(config, HERE.parents[1] / "helpers" / "train_in_processes.py", path), 500
+        launch(config, HERE.parents[1] / "helpers" / "training" / "train_in_processes.py", path),
+        500,
     )
     assert status == 0, text[-8000:]
     return text
@@ -215,7 +216,7 @@ def test_an_error_in_one_process_ends_both(models, tmp_path):
     (tmp_path / "jobs.json").write_text(json.dumps([job]))
     process = launch(
         "cpu_two.yaml",
-        HERE.parents[1] / "helpers" / "train_in_processes.py",
+        HERE.parents[1] / "helpers" / "training" / "train_in_processes.py",
         tmp_path / "jobs.json",
     )
     status, text = ended(process)

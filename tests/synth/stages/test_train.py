@@ -15,7 +15,7 @@ from synth.stages.build_student import model_path, resolved_step, written_step
 from synth.stages.context import StageContext
 from synth.stages.pipeline import do_stage
 from synth.stages.train import train_inputs
-from tests.helpers.on_policy_runs import tiny, trained_bpe
+from tests.helpers.training.on_policy_runs import tiny, trained_bpe
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[3]))
 from accelerate.state import AcceleratorState
 
 from synth.core.errors import Interrupted, UserError
-from tests.helpers import distributed_runs as making
+from tests.helpers.training import distributed_runs as making
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
     from accelerate import PartialState

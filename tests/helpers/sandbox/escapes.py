@@ -23,7 +23,7 @@ from pathlib import Path
 from filters._sandbox import sandbox
 from filters._sandbox.run import run_under
 from filters._sandbox.seccomp import CLONE, CLONE3, DENIED
-from tests.helpers.escape_programs import PRELUDE, PYTHON, C
+from tests.helpers.sandbox.escape_programs import PRELUDE, PYTHON, C
 
 # How an attempt may end, where that is not left open.
 ENDS = {

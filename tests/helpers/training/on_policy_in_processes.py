@@ -6,9 +6,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-sys.path.append(str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[3]))
 from sft.data.chat_template import select_template, set_chat_template
-from tests.helpers.on_policy_runs import asks, build, tiny, trained_bpe
+from tests.helpers.training.on_policy_runs import asks, build, tiny, trained_bpe
 
 here = PartialState(cpu=True)
 mine, other = trained_bpe(800), trained_bpe(300)

@@ -13,7 +13,7 @@ from sft.training.run import train
 from synth.config.train import Student, Train
 from synth.core.models import load_model, load_tokenizer
 from synth.core.record import Generation, Message, Record, Task
-from tests.helpers.on_policy_runs import tiny, trained_bpe
+from tests.helpers.training.on_policy_runs import tiny, trained_bpe
 
 
 def records(n=8, writers=("a",), answer="\\boxed"):
