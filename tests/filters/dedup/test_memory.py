@@ -47,7 +47,7 @@ def peak(name, count, options):
     [
         ("exact_dedup", {}, 100_000),
         ("near_dedup", {}, 60_000),
-        ("near_dedup", {"per_question": False}, 40_000),
+        ("near_dedup", {"per_question": False}, 100_000),
         ("semantic_dedup", {"per_question": False}, 2_000),
     ],
 )
