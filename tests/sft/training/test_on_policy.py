@@ -334,7 +334,7 @@ def test_two_processes_share_a_step_and_end_alike(tmp_path, loss):
     """Seven prompts, eight answers a step: three steps in three epochs."""
     script = Path(__file__).parents[2] / "helpers" / "training" / "on_policy_in_processes.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3])}
     subprocess.run([*command, script, tmp_path, loss], check=True, timeout=240, env=environment)
     ends = [(tmp_path / str(n) / "end").read_text().split() for n in (0, 1)]
     assert ends[0] == ends[1]
