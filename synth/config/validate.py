@@ -94,7 +94,8 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
     Such a config is right, only not here and now; a run refuses to start with any of these.
     """
     stages = stages_of(run) if stages is None else stages
-    kinds = set[str]().union(*(_USED_BY[stage.partition("-")[0]] for stage in stages))
+    kinds_of_stage = {stage.partition("-")[0] for stage in stages}  # a chain has `train-NAME`
+    kinds = set[str]().union(*(_USED_BY[stage] for stage in kinds_of_stage))
     if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
         kinds.discard("teacher")
     lacks: list[str] = []
@@ -104,7 +105,7 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
         off = kind == "filter" and options.get("action") in ("off", False)
         if kind in kinds and hasattr(module, "check") and not off:
             lacks += module.check(module.Config(**options))
-    if {"train", "evaluate"} & set(stages):
+    if kinds_of_stage & {"train", "evaluate"}:
         for package in ("torch", "transformers"):
             lacks += lacks_package(package, "the student", "train")
     trainings = {f"train-{name}": step.train for name, step in run.chain.items()}

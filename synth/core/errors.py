@@ -29,10 +29,15 @@ class UserError(DistillError):
 
 
 class MissingPackage(UserError):
-    """A package that this config needs is not installed; `extra` is the extra that brings it."""
+    """A package that this config needs is not installed.
 
-    def __init__(self, package: str, needed_for: str, extra: str | None = None) -> None:
-        install = f"'synth-distill[{extra}]'" if extra else package
+    `extra` is the extra that brings it; `install` is what pip installs where none does.
+    """
+
+    def __init__(
+        self, package: str, needed_for: str, extra: str | None = None, install: str = ""
+    ) -> None:
+        install = install or (f"'synth-distill[{extra}]'" if extra else package)
         super().__init__(f"{needed_for} needs the package {package}: pip install {install}")
 
 

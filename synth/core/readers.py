@@ -1,4 +1,4 @@
-"""Streams the rows of one file: JSON Lines, a JSON array, CSV or Parquet.
+"""Rows of a source; streams those of a file: JSON Lines, a JSON array, CSV or Parquet.
 
 What is held at a time has a bound, however long a line is or never ends. Gzip and Zstandard are
 told by their first bytes.
@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synth.core.compression import parse_json
 from synth.core.errors import UserError
-from synth.core.rows import Row, Rows, kind_of
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -28,6 +28,32 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BETWEEN = re.compile(r"[\s,]*")
 # Rows of Parquet are read so many bytes at a time, or one row where that is more.
 _BATCH_BYTES, _BATCH_ROWS = 16 * 2**20, 1_000
+
+
+class Row(NamedTuple):
+    """A row as the source gave it."""
+
+    place: str  # for messages, such as `data.jsonl:12`
+    values: dict[str, Any] | None  # the columns, or None where the row could not be read
+    error: str = ""  # why it could not
+
+
+Rows = Iterator[Row]
+
+
+@dataclass(slots=True)
+class Skipped:
+    """A row that gave no task: where it stands, and why."""
+
+    place: str
+    reason: str
+
+
+def kind_of(value: Any) -> str:
+    """Names the type of a value in a message."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
+             float: "a number", type(None): "empty"}  # fmt: skip
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def read_rows(path: Path, format: str, max_bytes: int) -> Rows:

@@ -12,9 +12,9 @@ from typing import Any
 from synth.config.run import Run, stages_of
 from synth.config.validate import machine_problems
 from synth.core.dataset import MANIFEST
+from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
 from synth.core.files import write_json
-from synth.core.processes import first_process, processes
 from synth.core.progress import duration
 from synth.core.run_folder import differences, lock_run_folder
 from synth.stages.build_student import written_step

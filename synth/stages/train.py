@@ -8,9 +8,9 @@ from typing import Any
 
 from synth.config.run import ChainStep, Run, questions_of
 from synth.core.dataset import MANIFEST, read_split
+from synth.core.environment import first_process
 from synth.core.files import write_json
 from synth.core.models import weights_identity
-from synth.core.processes import first_process
 from synth.core.progress import Clock, shown
 from synth.core.record import digest
 from synth.stages._train.teacher_weights import hold_out, measure_teacher_accuracy

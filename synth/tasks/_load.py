@@ -19,8 +19,8 @@ from synth.config.run import Tasks
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.question_text import question_key
+from synth.core.readers import Row, Skipped
 from synth.core.record import Task, digest
-from synth.core.rows import Row, Skipped
 from synth.tasks.base import SourceConfig
 
 

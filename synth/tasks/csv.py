@@ -7,7 +7,7 @@ import csv
 from pydantic import Field, FilePath
 
 from synth.core.errors import UserError
-from synth.core.rows import Row, Rows
+from synth.core.readers import Row, Rows
 from synth.tasks.base import SourceConfig
 
 

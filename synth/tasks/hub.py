@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from synth.core.errors import UserError
-from synth.core.rows import Row, Rows
+from synth.core.readers import Row, Rows
 from synth.tasks.base import SourceConfig
 
 

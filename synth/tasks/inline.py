@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.core.rows import Row, Rows
+from synth.core.readers import Row, Rows
 from synth.tasks.base import SourceConfig
 
 

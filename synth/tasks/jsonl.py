@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import FilePath
 
-from synth.core.readers import MAX_BYTES, read_rows
-from synth.core.rows import Rows
+from synth.core.readers import MAX_BYTES, Rows, read_rows
 from synth.tasks.base import SourceConfig
 
 

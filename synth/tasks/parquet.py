@@ -7,8 +7,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from synth.core.errors import UserError
-from synth.core.readers import MAX_BYTES, read_rows
-from synth.core.rows import Rows
+from synth.core.readers import MAX_BYTES, Rows, read_rows
 from synth.tasks.base import SourceConfig
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from synth.core.errors import MissingPackage, UserError, lacks_package, nearest
-from synth.core.rows import Row, Rows
+from synth.core.readers import Row, Rows
 from synth.tasks.base import SourceConfig
 
 

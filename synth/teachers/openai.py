@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from synth.core.credentials import env_key
+from synth.core.environment import env_key
 from synth.core.record import Request
 from synth.teachers._openai.status import StatusErrors, advertised
 from synth.teachers._openai.token_ids import ids_by_bytes

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.core.credentials import env_key
+from synth.core.environment import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
 from synth.core.usage import usage_of

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from synth.core.errors import nearest
 from synth.core.plugins import PluginConfig
-from synth.core.rows import Row, Rows, Skipped
+from synth.core.readers import Row, Rows, Skipped
 from synth.traces._layouts.known import LAYOUTS, ROLES
 
 __all__ = ["Row", "Rows", "Skipped", "TraceConfig", "printable", "skip"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.core.boxed import last_box
+from synth.core.readers import kind_of
 from synth.core.reasoning import parse_completion, split_trace
 from synth.core.record import Generation, Message, Record, Task
-from synth.core.rows import kind_of
 from synth.traces._layouts.json_values import Unreadable, count, json_value
 from synth.traces._layouts.known import Layout
 from synth.traces._layouts.own_records import own_records

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synth.core.compression import parse_json
+from synth.core.readers import kind_of
 from synth.core.record import canonical_json
-from synth.core.rows import kind_of
 from synth.traces._layouts.json_values import Unreadable, json_value
 
 # What a turn's speaker is called, and what it is called here.
