@@ -66,7 +66,9 @@ def test_no_cheat_passes_assertions(name):
     tests = {"test_list": ["assert abs(f(1) - 2) < 0.1", "assert f(1) == 2"]}
     if name.startswith("a text"):
         tests = {"test_list": ["assert f(1) == 'two'"]}
-    decision = judge(tests, python(CHEATS[name]))
+    # What hangs the tester is waited for by the clock.
+    options = {"total_timeout": 15} if name == "stops the tester" else {}
+    decision = judge(tests, python(CHEATS[name]), **options)
     assert decision.keep is not True, decision
     json.dumps(decision.evidence)
 
