@@ -134,6 +134,12 @@ def loading(model: str) -> Iterator[None]:
     # The run has a progress line of its own; reading a GGUF file shows one in spite of this.
     logging.disable_progress_bar()
     modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm, disable=True)
+    with contextlib.suppress(ImportError):
+        import gguf
+
+        # transformers asks for it anew for every module, which is half of the time of loading.
+        if not hasattr(gguf.get_tensor_name_map, "cache_info"):
+            gguf.get_tensor_name_map = functools.lru_cache(gguf.get_tensor_name_map)
     try:
         yield
     except (OSError, ValueError) as error:
