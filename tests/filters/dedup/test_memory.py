@@ -46,8 +46,8 @@ def peak(name, count, options):
     ("name", "options", "few"),
     [
         ("exact_dedup", {}, 100_000),
-        ("near_dedup", {}, 60_000),
-        ("near_dedup", {"per_question": False}, 100_000),
+        ("near_dedup", {}, 200_000),
+        ("near_dedup", {"per_question": False}, 50_000),
         ("semantic_dedup", {"per_question": False}, 2_000),
     ],
 )
