@@ -103,7 +103,7 @@ class VotePolicy:
         return replace(task, answer=result.answer, metadata={**task.metadata, "vote": vote})
 
 
-@dataclass
+@dataclass(slots=True)
 class QuestionLoop:
     """Asks one question."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -161,10 +162,13 @@ async def generate(
     Example:
         >>> asyncio.run(generate(spec, store, tasks, emit, GenerationStats()))  # doctest: +SKIP
     """
+    # The garbage collector need not walk through all loaded modules again and again meanwhile.
+    gc.freeze()
     try:
         for teacher in spec.teachers.values():
             teacher.open(store, spec.run)
         await _Runner(spec, store, counts).run(tasks, emit)
     finally:
+        gc.unfreeze()
         for teacher in spec.teachers.values():
             await teacher.close()
