@@ -45,9 +45,9 @@ def peak(name, count, options):
 @pytest.mark.parametrize(
     ("name", "options", "few"),
     [
-        ("exact_dedup", {}, 100_000),
+        ("exact_dedup", {}, 200_000),
         ("near_dedup", {}, 200_000),
-        ("near_dedup", {"per_question": False}, 50_000),
+        ("near_dedup", {"per_question": False}, 100_000),
         ("semantic_dedup", {"per_question": False}, 2_000),
     ],
 )
