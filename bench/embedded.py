@@ -21,7 +21,7 @@ WAYS = (
     "continuous float32",
     *(("llama.cpp Q4_1",) if importlib.util.find_spec("xllamacpp") else ()),
 )
-SLOTS = 8  # of llama.cpp; 32 are slower on two cores
+SLOTS = 8  # of llama.cpp: requests that it decodes together
 
 
 def requests():

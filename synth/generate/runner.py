@@ -163,12 +163,14 @@ async def generate(
         >>> asyncio.run(generate(spec, store, tasks, emit, GenerationStats()))  # doctest: +SKIP
     """
     # The garbage collector need not walk through all loaded modules again and again meanwhile.
+    frozen_before = gc.get_freeze_count() > 0  # by the user's own program: that stays so
     gc.freeze()
     try:
         for teacher in spec.teachers.values():
             teacher.open(store, spec.run)
         await _Runner(spec, store, counts).run(tasks, emit)
     finally:
-        gc.unfreeze()
+        if not frozen_before:
+            gc.unfreeze()
         for teacher in spec.teachers.values():
             await teacher.close()

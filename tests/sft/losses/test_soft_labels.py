@@ -258,7 +258,7 @@ from pathlib import Path
 from sft.losses.divergences import Divergence
 from sft.losses.cross_entropy import summed_loss
 from sft.losses.soft_labels import Online, Stored, summed_soft_loss
-rows, tokens, width = 151936, 400, 32  # Qwen2.5's vocabulary
+rows, tokens, width = 151936, 600, 32  # Qwen2.5's vocabulary
 torch.manual_seed(0)
 hidden = torch.randn(1, tokens + 1, width, requires_grad=True)
 head = torch.nn.Linear(width, rows, bias=False)
