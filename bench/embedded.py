@@ -93,7 +93,7 @@ def continuous(dtype, chats):
     options = GenerationConfig(
         do_sample=True, temperature=0.7, top_k=0, max_new_tokens=MAX_TOKENS,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-        num_blocks=512, max_batch_tokens=512,
+        num_blocks=128, max_batch_tokens=512,
     )  # fmt: skip
     ids = [
         tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)[
