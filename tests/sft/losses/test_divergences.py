@@ -172,7 +172,12 @@ def test_top_k_equals_the_reference(kind, tail, case, k, unfilled):
         rests = [np.delete(a, i[i >= 0]).sum() for a, i in zip(p, ids, strict=True)]
         assume(all(rest == 0 or rest > 1e-8 for rest in rests))
     want = [reference(a, z.astype(np.float64), how, i) for a, z, i in zip(p, z_q, ids, strict=True)]
-    assert_same(found(the_top_k(ids, logits, lse, how), z_q, how), want, how)
+    teacher = the_top_k(ids, logits, lse, how)
+    # In float64 it is the same to the last digits, so what is left in float32 is rounding alone:
+    # a logit over T that is large has few digits behind the point, and so has its logarithm.
+    assert_same(found(teacher, z_q.astype(np.float64), how), want, how, 1e-9)
+    last_digit = np.finfo(np.float32).eps * np.abs(z_q).max() / how.temperature
+    assert_same(found(teacher, z_q, how), want, how, max(1e-6, last_digit))
 
 
 @given(
