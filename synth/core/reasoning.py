@@ -1,18 +1,19 @@
 """Splits whatever an endpoint returned into reasoning and answer, and joins them again.
 
-Forms, all met in the field: a `reasoning` field (vLLM), a `reasoning_content` field (DeepSeek and
-older vLLM), content parts of type `thinking` (Mistral, Anthropic), and inline text with the tags of
-one of the DIALECTS, the opening one of which may be missing because the chat template had written
-it already (R1-Distill).
+Reasoning has fields or parts of its own (`synth.core.message_text` reads these), or it is inline
+text with the tags of one of the DIALECTS, the opening one of which may be missing because the chat
+template had written it already (R1-Distill).
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from synth.core.message_text import read_parts, reasoning_of
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -141,24 +142,62 @@ def join_trace(reasoning: str | None, answer: str) -> str:
     return answer if reasoning is None else f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}"
 
 
+def split_fields(reasoning: str, content: str) -> tuple[str | None, str]:
+    """Splits a message whose reasoning a server has told apart from its content.
+
+    Some servers leave the thinking in the content too: what is said twice is read once. Where the
+    two differ, the field is the reasoning and the content stays as it is, tags included: the model
+    wrote both, so neither is left out, and the filter `think_format` finds the second block. Some
+    put all into the field: the tags in it then say where the answer begins.
+
+    >>> split_fields("1+1=2", "<think>1+1=2</think>2")
+    ('1+1=2', '2')
+    """
+    reasoning, content = reasoning.strip(), content.strip()
+    if not reasoning:
+        return split_trace(content)
+    for dialect in DIALECTS:  # some servers leave the closing tag at the head of the content
+        content = content.removeprefix(dialect.close).strip()
+    mark = _MARK.search(reasoning)
+    if mark and (mark.start() == 0 or _kind(mark[0]) == "close"):
+        thought, answer = split_trace(reasoning)
+        if thought and (not answer or not content or answer == content):
+            reasoning, content = thought, content or answer
+    thought, answer = split_trace(content)
+    if thought is not None:
+        in_field, inline = _squeezed(reasoning), _squeezed(thought)
+        if inline in in_field:
+            return reasoning, answer
+        if in_field in inline:
+            return thought, answer
+    return reasoning, content
+
+
+def _squeezed(text: str) -> str:
+    """Returns a text with single blanks: servers differ in the line breaks that they keep."""
+    return " ".join(text.split())
+
+
+def split_message(message: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Returns reasoning and answer of a chat message in any dialect.
+
+    Null content counts as empty. Where nothing but a refusal was written, that is the answer.
+    """
+    return split_fields(*_told_apart(message))
+
+
 def parse_completion(raw: dict[str, Any]) -> tuple[str | None, str, str]:
     """Returns reasoning, answer and finish reason of a raw chat completion (OpenAI's format).
 
-    Reasoning in a field or part of its own wins over inline tags. Null content counts as empty.
     Raises ValueError where the response has no choice or no message in it.
     """
     try:
         choice = raw["choices"][0]
-        reasoning, content = _message(choice["message"])
+        reasoning, answer = split_message(choice["message"])
+        finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the response has no choices[0].message") from error
-    finish = str(choice.get("finish_reason") or "unknown")
-    if reasoning.strip():
-        content = content.strip()
-        for dialect in DIALECTS:  # some servers leave the closing tag at the head of the content
-            content = content.removeprefix(dialect.close).strip()
-        return reasoning.strip(), content, finish
-    return (*split_trace(content), finish)
+    return reasoning, answer, finish if isinstance(finish, str) and finish else "unknown"
 
 
 def whole_text(raw: dict[str, Any]) -> str:
@@ -167,26 +206,24 @@ def whole_text(raw: dict[str, Any]) -> str:
     Where a server has split the reasoning off, the tags are put back: a closing one only if
     anything follows it.
     """
-    reasoning, content = _message(raw["choices"][0]["message"])
-    if reasoning and content:
+    reasoning, content = _told_apart(raw["choices"][0]["message"])
+    if not reasoning or not content:
+        return f"{OPEN}\n{reasoning}" if reasoning else content
+    _, answer = split_fields(reasoning, content)
+    if answer == content.strip():
         return join_trace(reasoning, content)
-    return f"{OPEN}\n{reasoning}" if reasoning else content
+    return content if split_trace(content)[0] else join_trace(reasoning, answer)
 
 
-def _message(message: dict[str, Any]) -> tuple[str, str]:
+def _told_apart(message: Mapping[str, Any]) -> tuple[str, str]:
     """Returns the reasoning that a server has split off, and the content; "" for none."""
-    content = message.get("content") or ""
-    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    reasoning, content = reasoning_of(message), message.get("content")
+    if isinstance(content, dict):
+        content = [content]
     if isinstance(content, list):
-        reasoning = reasoning or _parts(content, "thinking")
-        content = _parts(content, "text")
-    reasoning = reasoning if isinstance(reasoning, str) else ""
-    return reasoning, content if isinstance(content, str) else ""
-
-
-def _parts(content: list[Any], kind: str) -> str:
-    """Joins the text of all content parts of a kind; thinking may be in parts itself (Mistral)."""
-    values = [part.get(kind) for part in content if isinstance(part, dict)]
-    if kind == "thinking":
-        values = [_parts(value, "text") if isinstance(value, list) else value for value in values]
-    return "".join(text for text in values if isinstance(text, str))
+        parts = read_parts(content)
+        reasoning, content = reasoning or parts.reasoning, parts.content
+    content = content if isinstance(content, str) else ""
+    if not content.strip() and isinstance(refusal := message.get("refusal"), str):
+        content = refusal
+    return reasoning, content

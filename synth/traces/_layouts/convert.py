@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.core.boxed import last_box
+from synth.core.message_text import reasoning_text
 from synth.core.readers import kind_of
-from synth.core.reasoning import parse_completion, split_trace
+from synth.core.reasoning import split_fields
 from synth.core.record import Generation, Message, Record, Task
 from synth.traces._layouts.json_values import Unreadable, count, json_value
 from synth.traces._layouts.known import Layout
@@ -211,22 +212,12 @@ def _split(reasoning: Any, response: Any) -> tuple[str | None, str]:
         response = str(response)
     if not isinstance(response, str):
         raise Unreadable(f"no response: it is {kind_of(response)}")
-    if isinstance(reasoning, list):  # s1K: the steps of one trajectory
-        if not all(map(_is_string, reasoning)):
-            raise Unreadable("no reasoning: its list holds something that is not text")
-        reasoning = "\n\n".join(reasoning)
-    if reasoning is not None and not isinstance(reasoning, str):
+    if isinstance(reasoning, list) and not all(isinstance(r, str | dict) for r in reasoning):
+        raise Unreadable("no reasoning: its list holds something that is not text")
+    text = reasoning_text(reasoning)
+    if reasoning is not None and not isinstance(reasoning, str | list) and not text:
         raise Unreadable(f"no reasoning: it is {kind_of(reasoning)}")
-    if not reasoning or not reasoning.strip():
-        thought, answer = split_trace(response)
-    else:
-        inside, after = split_trace(reasoning)
-        if inside and not after:  # its tags are in the column
-            reasoning = inside
-        thought, answer = split_trace(response)
-        if thought != reasoning.strip():  # else it is said in both columns
-            message = {"content": response, "reasoning": reasoning}
-            thought, answer, _ = parse_completion({"choices": [{"message": message}]})
+    thought, answer = split_fields(text, response)
     if not thought and not answer:
         raise Unreadable("no response: it is empty")
     return thought, answer
@@ -271,4 +262,4 @@ def _is_answer(value: Any) -> bool:
 def _is_reasoning(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) > 5 or value.strip().lower() not in _SWITCHES
-    return isinstance(value, list) and value != []
+    return (isinstance(value, list) and value != []) or reasoning_text(value) != ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synth.core.compression import parse_json
+from synth.core.message_text import REASONING_FIELDS, read_parts, reasoning_of
 from synth.core.readers import kind_of
 from synth.core.record import canonical_json
 from synth.traces._layouts.json_values import Unreadable, json_value
@@ -17,8 +18,7 @@ _SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function", "function_response", "ipython"), "tool"),
 }
-_READ = {"role", "from", "content", "value", "tool_calls"}
-_REASONING = ("reasoning_content", "reasoning", "thinking")
+_READ = {"role", "from", "content", "value", "tool_calls", *REASONING_FIELDS}
 
 
 @dataclass(slots=True)
@@ -65,35 +65,25 @@ def _turn(item: Any) -> Turn:
         content = item.get("value")
     if len(item) == 2 and isinstance(content, str):
         return Turn(role, content)  # most turns by far
-    reasoning = next((text for name in _REASONING if isinstance(text := item.get(name), str)), None)
+    reasoning = reasoning_of(item) or None
     if isinstance(content, list):
         content, thought = _parts(content)
         reasoning = reasoning or thought
+    if not content and isinstance(item.get("refusal"), str):
+        content = item["refusal"]
     if not content and item.get("tool_calls"):
         content = canonical_json(json_value(item["tool_calls"]))
     if content is None and reasoning is not None:
         content = ""
     if not isinstance(content, str):
         raise Unreadable(f"a turn has no text: it is {kind_of(content)}")
-    read = _READ.union(_REASONING)
-    rest = {name: value for name, value in item.items() if value is not None and name not in read}
+    rest = {name: value for name, value in item.items() if value is not None and name not in _READ}
     return Turn(role, content, reasoning, rest)
 
 
 def _parts(parts: list[Any]) -> tuple[str, str | None]:
     """Returns text and thinking of content that is a list of parts."""
-    texts, thoughts = [], []
-    for part in parts:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        kind = part.get("type", "text") if isinstance(part, dict) else kind_of(part)
-        if kind in ("thinking", "reasoning", "think"):
-            thought = part.get("thinking") or part.get("text") or part.get("reasoning")
-            if isinstance(thought, str):
-                thoughts.append(thought)
-        elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif part.get("type") if isinstance(part, dict) else True:
-            raise Unreadable(f"a turn is not text: a part is {str(kind)[:50]}")
-    return "".join(texts), "\n".join(thoughts) or None
+    text, thought, unread = read_parts(parts)
+    if unread:
+        raise Unreadable(f"a turn is not text: a part is {unread[0][:50]}")
+    return text, thought or None
