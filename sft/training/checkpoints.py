@@ -7,13 +7,12 @@ what a kill left half-written has none. Older checkpoints go only after a newer 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth.core.files import atomic_write, read_json, write_json
+from synth.core.files import atomic_write, read_json, sync_folder, write_json
 
 MARKER = "whole.json"
 
@@ -30,10 +29,7 @@ class Meter:
 
 def mark_whole(checkpoint: Path, meter: Meter) -> None:
     """Makes a checkpoint count, after forcing its files to the disk."""
-    for file in checkpoint.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    sync_folder(checkpoint)
     write_json(checkpoint / MARKER, asdict(meter))
 
 

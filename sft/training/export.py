@@ -15,6 +15,7 @@ from sft.losses.objective import detach_loss
 from sft.models.student import load_student, merged
 from sft.training.distributed import disable_zero3_init
 from synth.config.train import Student
+from synth.core.files import replace_folder
 
 
 def save_student(trainer: Any, tokenizer: Any, folder: Path, student: Student) -> None:
@@ -87,5 +88,4 @@ def _replacing(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)

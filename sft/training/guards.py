@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth.config.train import Train
@@ -73,6 +75,20 @@ def memory_errors(config: Train, stored: bool = False) -> Iterator[None]:
             f"train: memory does not suffice ({text.strip().splitlines()[0]}). Any of these "
             f"needs less:\n{ways}"
         ) from error
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what the libraries raise on a full disk into the OSError that it is."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors tells it in its text; torch says only that it could not write.
+        full = "os error 28" in str(error) or "No space left on device" in str(error)
+        torn = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+        if isinstance(error, OSError) or not (full or torn):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _ways_to_less_memory(config: Train, stored: bool) -> Iterator[str]:

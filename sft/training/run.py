@@ -11,22 +11,22 @@ folder/result.json     written last
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sft.data.chat_template import select_template, set_chat_template
 from sft.training.checkpoints import StepLog, keep_last
-from sft.training.guards import memory_errors, quiet, require_packages
+from sft.training.guards import disk_errors, memory_errors, quiet, require_packages
 from synth.config.train import Student, Train
 from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, weights_identity
 from synth.core.record import Message, Record, Task, digest
-
-# What a config may change without the training becoming another one.
-_COSMETIC = {"logging_steps", "save_steps", "keep_checkpoints", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -98,26 +98,28 @@ def train(
         if config.teachers:
             identity["teachers"] = teachers_identity(config, labels, accuracies)
         done = read_json(folder / "result.json")
-        if done and done["identity"] == identity and (folder / "student").is_dir():
+        if done and _same(done["identity"], identity) and (folder / "student").is_dir():
             return TrainResult(**{**done["result"], "folder": folder})
-        if process.is_main_process and read_json(folder / "training.json") != identity:
-            # No way leads on from checkpoints and log of a training with other data or settings.
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            for name in ("log.jsonl", "result.json"):
-                (folder / name).unlink(missing_ok=True)
-            write_json(folder / "training.json", identity)
-        process.wait_for_everyone()
         log = StepLog(folder / "log.jsonl")
         monitor = TrainingMonitor(
             log, on_progress, config.keep_checkpoints, process.is_main_process
         )
-        with memory_errors(config, labels is not None):
+        with memory_errors(config, labels is not None), disk_errors(folder):
             trainer = build_trainer(
                 tokenizer, data, student, config, folder, seed, monitor, labels, accuracies
             )
+            if process.is_main_process and not _same(read_json(folder / "training.json"), identity):
+                # No way leads on from checkpoints and log of a training with other data or
+                # settings. They go here, once it is known that this one can be done.
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                log.path.unlink(missing_ok=True)
+                write_json(folder / "training.json", identity)
+            process.wait_for_everyone()
             run_trainer(trainer, folder / "checkpoints", monitor)
             meter = monitor.meter
             check_weights(trainer.model, meter.step)
+            if process.is_main_process:
+                (folder / "result.json").unlink(missing_ok=True)  # of a student that is replaced
             save_student(trainer, tokenizer, folder / "student", student)
         process.wait_for_everyone()  # the first one has written the log by then
         result = TrainResult(
@@ -150,8 +152,25 @@ def _identity(
         "student": student.model_dump(
             mode="json", include={"dtype", "layers", "rope", "attention"}
         ),
-        "train": config.model_dump(mode="json", exclude=_COSMETIC),
+        "train": _settings(config),
         "seed": seed,
         "template": digest(template),
         "data": data,
     }
+
+
+def _settings(config: Train) -> dict[str, Any]:
+    """Returns the settings that the weights depend on; teachers are named by their weights."""
+    settings = config.decisive()
+    for teacher in settings["teachers"].values():
+        del teacher["model"]
+    return settings
+
+
+def _same(noted: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
+    """Says whether the training that a folder holds is this one; any version may have noted it."""
+    if noted is None:
+        return False
+    with contextlib.suppress(ValidationError):
+        noted = {**noted, "train": _settings(Train.model_validate(noted["train"]))}
+    return noted == identity

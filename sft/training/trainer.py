@@ -22,6 +22,7 @@ from sft.training.distributed import PadToWorldSize
 from sft.training.monitor import TrainingMonitor
 from synth.config.train import Train
 from synth.core.errors import UserError
+from synth.core.run_folder import UNFINISHED
 
 
 class LocalTrainer:
@@ -182,7 +183,7 @@ def trl_arguments(config: Train, folder: Path, seed: int) -> SFTConfig:
     auto_bf16 = on_gpu and torch.cuda.is_bf16_supported()
     # A chain trains several models in one process, each with a place of its own.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
-    run, stage = folder.parent.name, folder.name
+    run, stage = folder.parent.name, folder.name.partition(UNFINISHED)[0]
     return SFTConfig(
         output_dir=str(folder / "checkpoints"),
         run_name=run if stage == "train" else f"{run}-{stage}",

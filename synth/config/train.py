@@ -186,6 +186,12 @@ class Train(Section):
         description="How many of the last checkpoints stay once the student is saved; while it "
         "trains, at least one does.",
     )
+    keep_replaced: int = Field(
+        1,
+        ge=0,
+        description="How many students that this one replaces stay beside it, newest first, and as "
+        "many stopped trainings with other settings.",
+    )
     seed: int | None = Field(
         None, ge=0, description="Seed of order and adapters. null: the seed of the run."
     )
@@ -224,6 +230,17 @@ class Train(Section):
                 raise ValueError(
                     "hidden_states.teacher: say which of the teachers gives its layers"
                 )
+
+    def decisive(self) -> dict[str, Any]:
+        """What the trained weights depend on, as JSON values: not what is logged, saved or kept.
+
+        Nor where a teacher runs, or whether activations are kept or computed again.
+        """
+        shown = {"logging_steps", "report_to", "save_steps", "keep_checkpoints", "keep_replaced"}
+        values = self.model_dump(mode="json", exclude={*shown, "gradient_checkpointing"})
+        for teacher in values["teachers"].values():
+            del teacher["device"]
+        return values
 
     def missing(self) -> list[MissingPackage]:
         """Returns an error for each package that this training needs and that is missing."""

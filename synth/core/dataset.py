@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from synth.core.errors import UserError
-from synth.core.files import write_json
+from synth.core.files import replace_folder, write_json
 from synth.core.record import Record, canonical_json, digest, field_types, from_row, to_row
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def writing(
     manifest["rows"] = {split: writer.rows for split, writer in writers.items()}
     manifest["content"] = digest({split: writer.content for split, writer in writers.items()})
     write_json(partial / MANIFEST, manifest)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)
 
 
 def read_split(folder: Path, split: str) -> Iterator[Record]:

@@ -1,11 +1,12 @@
-"""Writes files whole or not at all, and reads and writes JSON."""
+"""Writes files and folders whole or not at all, and reads and writes JSON."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,3 +44,56 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces the files of a folder to the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def replace_folder(whole: Path, folder: Path, kept: Path | None = None) -> None:
+    """Puts a whole folder in the place of another, which is deleted, or moved to `kept`.
+
+    A kill leaves either of them whole: in its place, or for `finish_replacing` to put there.
+    """
+    finish_replacing(folder, kept)
+    whole.rename(_waiting(folder))
+    finish_replacing(folder, kept)
+
+
+def is_half_replaced(folder: Path) -> bool:
+    """Says whether a kill stopped `replace_folder` in its midst."""
+    return _waiting(folder).exists() or _old(folder).exists()
+
+
+def finish_replacing(folder: Path, kept: Path | None = None) -> None:
+    """Does what a kill left undone of `replace_folder`; no other process may do so meanwhile."""
+    if _waiting(folder).exists():
+        if folder.exists():
+            shutil.rmtree(kept or _old(folder), ignore_errors=True)  # an older one of that name
+            folder.rename(kept or _old(folder))
+        with suppress(FileNotFoundError):  # a reader did it at this moment
+            _waiting(folder).rename(folder)
+    shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def find_replaced(folder: Path) -> None:
+    """Puts a whole folder in its place, where a kill came after the old one was moved away.
+
+    A reader may do so while another process is at `replace_folder`.
+    """
+    with suppress(OSError):  # it is there by now
+        _waiting(folder).rename(folder)
+
+
+def _waiting(folder: Path) -> Path:
+    """Returns where a whole folder waits while the one in its place is moved away."""
+    return folder.with_name(folder.name + ".new")
+
+
+def _old(folder: Path) -> Path:
+    """Returns where a folder lies that is about to be deleted."""
+    return folder.with_name(folder.name + ".old")

@@ -17,8 +17,11 @@ from typing import Any
 
 from synth.core.dataset import MANIFEST
 from synth.core.errors import UserError
-from synth.core.files import read_json
+from synth.core.files import find_replaced, read_json
 from synth.core.record import digest
+
+# Beside a stage's folder: what is in work or was stopped, and what another has taken the place of.
+UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         """Returns the folder of a stage's results."""
-        return self.path / name
+        folder = self.path / name
+        if not folder.exists():
+            find_replaced(folder)  # a kill may have come between its two moves
+        return folder
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """Returns the manifest of a finished stage, or None."""
@@ -48,6 +54,12 @@ class RunFolder:
     def content(self, stage: str) -> str:
         """Returns the hash of what a finished stage made; what follows depends on it."""
         return str(self.need(stage)["content"])
+
+
+def replaced_folder(stage: Path) -> Path:
+    """Returns where the finished result in a stage's folder goes when another takes its place."""
+    manifest = read_json(stage / MANIFEST) or {}
+    return stage.with_name(f"{stage.name}{REPLACED}{digest(manifest.get('inputs'))[:12]}")
 
 
 @contextlib.contextmanager

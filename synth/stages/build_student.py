@@ -14,6 +14,7 @@ from synth.core.errors import UserError
 from synth.core.models import load_model, load_tokenizer
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Message, Task
+from synth.core.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def model_path(run: Run, model: str) -> str:
     name = trained(model)
     if name is None:
         return model
-    path = run.folder / f"train-{name}" / "student"
+    path = RunFolder(run.folder).stage(f"train-{name}") / "student"
     if not path.is_dir():
         raise UserError(f"{model}: not trained yet; `distill train` does it, or `distill run`")
     return str(path)

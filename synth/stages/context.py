@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from synth.config.run import Run, RunStudent
-from synth.core.dataset import MANIFEST
-from synth.core.files import read_json, write_json
 from synth.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,13 +35,6 @@ class StageContext:
     def path(self) -> Path:
         """The stage's own folder."""
         return self.folder.stage(self.stage)
-
-    def begin(self, inputs: dict[str, Any]) -> None:
-        """Clears the stage's folder, unless work on the same inputs was begun there."""
-        if read_json(self.path / "inputs.json") != inputs:
-            shutil.rmtree(self.path, ignore_errors=True)
-            write_json(self.path / "inputs.json", inputs)
-        (self.path / MANIFEST).unlink(missing_ok=True)
 
     @property
     def seed(self) -> int:

@@ -27,6 +27,7 @@ from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, locate, weights_identity
 from synth.core.progress import Clock, duration, shown
 from synth.core.record import digest
+from synth.stages._train.work_folders import WorkFolders
 from synth.stages.build_student import resolved_step, written_step
 from synth.stages.context import Say, StageContext
 
@@ -95,12 +96,12 @@ def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) 
     """
     from sft.labels.labeler import label
 
-    path = context.path
     if not first_process():  # of several that train together
         while (done := context.folder.manifest("label")) is None or done["inputs"] != inputs:
             time.sleep(1)
         return done
-    context.begin(inputs)
+    folders = WorkFolders(context.path, inputs)
+    path = folders.begin()
     with contextlib.closing(_Work(section, context, path)) as work:
         pending = _estimated(work, context.say)
         for labels in reversed(pending):  # the last one is still loaded
@@ -114,7 +115,11 @@ def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) 
     manifest = _manifest(work, path, context.say)
     for file in path.glob("tokens.*"):
         file.unlink()
-    return {"inputs": inputs, **manifest}
+    manifest = {"inputs": inputs, **manifest}
+    write_json(path / MANIFEST, manifest)
+    for text in folders.put_in_place(path, keep=0):
+        context.say(f"  {text}")
+    return manifest
 
 
 def _manifest(work: _Work, path: Path, say: Say) -> dict[str, Any]:
@@ -144,9 +149,9 @@ def show_estimate(run: Run, say: Say) -> None:
         say("label: done before, nothing changed")
         return
     with tempfile.TemporaryDirectory(dir=run.folder, prefix="label.estimate-") as temporary:
-        # Labels of another config are not this one's to go on with, nor to be lost by asking.
-        same_config = read_json(path / "inputs.json") == inputs
-        folder = path if same_config else Path(temporary)
+        # Labels of another config are not this one's to go on with.
+        begun = WorkFolders(path, inputs).unfinished
+        folder = begun if begun.exists() else Path(temporary)
         with contextlib.closing(_Work(section, context, folder)) as work:
             _estimated(work, say)
 

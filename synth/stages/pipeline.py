@@ -14,9 +14,9 @@ from synth.config.validate import machine_problems
 from synth.core.dataset import MANIFEST
 from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
-from synth.core.files import write_json
+from synth.core.files import finish_replacing, is_half_replaced, write_json
 from synth.core.progress import duration
-from synth.core.run_folder import differences, lock_run_folder
+from synth.core.run_folder import differences, lock_run_folder, replaced_folder
 from synth.stages.build_student import written_step
 from synth.stages.context import Say, StageContext
 
@@ -32,11 +32,18 @@ class Stage:
     inputs: str  # function that gives all that its result depends on: (section, context) -> dict
     run: str  # function that does the work: (section, context, inputs) -> dict, the manifest
     several_processes: bool = False  # whether several may do it together
+    # Function that gives noted inputs in the form of those of now: (noted, inputs) -> dict.
+    in_form: str | None = None
 
-    def functions(self) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
-        """Returns the functions `inputs` and `run`."""
+    def functions(self) -> tuple[Callable[..., dict[str, Any]], ...]:
+        """Returns the functions `inputs`, `run` and `in_form`."""
         module = import_module(f"synth.stages.{self.module}")
-        return getattr(module, self.inputs), getattr(module, self.run)
+        in_form = getattr(module, self.in_form) if self.in_form else _as_noted
+        return getattr(module, self.inputs), getattr(module, self.run), in_form
+
+
+def _as_noted(noted: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    return noted
 
 
 STAGES = {
@@ -48,7 +55,7 @@ STAGES = {
     "filter": Stage("filters", "filter", "filter_inputs", "filter_traces"),
     "label": Stage("label", "label", "label_inputs", "label_traces", several_processes=True),
     # Also `train-NAME`, a step of the chain.
-    "train": Stage("train", "train", "train_inputs", "train_student", several_processes=True),
+    "train": Stage("train", "train", "train_inputs", "train_student", True, "inputs_in_form"),
     "evaluate": Stage("evaluate", "evaluate", "evaluate_inputs", "evaluate"),
 }
 
@@ -67,11 +74,19 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         say = _silent
     kind, _, step = name.partition("-")
     stage = STAGES[kind]
-    inputs_of, work = stage.functions()
+    inputs_of, work, in_form = stage.functions()
     context = StageContext(run, name, say)
     section = written_step(run, step) if kind == "train" else getattr(run, stage.section)
     inputs = inputs_of(section, context)
+    if first_process() and is_half_replaced(
+        context.path
+    ):  # a kill came before the new one was there
+        with lock_run_folder(context.folder.path):
+            kept = replaced_folder(context.path) if kind == "train" else None
+            finish_replacing(context.path, kept)
     before = context.folder.manifest(name)
+    if before is not None:
+        before["inputs"] = in_form(before["inputs"], inputs)
     if before is not None and before["inputs"] == inputs and before.get("complete", True):
         say(f"{name}: done before, nothing changed")
         return True
@@ -90,7 +105,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         return True
     seconds = time.monotonic() - start
     # Work of an earlier, interrupted try is in the store and the checkpoints, not in this figure.
-    write_json(context.path / MANIFEST, manifest | {"seconds": round(seconds, 3)})
+    if not manifest.pop("taken_back", False):
+        write_json(context.path / MANIFEST, manifest | {"seconds": round(seconds, 3)})
     say(f"{name}: {duration(seconds)}")
     return bool(manifest.get("complete", True))
 

@@ -1,14 +1,18 @@
 """The stage `train`: chains of students, what makes it do its work again, and one message a mistake."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 
 import pytest
 
 from synth.config.run import stages_of
 from synth.config.validate import load_run
 from synth.core.dataset import writing
-from synth.core.errors import ConfigError, UserError
+from synth.core.errors import ConfigError, Interrupted, UserError
 from synth.core.record import Generation, Record, Task
 from synth.core.run_folder import RunFolder
 from synth.stages.build_student import model_path, resolved_step, written_step
@@ -115,6 +119,143 @@ def test_a_chain_trains_each_model_by_the_one_before(config, models, load):
     other["chain"]["big"]["train"] = {**config["train"], "max_steps": 3}
     said = do(load(other), *stages)
     assert sum("done again" in line for line in said) == 3, said
+
+
+def weights(run, folder="train"):
+    return (run.folder / folder / "student" / "model.safetensors").read_bytes()
+
+
+def beside(run):
+    """The folders of the stage that lie beside its place."""
+    return sorted(path.name.rpartition("-")[0] for path in run.folder.glob("train.*"))
+
+
+def with_train(config, **changes):
+    return {**config, "train": {**config["train"], **changes}}
+
+
+def test_a_finished_student_outlives_a_training_that_fails(config, load):
+    run = load(config)
+    do(run, "train")
+    before = weights(run)
+    for change, message in (
+        ({"max_length": 9}, "longer than 9 tokens"),
+        ({"lora": {"target_modules": ["nope"]}}, "no layer 'nope'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            do(load(with_train(config, **change)), "train")
+        assert weights(run) == before
+        assert RunFolder(run.folder).need("train")["examples"] == 6
+    broken = {**config, "student": {**config["student"], "chat_template": "./nope.jinja"}}
+    with pytest.raises(UserError, match="no file"):
+        do(load(broken), "train")
+    assert do(load(config), "train") == ["train: done before, nothing changed"]
+    assert weights(run) == before
+
+
+def test_what_shows_or_keeps_but_changes_no_weight_trains_nothing_anew(config, load):
+    run = load(config)
+    do(run, "train")
+    for change in (
+        {"logging_steps": 5},
+        {"save_steps": 1, "keep_checkpoints": 1, "keep_replaced": 3},
+        {"report_to": ["tensorboard"]},
+        {"gradient_checkpointing": False},
+    ):
+        assert do(load(with_train(config, **change)), "train") == [
+            "train: done before, nothing changed"
+        ]
+    # The same weights in another place are the same student.
+    moved = run.folder / "moved"
+    shutil.copytree(config["student"]["model"], moved)
+    elsewhere = {**config, "student": {**config["student"], "model": str(moved)}}
+    assert do(load(elsewhere), "train") == ["train: done before, nothing changed"]
+
+
+def test_what_changes_weights_says_which_key_and_how(config, load):
+    run = load(config)
+    do(run, "train")
+    with pytest.raises(UserError):
+        do_stage("train", load(with_train(config, max_length=9)), (said := []).append)
+    assert said[0] == "train: done again, because of\n  train.max_length: None -> 9"
+    assert f"the student before stays in {run.folder / 'train'}" in said[1]
+
+
+def test_a_student_that_was_replaced_is_kept_and_taken_back(config, load):
+    run = load(config)
+    do(run, "train")
+    first = weights(run)
+    said = do(load(with_train(config, learning_rate=2e-3)), "train")
+    second = weights(run)
+    assert second != first
+    assert beside(run) == ["train.replaced"]
+    (kept,) = run.folder.glob("train.replaced-*")
+    assert any(f"the one before is kept: {kept} (" in line for line in said)
+    assert weights(run, kept.name) == first
+    # Its settings once more: it is taken back as it is, and nothing is trained.
+    said = do(run, "train")
+    assert any(f"trained before with these settings: taken from {kept}" in line for line in said)
+    assert weights(run) == first
+    assert do(run, "train") == ["train: done before, nothing changed"]
+    # One stays by default; none where the config says so.
+    do(load(with_train(config, learning_rate=3e-3)), "train")
+    assert beside(run) == ["train.replaced"]
+    said = do(load(with_train(config, learning_rate=4e-3, keep_replaced=0)), "train")
+    assert beside(run) == []
+    assert sum(line.startswith("  removed ") for line in said) == 2
+
+
+def test_checkpoints_of_a_stopped_training_outlive_one_with_other_settings(config, load):
+    config = with_train(config, max_steps=60, save_steps=1)
+    run = load(config)
+    folder = begun_and_stopped(run)
+    checkpoint = next(folder.glob("checkpoints/checkpoint-*/whole.json"))
+    logged = (folder / "log.jsonl").read_text()
+    with pytest.raises(UserError):
+        do_stage("train", load(with_train(config, max_length=9)), (said := []).append)
+    assert any(f"other settings stays: {folder}" in line for line in said)
+    assert checkpoint.exists()
+    # A change that changes no weight goes on from it.
+    do(load(with_train(config, gradient_checkpointing=True, keep_replaced=2)), "train")
+    log = (run.folder / "train" / "log.jsonl").read_text()
+    assert log.startswith(logged)
+    assert [json.loads(line)["step"] for line in log.splitlines()] == list(range(1, 61))
+    assert not folder.exists()
+
+
+def test_a_training_that_an_earlier_version_was_stopped_in_goes_on(config, load):
+    """It worked in the stage's own folder, and noted settings that change no weight."""
+    run = load(with_train(config, max_steps=60, save_steps=1))
+    folder = begun_and_stopped(run)
+    place = run.folder / "train"
+    folder.rename(place)
+    inputs = json.loads((place / "inputs.json").read_text())
+    inputs["train"] |= {"logging_steps": 7, "save_steps": 1, "keep_checkpoints": 0, "report_to": []}
+    del inputs["train"]["curriculum"]  # an option that did not exist then has its default
+    (place / "inputs.json").write_text(json.dumps(inputs))
+    logged = (place / "log.jsonl").read_text()
+    do(run, "train")
+    assert RunFolder(run.folder).need("train")["steps"] == 60
+    assert (place / "log.jsonl").read_text().startswith(logged)
+    assert beside(run) == []
+
+
+def begun_and_stopped(run):
+    """The folder of a training that Ctrl-C stopped after its first steps."""
+    pid = os.getpid()
+
+    def watch():
+        while not list(run.folder.glob("train.unfinished-*/checkpoints/checkpoint-1/whole.json")):
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGINT)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(Interrupted):
+        do(run, "train")
+    watcher.join()
+    (folder,) = run.folder.glob("train.unfinished-*")
+    return folder
 
 
 def test_what_a_training_depends_on(config, load):
