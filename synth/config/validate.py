@@ -31,6 +31,8 @@ def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tu
     for kind, path, entry in plugin_entries(source.data):
         problems += _plugin_problems(source, kind, path, entry)
     problems += _prompt_problems(source)
+    if run is not None and not problems:
+        problems += _sampling_problems(source, run)
     raise_if_any(problems, source)
     assert run is not None
     return run, source
@@ -72,6 +74,38 @@ def _prompt_problems(source: Source) -> list[Problem]:
                 message = f"the template has no variable {key!r}{nearest(key, prompt.variables)}"
                 problems.append(source.problem((section, "prompt", "values", key), message))
     return problems
+
+
+def _sampling_problems(source: Source, run: Run) -> list[Problem]:
+    """Finds parameters of the sampling that a teacher's API does not have."""
+    problems: dict[Path_, Problem] = {}
+    generate = run.generate
+    for teacher in (generate.teachers or list(run.teachers)) if generate else ():
+        if generate is None or teacher not in run.teachers:
+            continue
+        kind, _ = split_plugin("teacher", run.teachers[teacher])
+        check_sampling = getattr(plugins.load("teacher", kind), "check_sampling", None)
+        if check_sampling is None:
+            continue
+        sent = generate.sampling.parameters(0)
+        places: dict[str, Path_] = {
+            name: (
+                "generate",
+                "sampling",
+                *(("extra",) if name in generate.sampling.extra else ()),
+                name,
+            )
+            for name in sent
+        }
+        if generate.truncation.policy == "continue":
+            sent["continue_final_message"] = True
+            places["continue_final_message"] = ("generate", "truncation", "policy")
+        options = plugin_config("teacher", run.teachers[teacher])
+        for name, why in check_sampling(options, sent).items():
+            place = places.get(name, ("generate", "sampling"))
+            message = f"teacher {teacher} (kind: {kind}) takes no {name}: {why}"
+            problems.setdefault(place, source.problem(place, message))
+    return list(problems.values())
 
 
 # What each stage uses of what a config names.

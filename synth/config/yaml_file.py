@@ -189,6 +189,8 @@ def problems_of(
         elif item["type"] == "missing":
             path = (*path, *(part for part in item["loc"][len(path) - len(at) :]))
             message = "required and not given"
+        elif item["type"] == "secret":  # its value is never printed
+            message = item["msg"]
         else:
             got = repr(item["input"])
             message = f"{item['msg']}, got {got if len(got) <= 60 else got[:57] + '...'}"

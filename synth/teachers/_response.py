@@ -22,12 +22,7 @@ def parse_answer(
         RetryableError: It is no chat completion, or lacks the soft labels that were asked for.
     """
     if isinstance(answer, bytes):
-        try:
-            raw, body = parse_json(answer), answer
-        except ValueError as error:
-            raise malformed(f"not JSON ({str(error)[:100]})") from error
-        if not isinstance(raw, dict):
-            raise malformed("not a JSON object")
+        raw, body = json_object(answer), answer
     else:
         raw, body = answer, b""
     try:
@@ -58,6 +53,19 @@ def with_labels(
     labels.top_ids = labels.top_ids[:, :width]
     labels.top_logprobs = labels.top_logprobs[:, :width]
     return {**raw, "labels": labels}
+
+
+def json_object(answer: dict[str, Any] | bytes) -> dict[str, Any]:
+    """Return an answer's JSON object. Raises RetryableError where it is none."""
+    if isinstance(answer, dict):
+        return answer
+    try:
+        values = parse_json(answer)
+    except ValueError as error:
+        raise malformed(f"not JSON ({str(error)[:100]})") from error
+    if not isinstance(values, dict):
+        raise malformed("not a JSON object")
+    return values
 
 
 def _dumped(raw: dict[str, Any]) -> bytes:

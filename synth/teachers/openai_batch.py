@@ -89,7 +89,14 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
     def __init__(self, config: Config, key: str | None, name: str) -> None:
         super().__init__(config, key)
         self._options, self._name = config, name
-        self._client = BatchClient(self._errors, config.timeout_s, name, config.give_up_h)
+        self._client = BatchClient(
+            self._errors,
+            config.timeout_s,
+            name,
+            config.give_up_h,
+            {**config.headers, **self._secret_headers},
+            config.query,
+        )
         self._endpoint = canonical_json(self.identity)
         self._store: ResponseStore
         self._run = ""

@@ -11,7 +11,7 @@ import functools
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -57,11 +57,18 @@ class BatchClient:
     """
 
     def __init__(
-        self, errors: StatusErrors, timeout_s: float, name: str, patience_h: float
+        self,
+        errors: StatusErrors,
+        timeout_s: float,
+        name: str,
+        patience_h: float,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         self.closing = asyncio.Event()  # every wait then raises `Interrupted`
         self._errors, self._timeout_s = errors, timeout_s
         self._name, self._patience_s = name, 3600 * patience_h
+        self._headers, self._query = headers, query
         self._reached = False
 
     async def upload(self, lines: bytes) -> str:
@@ -130,10 +137,15 @@ class BatchClient:
     def _sdk(self) -> openai.AsyncOpenAI:
         import openai
 
+        headers: dict[str, Any] = dict(self._headers or {})
+        if headers and not self._errors.key:  # the key is in a header of its own
+            headers = {"Authorization": openai.Omit(), **headers}
         return openai.AsyncOpenAI(
             api_key=self._errors.key or "none",
             base_url=self._errors.base_url,
             timeout=openai.Timeout(self._timeout_s, connect=60),
+            default_headers=headers,
+            default_query=self._query,
             max_retries=0,  # `_retry` does it, for longer and with a message
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
@@ -173,7 +185,8 @@ class BatchClient:
         import openai
 
         # A provider may redirect to where its files lie; all other calls end at a redirect.
-        async with openai.DefaultAsyncHttpxClient() as http:
+        hooks = {"request": [self._drop_headers_elsewhere]}
+        async with openai.DefaultAsyncHttpxClient(event_hooks=hooks) as http:
             files = self._sdk.with_options(http_client=http).files
             with self._translated():
                 async with files.with_streaming_response.content(id) as response:
@@ -186,6 +199,12 @@ class BatchClient:
                         raise
                     except Exception as error:  # whatever the SDK's HTTP library raises
                         raise self._unreachable(error) from error
+
+    async def _drop_headers_elsewhere(self, request: Any) -> None:
+        """Take the configured headers, which may hold secrets, off a request to another host."""
+        if request.url.host != self._sdk.base_url.host:
+            for name in self._headers or ():
+                request.headers.pop(name, None)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from synth.core.errors import Unfinished, UserError
 from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.teachers import openai
+from synth.teachers._http import client
 from synth.teachers._openai import status, token_ids
 from tests.helpers.scripted_teacher import ask_with, run, tasks
 
@@ -180,7 +181,7 @@ def test_a_moved_address_gets_neither_the_key_nor_the_question(api, path):
 
 
 def test_a_body_without_end_is_not_read_to_the_end_of_memory(api, path, monkeypatch):
-    monkeypatch.setattr(openai, "LARGEST_ANSWER", 10_000)
+    monkeypatch.setattr(client, "LARGEST_ANSWER", 10_000)
     good = api.completion("x")
     api.reply = lambda body: (
         200,

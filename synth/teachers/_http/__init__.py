@@ -1,0 +1,1 @@
+"""What the teachers behind an HTTP API share: options, the client, and streams of events."""

@@ -1,0 +1,173 @@
+"""Client of one address: sends requests through aiohttp, and reads bodies and streams of events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from synth.core.compression import parse_json
+from synth.teachers._http.events import DONE, Event, EventParser
+from synth.teachers._http.options import HttpConfig
+from synth.teachers._response import malformed
+from synth.teachers.base import RetryableError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+# 32,768 tokens with the log-probabilities of twenty at each take a sixth of that.
+LARGEST_ANSWER = 256 * 1024 * 1024
+_END_S = 1.0  # so long the end of a body is waited for after the last event of a stream
+
+
+class StreamJoiner(Protocol):
+    """Makes one answer of the events of a stream."""
+
+    def add(self, name: str, values: dict[str, Any]) -> bool:
+        """Take one event, JSON read; return whether it is the last of the stream."""
+        ...
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the whole answer, or None where the stream was cut before its end."""
+        ...
+
+
+class HttpClient:
+    """Sends JSON to one address and returns status, headers and body.
+
+    What goes wrong on the way is a `RetryableError`; no message holds a secret.
+    """
+
+    def __init__(self, config: HttpConfig, headers: Mapping[str, str], secrets: list[str]) -> None:
+        self._config, self._headers = config, dict(headers)
+        self._secrets = [secret.encode() for secret in secrets if secret]
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(
+        self, url: str, body: bytes, joiner: Callable[[], StreamJoiner]
+    ) -> tuple[int, Mapping[str, str], bytes | dict[str, Any]]:
+        """Send one request; return status, headers, and the body or the stream's whole answer."""
+        import aiohttp
+
+        config = self._config
+        if self._session is None:
+            self._session = self._open()
+        try:
+            async with self._session.post(url, data=body, allow_redirects=False) as response:
+                answer: bytes | dict[str, Any]
+                if response.status == 200 and _is_stream(response, config.stream):
+                    answer = await _read_stream(response, joiner())
+                else:
+                    answer = await _read(response)
+        except aiohttp.SocketTimeoutError as error:
+            after = f"{config.idle_timeout_s or config.timeout_s:g} s"
+            raise RetryableError(f"timeout: nothing came for {after} (idle_timeout_s)") from error
+        except TimeoutError as error:
+            raise RetryableError(f"timeout: no answer in {config.timeout_s:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            cause = " ".join(str(error).replace("ssl:default ", "").split())[:200]
+            reason = f"cannot reach {config.base_url}: {cause}"
+            raise RetryableError(reason, unreachable=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            cause = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RetryableError(
+                f"connection cut: {self._clean(cause.encode()).decode()}"
+            ) from error
+        if response.status != 200 and isinstance(answer, bytes):
+            answer = self._clean(answer)
+        return response.status, response.headers, answer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _clean(self, text: bytes) -> bytes:
+        """Return a text without the secrets: some servers echo them in their messages."""
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return text
+
+    def _open(self) -> aiohttp.ClientSession:
+        import ssl
+
+        import aiohttp
+        import certifi
+
+        verify = ssl.create_default_context(
+            cafile=None if os.environ.get("SSL_CERT_FILE") else certifi.where()
+        )
+        config = self._config
+        return aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(
+                total=config.timeout_s, sock_read=config.idle_timeout_s if config.stream else None
+            ),
+            # The lanes bound what is in flight; a pool of a hundred would do it a second time.
+            connector=aiohttp.TCPConnector(limit=0, ssl=verify, keepalive_timeout=60),
+            # Looked up anew for each request, so only where there is a proxy to be found.
+            trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+
+def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:
+    """Return whether a body is a stream of events: it says so, or was asked for and is no JSON."""
+    kind = response.content_type
+    return kind == "text/event-stream" or (asked and not kind.endswith("json"))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read the whole body; one that does not end is not read to the end of memory."""
+    length = response.content_length
+    if length is not None and length <= LARGEST_ANSWER:
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise malformed(f"more than {LARGEST_ANSWER >> 20} MiB")
+    return b"".join(parts)
+
+
+async def _read_stream(response: aiohttp.ClientResponse, joiner: StreamJoiner) -> dict[str, Any]:
+    """Read a stream to its last event and return the whole answer; a cut one is never whole."""
+    import aiohttp
+
+    parser, size, ended = EventParser(), 0, False
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise malformed(f"more than {LARGEST_ANSWER >> 20} MiB")
+        for event in parser.feed(part):
+            ended = ended or joiner.add(event.name, _values(event))
+        if ended:
+            break
+    if ended:  # the connection serves again, unless the server keeps it open after the last event
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(_END_S):
+                async for _ in response.content.iter_any():
+                    pass
+    else:
+        for event in parser.close():
+            joiner.add(event.name, _values(event))
+    if (answer := joiner.result()) is None:
+        raise RetryableError("connection cut: the stream ended before the answer did")
+    return answer
+
+
+def _values(event: Event) -> dict[str, Any]:
+    """Return the JSON object of an event; `[DONE]` is an empty one, named so."""
+    if event.name == DONE:
+        return {}
+    try:
+        values = parse_json(event.data)
+    except ValueError as error:
+        raise malformed("an event of the stream is no JSON, or is cut") from error
+    if not isinstance(values, dict):
+        raise malformed("an event of the stream is no JSON object")
+    return values

@@ -1,0 +1,93 @@
+"""Base class of the teachers behind an HTTP API that answers each request with JSON or a stream."""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from synth.core.record import Request
+from synth.teachers._http.client import HttpClient, StreamJoiner
+from synth.teachers._http.options import HttpConfig
+from synth.teachers._openai.status import StatusErrors, advertised
+from synth.teachers.base import Teacher
+
+
+class HttpTeacher(Teacher):
+    """One model behind an HTTP API; `key` is the API's, or None.
+
+    A kind says where requests go (`_address`), what they hold (`_body`), how a stream is joined
+    (`_joiner`) and what chat completion an answer is (`_completion`).
+    """
+
+    def __init__(self, config: HttpConfig, key: str | None) -> None:
+        self._config, self._key = config, key
+        self._errors = StatusErrors(config.base_url, config.model, key, config.api_key_env)
+        self._secret_headers = config.secret_headers()
+        self._client_of_answers: HttpClient | None = None
+        self._url = ""
+
+    async def complete(self, request: Request) -> dict[str, Any] | bytes:
+        """Send one request and return the answer as a chat completion."""
+        values = self._body(request)
+        if self._config.stream:
+            values = self._streamed(values)
+        client = self._http()
+        body = json.dumps(values).encode()
+        status, headers, answer = await client.post(self._url, body, self._joiner)
+        if any(name.lower().startswith("x-ratelimit-") for name in headers):
+            self.advertised = advertised(headers)
+        if status != 200:
+            assert isinstance(answer, bytes)
+            raise self._errors.error(status, headers, answer)
+        return self._completion(answer, request)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client_of_answers is not None:
+            await self._client_of_answers.close()
+            self._client_of_answers = None
+
+    def _http(self) -> HttpClient:
+        """Return the client; the first call makes it."""
+        if self._client_of_answers is None:
+            self._url, headers = self._address()
+            own = {**self._config.headers, **self._secret_headers}
+            named = {name.lower() for name in own}
+            kept = {name: value for name, value in headers.items() if name.lower() not in named}
+            secrets = [self._key or "", *self._secret_headers.values()]
+            self._client_of_answers = HttpClient(self._config, {**kept, **own}, secrets)
+            self._url = with_query(self._url, self._config.query)
+        return self._client_of_answers
+
+    @abc.abstractmethod
+    def _address(self) -> tuple[str, Mapping[str, str]]:
+        """Return where requests go, and the headers that the API asks for."""
+
+    @abc.abstractmethod
+    def _body(self, request: Request) -> dict[str, Any]:
+        """Return what is sent for a request."""
+
+    def _streamed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what is sent where the answer is to come as a stream."""
+        return {**body, "stream": True}
+
+    @abc.abstractmethod
+    def _joiner(self) -> StreamJoiner:
+        """Return what makes one answer of a stream's events."""
+
+    @abc.abstractmethod
+    def _completion(
+        self, answer: bytes | dict[str, Any], request: Request
+    ) -> dict[str, Any] | bytes:
+        """Return an answer as a chat completion."""
+
+
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """Return an address with further parameters behind the `?`."""
+    from urllib.parse import urlencode
+
+    if not query:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
