@@ -112,6 +112,8 @@ def rows():
             pytest.skip(f"{name} is not here")
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        if name.endswith(".json"):
+            return json.loads(text)
         return [json.loads(line) for line in text.splitlines() if line]
 
     return read

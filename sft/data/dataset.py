@@ -43,6 +43,7 @@ def write_examples(
     render_prompt: Callable[[Task], list[Message]],
     max_length: int | None,
     path: Path,
+    drop_context: bool = False,
 ) -> None:
     """Encodes records as the student learns them into a file, with a note of its content beside.
 
@@ -65,7 +66,7 @@ def write_examples(
     total = hashlib.sha256()
     rows: list[dict[str, Any]] = []
     with atomic_write(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for example in check_dataset(tokenizer, noted(), render_prompt, max_length):
+        for example in check_dataset(tokenizer, noted(), render_prompt, max_length, drop_context):
             rows.append(_row(current[0], example))
             tokens = {key: rows[-1][key] for key in ("input_ids", "labels")}
             total.update(repr(tokens).encode())

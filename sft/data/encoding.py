@@ -26,6 +26,7 @@ from sft.data.chat_template import (
     select_template,
     template_from_name,
 )
+from sft.data.context import DROP_CONTEXT, left_out
 from synth.config.train import Student
 from synth.core.errors import MissingPackage, UserError
 from synth.core.reasoning import CLOSE, join_trace
@@ -37,6 +38,7 @@ _BLANKS = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\u2028\u2029\u202f\u205f\u3000"
 )
+_LEFT_OUT = "the student's prompt would leave out "
 _NAMED = 3  # records that a refusal names for each kind of problem
 
 
@@ -202,6 +204,7 @@ def check_dataset(
     records: Iterable[Record],
     render_prompt: Callable[[Task], list[Message]],
     max_length: int | None = None,
+    drop_context: bool = False,
 ) -> Iterator[Encoded]:
     """Encodes all training data and refuses it where an example is not sound.
 
@@ -212,6 +215,7 @@ def check_dataset(
         records: The traces.
         render_prompt: What the student sees before it answers a task.
         max_length: Most tokens an example may have.
+        drop_context: Whether what a trace has beside its question may be left out.
 
     Raises:
         UserError: After the last example, where any has a problem or there is none; says how many
@@ -229,6 +233,8 @@ def check_dataset(
             problems = [f"it cannot be rendered: {error}"]
         else:
             problems = verify(tokenizer, record, prompt, encoded, max_length)
+        if not drop_context:
+            problems += [f"{_LEFT_OUT}{kind}" for kind in left_out(record, prompt)]
         for problem in problems:
             kind, _, detail = problem.partition(": ")
             ids_by_kind[kind].append(f"{record.id} ({detail})" if detail else record.id)
@@ -242,6 +248,8 @@ def check_dataset(
         for kind, ids in sorted(ids_by_kind.items(), key=lambda item: -len(item[1])):
             more = ", ..." if len(ids) > _NAMED else ""
             lines.append(f"  {len(ids)} x {kind}: {', '.join(ids[:_NAMED])}{more}")
+        if any(kind.startswith(_LEFT_OUT) for kind in ids_by_kind):
+            lines.append(DROP_CONTEXT)
         raise UserError("\n".join(lines))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
+from sft.data.context import LeftOut
 from sft.data.dataset import Examples, open_examples, write_examples
 from sft.data.sampler import BatchSampler
 from sft.losses.hidden_states import HiddenStateLoss
@@ -51,12 +52,18 @@ def load_data(
 ) -> Examples | Prompts:
     """Returns what the student is trained on: traces as tokens, or questions alone."""
     if config.method == "on_policy":
-        tasks = {record.task.id: record.task for record in records}
+        tasks, lost = {}, LeftOut(render_prompt)
+        for record in records:
+            tasks[record.task.id] = record.task
+            lost.add(record)
+        if not config.drop_context:
+            lost.refuse()
         prompts = [render_prompt(task) for task in tasks.values()]
         return Prompts(prompts, digest(prompts))
     tokens, process = folder / "tokens.arrow", PartialState()
     if process.is_main_process:
-        write_examples(tokenizer, records, render_prompt, length_limit(student, config), tokens)
+        limit, drop = length_limit(student, config), config.drop_context
+        write_examples(tokenizer, records, render_prompt, limit, tokens, drop)
     process.wait_for_everyone()
     return open_examples(tokens)
 

@@ -192,6 +192,12 @@ class Train(Section):
         description="How many students that this one replaces stay beside it, newest first, and as "
         "many stopped trainings with other settings.",
     )
+    drop_context: bool = Field(
+        False,
+        exclude=True,  # it says what may be trained on and changes no result: nothing is done again
+        description="Trains on the last question alone where the traces have more: a system "
+        "prompt, earlier turns, tools. By default such data is refused.",
+    )
     seed: int | None = Field(
         None, ge=0, description="Seed of order and adapters. null: the seed of the run."
     )

@@ -17,6 +17,7 @@ from synth.core.errors import UserError
 from synth.core.progress import duration, shown
 from synth.core.record import Record
 from synth.core.run_folder import RunFolder
+from synth.stages._train.context_check import ContextCheck
 from synth.stages.build_filters import FilterSet
 from synth.stages.context import StageContext
 
@@ -44,7 +45,7 @@ def filter_traces(
     from filters.engine.funnel import Funnel
     from filters.engine.outcome_store import OutcomeStore
 
-    folder, funnel = context.folder, Funnel()
+    folder, funnel, context_check = context.folder, Funnel(), ContextCheck(context.run)
     with OutcomeStore(folder.path / OUTCOMES) as outcomes:
         executor = context.filters.executor(folder, outcomes, context.say)
         progress = executor.progress
@@ -64,6 +65,7 @@ def filter_traces(
                     funnel.add(record)
                     if record.rejected_by is None:
                         _edit(record, editors)
+                        context_check.add(record)
                         splits["kept"].write(record)
                     else:
                         splits["rejected"].write(record)
@@ -73,6 +75,7 @@ def filter_traces(
                     "funnel": funnel.to_dict(),
                     "notes": executor.notes(),
                 }
+    context_check.report(context.say)
     return manifest
 
 

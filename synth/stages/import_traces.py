@@ -14,6 +14,7 @@ from synth.core.dataset import writing
 from synth.core.errors import UserError
 from synth.core.progress import Clock, shown
 from synth.core.record import Record
+from synth.stages._train.context_check import ContextCheck
 from synth.stages.context import StageContext
 from synth.traces import Tally, read_traces
 
@@ -57,7 +58,7 @@ def import_traces(
     section: list[dict[str, Any]], context: StageContext, inputs: dict[str, Any]
 ) -> dict[str, Any]:
     """Reads every source and writes its traces; a row that gives none goes on record."""
-    tally, clock = Tally(), Clock()
+    tally, clock, context_check = Tally(), Clock(), ContextCheck(context.run)
 
     def line() -> str:
         skipped = tally.skipped.total()
@@ -70,6 +71,9 @@ def import_traces(
         for item in read_traces(section, context.say):
             tally.add(item)
             if isinstance(item, Record):
+                context_check.add(item)
                 splits["train"].write(item)
+        context_check.refuse_if_all()
         manifest |= {"inputs": inputs, **tally.to_dict()}
+    context_check.report(context.say)
     return manifest

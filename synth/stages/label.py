@@ -285,7 +285,8 @@ def _examples(step: ChainStep, context: StageContext, path: Path) -> Examples:
         with shown(lambda: "label: checking the traces"):
             records = read_split(context.folder.stage("filter"), "kept")
             limit = length_limit(step.student, step.train)
-            write_examples(tokenizer, records, setup.messages, limit, file)
+            drop = step.train.drop_context
+            write_examples(tokenizer, records, setup.messages, limit, file, drop)
     return open_examples(file)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.record import Record
-from synth.traces._layouts.convert import Convert, converter
+from synth.traces._layouts.convert import TURNS_AFTER, Convert, converter
 from synth.traces._layouts.known import LAYOUTS, choose_layout
 from synth.traces.base import Row, Rows, Skipped, TraceConfig, printable, skip
 
@@ -33,6 +33,7 @@ class Tally:
     """What became of the rows, in a memory that does not grow with them."""
 
     records: int = 0
+    turns_after: int = 0  # records whose conversation goes on after the trace
     skipped: Counter[str] = field(default_factory=Counter)  # rows or samples by kind of reason
     examples: dict[str, list[Skipped]] = field(default_factory=dict)  # the first few of each kind
 
@@ -40,6 +41,7 @@ class Tally:
         """Counts a record or a row that gave none."""
         if isinstance(item, Record):
             self.records += 1
+            self.turns_after += TURNS_AFTER in item.task.metadata
             return
         kind = item.reason.split(":", 1)[0]
         self.skipped[kind] += 1
@@ -56,6 +58,8 @@ class Tally:
                 for kind, n in self.skipped.most_common()
             )
             text += f"; skipped {self.skipped.total():,}: {', '.join(kinds)}"
+        if self.turns_after:
+            text += f"; in {self.turns_after:,} the turns after the last answer are left out"
         return text
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from synth.core.boxed import last_box
 from synth.core.message_text import reasoning_text
 from synth.core.readers import kind_of
-from synth.core.reasoning import split_fields
+from synth.core.reasoning import join_trace, split_fields
 from synth.core.record import Generation, Message, Record, Task
 from synth.traces._layouts.json_values import Unreadable, count, json_value
 from synth.traces._layouts.known import Layout
@@ -25,6 +25,7 @@ Take = Callable[..., Any]
 SHORT_SOLUTION = 50
 # A column called reasoning may be a switch (Llama-Nemotron).
 _SWITCHES = {"", "on", "off", "true", "false", "yes", "no"}
+TURNS_AFTER = "turns_after"  # metadata: what the user or a tool said after the trace
 _NOT_IN_ID = re.compile(r"[^\w.-]+")
 
 
@@ -119,11 +120,17 @@ def converter(
                 generation = Generation(
                     "", model, "", "", {}, sample, finish, None, used, None, 0.0, ""
                 )
-            messages: list[Message] = [{"role": t.role, "content": t.content} for t in traces.turns]
+            messages = list(map(_message, traces.turns))
             id = f"{id}-{_hash(thought or '', answer)}"
             yield Record(id, task, messages, thought, answer, generation)
 
     return convert
+
+
+def _message(turn: Turn) -> Message:
+    """Returns an earlier turn with its reasoning, in the tags in which others have it inline."""
+    content = turn.content if turn.reasoning is None else join_trace(turn.reasoning, turn.content)
+    return Message(role=turn.role, content=content)
 
 
 def _last_question(turns: list[Turn]) -> tuple[str, list[str]]:
@@ -192,11 +199,13 @@ def _with_system(turns: list[Turn], take: Take) -> list[Turn]:
 
 
 def _last_turn(turns: list[Turn]) -> _RowTraces | None:
-    """Takes the last assistant turn as the trace; what follows it is left out."""
+    """Takes the last assistant turn as the trace; what follows it goes to the metadata."""
     for index in range(len(turns) - 1, -1, -1):
         trace, before = turns[index], turns[:index]
         if trace.role == "assistant":
             rest = {**_rest(before), **trace.rest}
+            if after := turns[index + 1 :]:
+                rest[TURNS_AFTER] = list(map(_message, after))
             return _RowTraces(before, [(trace.reasoning, trace.content)], rest)
     return None
 

@@ -18,7 +18,7 @@ _SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function", "function_response", "ipython"), "tool"),
 }
-_READ = {"role", "from", "content", "value", "tool_calls", *REASONING_FIELDS}
+_READ = {"role", "from", "content", "value", "tool_calls", "function_call", *REASONING_FIELDS}
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Turn:
     """One turn."""
 
     role: str  # system, user, assistant or tool
-    content: str  # its text; of a call of tools without text, the calls as JSON
+    content: str  # its text; calls of tools follow it as JSON
     reasoning: str | None = None  # where it has a field or parts of its own
     rest: dict[str, Any] = field(default_factory=dict)  # what else the turn holds
 
@@ -63,21 +63,26 @@ def _turn(item: Any) -> Turn:
     content = item.get("content")
     if content is None:
         content = item.get("value")
-    if len(item) == 2 and isinstance(content, str):
-        return Turn(role, content)  # most turns by far
+    is_call = str(speaker).lower() == "function_call"  # its text is the call
+    if len(item) == 2 and isinstance(content, str):  # most turns by far
+        return Turn(role, content, rest={"tool_calls": content} if is_call else {})
     reasoning = reasoning_of(item) or None
     if isinstance(content, list):
         content, thought = _parts(content)
         reasoning = reasoning or thought
     if not content and isinstance(item.get("refusal"), str):
         content = item["refusal"]
-    if not content and item.get("tool_calls"):
-        content = canonical_json(json_value(item["tool_calls"]))
+    calls = item.get("tool_calls") or item.get("function_call")
+    if calls and isinstance(content, str | None):
+        text = canonical_json(json_value(calls))
+        content = f"{content}\n{text}" if content else text
     if content is None and reasoning is not None:
         content = ""
     if not isinstance(content, str):
         raise Unreadable(f"a turn has no text: it is {kind_of(content)}")
     rest = {name: value for name, value in item.items() if value is not None and name not in _READ}
+    if calls or is_call:
+        rest["tool_calls"] = json_value(calls) if calls else content
     return Turn(role, content, reasoning, rest)
 
 

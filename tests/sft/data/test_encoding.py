@@ -224,6 +224,17 @@ def test_a_data_set_is_refused_as_a_whole_with_counts_and_ids(student_tokenizer)
     assert "the answer is empty: empty" in text
 
 
+def test_a_conversation_is_refused_until_the_user_drops_it(student_tokenizer):
+    turns = [Message(role="system", content="Be brief."), *prompt(record().task)]
+    whole = Record("talk", record().task, turns, "1 + 1 = 2", "2")
+    with pytest.raises(UserError) as caught:
+        list(check_dataset(student_tokenizer, [record(), whole], prompt))
+    assert "1 of 2 records cannot be trained on" in str(caught.value)
+    assert "1 x the student's prompt would leave out a system prompt: talk" in str(caught.value)
+    assert "train.drop_context: true" in str(caught.value)
+    assert len(list(check_dataset(student_tokenizer, [whole], prompt, drop_context=True))) == 1
+
+
 def test_a_lone_surrogate_is_refused_by_its_place(student_tokenizer):
     with pytest.raises(
         UserError, match=r"it cannot be rendered: bad \(message 2 has a lone surrog"
