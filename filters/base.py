@@ -38,7 +38,7 @@ from synth.core.record import Message, Record, Task
 
 Action = Literal["off", "tag", "drop"]
 Level = Literal["question", "trace", "set"]
-Need = Literal["student_tokens", "student", "eval_tasks", "teacher", "one_process"]
+Need = Literal["student_tokens", "student", "eval_tasks", "teacher", "one_process", "sandbox"]
 Measures = Mapping[str, str | tuple[str, str]]
 
 
@@ -50,7 +50,8 @@ class FilterConfig(PluginConfig):
         version: Version of its code. Another version judges all records anew.
         needs: What it uses: `student_tokens` (calls `context.count_tokens`), `student` and
             `eval_tasks` (those of the context), `teacher` (calls `context.ask`, and waits there),
-            `one_process` (holds too much to run in each process).
+            `one_process` (holds too much to run in each process), `sandbox` (runs code there; its
+            module's `warn(config)` says where there is none).
         measures: The figures of a filter that gives `Figures`, each with the kind of the reason
             where it is out of bounds: one text, or two for below and above. The bounds of NAME are
             the options `NAME_min` and `NAME_max`, either of which may be missing or None; they can
@@ -146,6 +147,11 @@ SetCheck = Callable[[Callable[[], Iterator[Record]]], Iterator[Decision]]
 Ask = Callable[[str, list[Message], dict[str, Any], int], str]
 
 KEEP = Decision(True)
+
+
+# What a filter says of code that it has nowhere to run. Other records it judges, and this one where
+# there is a sandbox: it is no outcome that is kept (`needs = ("sandbox",)`).
+NO_SANDBOX = "cannot tell: no sandbox"
 
 
 def cannot_tell(why: str, evidence: Mapping[str, Any] | None = None) -> Decision:

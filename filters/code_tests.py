@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -12,8 +12,7 @@ from filters._code import blocks, jobs
 from filters._code.compare import same_text, same_value
 from filters._code.test_formats import Either, Tests, find
 from filters._sandbox import sandbox
-from filters.base import Context, Decision, FilterConfig, cannot_tell
-from synth.core.errors import UserError
+from filters.base import NO_SANDBOX, Context, Decision, FilterConfig, Need, cannot_tell
 from synth.core.record import Record
 
 _SHOWN = 200
@@ -23,6 +22,7 @@ _ERROR = re.compile(r"[A-Za-z_.]{0,80}(?:Error|Exception|Interrupt|Exit)\b")
 class Config(FilterConfig):
     """Options of `code_tests`."""
 
+    needs: ClassVar[tuple[Need, ...]] = ("sandbox",)
     verifies = True
 
     language: Literal["auto", "python", "cpp", "c", "javascript", "bash"] = Field(
@@ -52,13 +52,10 @@ class Config(FilterConfig):
         return 2 * self.total_timeout + 60
 
 
-def check(config: Config) -> list[str]:
-    """What this machine lacks for the filter."""
-    try:
-        sandbox.require(config.allow_without)
-    except UserError as error:
-        return [str(error)]
-    return []
+def warn(config: Config) -> list[str]:
+    """What it cannot judge on this machine: code, where there is no sandbox to run it in."""
+    why = sandbox.lacking(config.allow_without)
+    return [f"the filter code_tests cannot tell of any code here: {why}"] if why else []
 
 
 class Outcome(NamedTuple):
@@ -107,6 +104,8 @@ class CodeTests:
             return cannot_tell(f"tests in Python for code in {language}")
         if lacking := jobs.lacks(language):
             return cannot_tell(f"no {lacking} here")
+        if why := sandbox.lacking(self._config.allow_without):
+            return Decision(None, NO_SANDBOX, evidence={"sandbox": why})
         return self._judged(tests, code, language)
 
     def _judged(self, tests: Tests, code: str, language: str) -> Decision:

@@ -100,5 +100,5 @@ def _read(answer: str, read: str) -> tuple[str, str]:
     return answer.strip(), "all"
 
 
-check = requires("reasoning-gym", "reasoning_gym", "quickstart")
+check = requires("reasoning-gym", "reasoning_gym", "reasoning-gym")
 build = ReasoningGym

@@ -6,7 +6,16 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from filters.base import Check, Context, Decision, Figures, FilterConfig, cannot_tell, decide
+from filters.base import (
+    NO_SANDBOX,
+    Check,
+    Context,
+    Decision,
+    Figures,
+    FilterConfig,
+    cannot_tell,
+    decide,
+)
 from filters.engine.filter import Filter, FilterSpec, close_check, load_filters
 from synth.config.plugin_entries import split_plugin
 from synth.core.errors import UserError
@@ -50,12 +59,18 @@ def check(config: Config) -> list[str]:
     return [line for part in parts for line in part.module.check(part.config)]
 
 
+def warn(config: Config) -> list[str]:
+    """What any of them cannot judge on this machine."""
+    parts = [part for part in _load(config.by) if hasattr(part.module, "warn")]
+    return [line for part in parts for line in part.module.warn(part.config)]
+
+
 class Verify:
     """The verdict of the first verifier that can tell, with its score and threshold.
 
     With `also_wrong` a no is not the end: the next ones are asked, and one yes is enough. Without a
     yes the first no stands. The evidence has who decided, its own evidence, and what the others
-    that were asked said.
+    that were asked said. Code without a sandbox is left to nobody else: it is a case of its own.
     """
 
     def __init__(self, config: Config, context: Context) -> None:
@@ -70,6 +85,8 @@ class Verify:
             if isinstance(outcome, Figures):
                 outcome = decide(outcome, part.config)
             asked.append((part.name, outcome))
+            if outcome.reason == NO_SANDBOX:  # it is code: the others know nothing of that
+                return outcome._replace(evidence={"by": part.name, **(outcome.evidence or {})})
             if outcome.keep or (outcome.keep is False and not self._also_wrong):
                 break
         verdicts = [decision.keep for _, decision in asked]

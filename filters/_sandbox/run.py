@@ -56,7 +56,7 @@ def run_under(
     """Run a program under these layers; see `filters._sandbox.sandbox.run`."""
     start = time.monotonic()
     if (bubblewrap := shutil.which("bwrap")) is None:
-        raise SandboxFailed("bubblewrap is not installed; the package is named bubblewrap")
+        raise SandboxFailed("bubblewrap is not installed")
     with contextlib.ExitStack() as stack:
         for_stdin = _sealed(stdin)
         stack.callback(os.close, for_stdin)

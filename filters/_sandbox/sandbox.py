@@ -26,7 +26,7 @@ from filters._sandbox.command import Limits
 from filters._sandbox.run import Ended, Result, SandboxFailed, run_under
 from synth.core.errors import UserError
 
-__all__ = ["PYTHON", "Limits", "Result", "SandboxFailed", "require", "run"]
+__all__ = ["PYTHON", "Limits", "Result", "SandboxFailed", "lacking", "require", "run"]
 
 # The interpreter that a sandbox has: this one, without its site-packages.
 PYTHON = os.path.realpath(sys.executable)
@@ -62,10 +62,26 @@ def require(allow_without: Collection[str] = ()) -> tuple[str, ...]:
     layers = _probed()
     failed = {name: why for name, why in layers.items() if why}
     missing = [f"{name}: {why}" for name, why in failed.items() if name not in allow_without]
-    if layers["bwrap"] or missing:
-        why = "; ".join(missing) or f"bwrap: {layers['bwrap']}"
-        raise UserError(f"no sandbox to run untrusted code in ({why})")
+    if layers["bwrap"]:  # nothing else is tried without it
+        raise UserError(f"no sandbox to run untrusted code in (bwrap: {layers['bwrap']})")
+    if missing:
+        raise UserError(f"no sandbox to run untrusted code in ({'; '.join(missing)})")
     return tuple(name for name in layers if name not in failed)
+
+
+def lacking(allow_without: Collection[str] = ()) -> str:
+    """Return why there is no sandbox on this machine and how to get one, or an empty text."""
+    try:
+        require(allow_without)
+    except UserError as error:
+        return f"{error}; {_REMEDY}"
+    return ""
+
+
+_REMEDY = (
+    "on Linux `apt-get install bubblewrap` (Debian, Ubuntu), `dnf install bubblewrap` (Fedora) or "
+    "`pacman -S bubblewrap` (Arch) brings one; docs/filters/sandbox.md says what it needs"
+)
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
+from synth.core.installation import names_are_hidden, taken_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -237,12 +238,14 @@ def preview(
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Checks a config: every mistake at once, each with its line. Spends nothing."""
     from synth.config.run import stages_of
-    from synth.config.validate import load_run, machine_problems
+    from synth.config.validate import load_run, machine_problems, machine_warnings
 
     checked, source = load_run(config, overrides or [])
     say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")
     for lack in machine_problems(checked):
         say(f"to run it here: {lack}")
+    for warning in machine_warnings(checked):
+        say(f"warning: {warning}")
 
 
 @app.command()
@@ -320,16 +323,28 @@ def doctor() -> None:
     raise typer.Exit(EXIT_DONE if healthy else EXIT_USER)
 
 
+def _refuse_hidden_names() -> None:
+    """Raises UserError where `filters` or `sft` is another package; `doctor` says it by itself."""
+    if names_are_hidden() and sys.argv[1:2] != ["doctor"]:
+        raise UserError("\n".join(taken_names()))
+
+
 def main() -> None:
     """Runs the command `distill`."""
     # Read when torch loads its OpenMP. By default idle threads spin for milliseconds; where another
     # process wants the same cores, two of them then run at a tenth of their speed together.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        _refuse_hidden_names()
         app()  # exits by itself, with 2 for a wrong call and 130 for Ctrl-C
     except DistillError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_status)
+    except (ImportError, AttributeError):  # a bug, or a file of ours that was overwritten
+        if not (lines := taken_names()):
+            raise
+        typer.echo("\n".join(lines), err=True)
+        sys.exit(EXIT_USER)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

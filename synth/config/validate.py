@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from synth.config.plugin_entries import plugin_config, plugin_entries, split_plugin
 from synth.config.run import Run, stages_of
@@ -122,6 +123,29 @@ _USED_BY = {
 }
 
 
+def _plugins_used(run: Run, stages: Sequence[str]) -> Iterator[tuple[ModuleType, BaseModel]]:
+    """Yields the module and the options of each plug-in that some stages of a run use."""
+    kinds = set[str]().union(*(_USED_BY[stage.partition("-")[0]] for stage in stages))
+    if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
+        kinds.discard("teacher")
+    for kind, _, entry in plugin_entries(run.model_dump()):
+        name, options = split_plugin(kind, entry)
+        module = plugins.load(kind, name)
+        off = kind == "filter" and options.get("action") in ("off", False)
+        if kind in kinds and not off:
+            yield module, module.Config(**options)
+
+
+def machine_warnings(run: Run, stages: Sequence[str] | None = None) -> list[str]:
+    """Says what goes on with less on this machine or today: no sandbox for code, a model's end."""
+    stages = stages_of(run) if stages is None else stages
+    warnings: list[str] = []
+    for module, options in _plugins_used(run, stages):
+        if hasattr(module, "warn"):
+            warnings += module.warn(options)
+    return list(dict.fromkeys(warnings))
+
+
 def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]:
     """Says what this machine lacks for some stages of a run, or for all: packages, variables.
 
@@ -129,16 +153,10 @@ def machine_problems(run: Run, stages: Sequence[str] | None = None) -> list[str]
     """
     stages = stages_of(run) if stages is None else stages
     kinds_of_stage = {stage.partition("-")[0] for stage in stages}  # a chain has `train-NAME`
-    kinds = set[str]().union(*(_USED_BY[stage] for stage in kinds_of_stage))
-    if "generate" not in stages and run.evaluate is not None and not run.evaluate.teacher:
-        kinds.discard("teacher")
     lacks: list[str] = []
-    for kind, _, entry in plugin_entries(run.model_dump()):
-        name, options = split_plugin(kind, entry)
-        module = plugins.load(kind, name)
-        off = kind == "filter" and options.get("action") in ("off", False)
-        if kind in kinds and hasattr(module, "check") and not off:
-            lacks += module.check(module.Config(**options))
+    for module, options in _plugins_used(run, stages):
+        if hasattr(module, "check"):
+            lacks += module.check(options)
     if kinds_of_stage & {"train", "evaluate"}:
         for package in ("torch", "transformers"):
             lacks += lacks_package(package, "the student", "train")

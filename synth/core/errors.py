@@ -11,6 +11,8 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from synth.core.installation import install_command
+
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_USER = 2
@@ -31,14 +33,14 @@ class UserError(DistillError):
 class MissingPackage(UserError):
     """A package that this config needs is not installed.
 
-    `extra` is the extra that brings it; `install` is what pip installs where none does.
+    `extra` is the extra that brings it. With `alone` it is installed without what it requires.
     """
 
     def __init__(
-        self, package: str, needed_for: str, extra: str | None = None, install: str = ""
+        self, package: str, needed_for: str, extra: str | None = None, alone: bool = False
     ) -> None:
-        install = install or (f"'synth-distill[{extra}]'" if extra else package)
-        super().__init__(f"{needed_for} needs the package {package}: pip install {install}")
+        command = install_command(package, extra or "", alone)
+        super().__init__(f"{needed_for} needs the package {package}: {command}")
 
 
 def missing_package(

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.errors import MissingPackage, UserError
-
-_PACKAGE = "package:"
+from synth.core.packages import PREFIX, package_file
 
 
 def require_transformers(needed_for: str) -> None:
@@ -32,17 +31,8 @@ def locate(model: str) -> tuple[str, str | None]:
 
     Raises UserError where the package, folder or file does not exist.
     """
-    if model.startswith(_PACKAGE):
-        package, _, file = model.removeprefix(_PACKAGE).partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            # Only its weights are read: without what the package itself needs to run them.
-            install = f"--no-deps {package.replace('_', '-')}"
-            raise MissingPackage(package.replace("_", "-"), f"the model {model}", install=install)
-        path = Path(next(iter(spec.submodule_search_locations))) / file
-        if not path.is_file():
-            carried = sorted(p.name for p in path.parent.glob("*.gguf"))
-            raise UserError(f"model {model}: the package has no such file; it carries {carried}")
+    if model.startswith(PREFIX):
+        path = package_file(model, f"the model {model}")
     else:
         path = Path(model).expanduser()
         if not path.exists():

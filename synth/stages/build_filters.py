@@ -124,6 +124,8 @@ class FilterSet:
                 needs["eval"] = folder.content("tasks")
             if loaded.level == "set":
                 needs["seed"] = run.seed
+            if loaded.needs("sandbox") and loaded.module.warn(loaded.config):
+                needs["sandbox"] = "missing"  # what it could not tell is judged where there is one
             if needs:
                 dependencies[loaded.name] = needs
         return dependencies

@@ -14,6 +14,7 @@ from synth.config.evaluate import Evaluate
 from synth.config.generate import Samples
 from synth.config.plugin_entries import resolved, split_plugin
 from synth.core.dataset import SplitWriter, writing
+from synth.core.errors import UserError
 from synth.core.models import weights_identity
 from synth.core.progress import Clock
 from synth.core.prompts import Prompt, load_prompt
@@ -122,9 +123,16 @@ def evaluate(section: Evaluate, context: StageContext, inputs: dict[str, Any]) -
 
 
 def _take(counter: Scores, writer: SplitWriter, _: Task, records: list[Record]) -> None:
-    counter.take(records)
+    from filters.base import NO_SANDBOX
+
     for record in records:
+        if any(verdict.reason == NO_SANDBOX for verdict in record.verdicts):
+            raise UserError(
+                f"evaluate.verifier: {record.task.id} is code, and there is no sandbox to run it "
+                "in; `distill doctor` says how to get one. The answers so far are in the store"
+            )
         writer.write(record)
+    counter.take(records)
 
 
 def subset_sizes(section: Evaluate) -> list[int]:

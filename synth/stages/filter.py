@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +32,34 @@ OUTCOMES = "verdicts.sqlite"
 def filter_inputs(section: list[Any], context: StageContext) -> dict[str, Any]:
     """Returns traces, filters with their options, and what their judgements depend on besides."""
     filters = context.filters
-    return {
+    inputs = {
         "generate": context.folder.content(traces_of(context.run)),
         "filters": {f.name: f.config.model_dump(mode="json") for f in filters.filters},
         "around": filters.dependencies(context.folder),
     }
+    # What was judged in a sandbox stays judged where there is none.
+    before, whole = context.folder.manifest("filter"), _as_with_sandbox(inputs)
+    return whole if before is not None and before["inputs"] == whole else inputs
+
+
+def _as_with_sandbox(inputs: dict[str, Any]) -> dict[str, Any]:
+    around = {
+        name: {need: value for need, value in needs.items() if need != "sandbox"}
+        for name, needs in inputs["around"].items()
+    }
+    return inputs | {"around": {name: needs for name, needs in around.items() if needs}}
 
 
 def filter_traces(
     section: list[Any], context: StageContext, inputs: dict[str, Any]
 ) -> dict[str, Any]:
     """Gives every trace its verdicts and parts the kept from the rejected."""
+    from filters.base import NO_SANDBOX
     from filters.engine.funnel import Funnel
     from filters.engine.outcome_store import OutcomeStore
 
     folder, funnel, context_check = context.folder, Funnel(), ContextCheck(context.run)
+    not_run: Counter[str] = Counter()  # by filter: records whose code it had no sandbox for
     with OutcomeStore(folder.path / OUTCOMES) as outcomes:
         executor = context.filters.executor(folder, outcomes, context.say)
         progress = executor.progress
@@ -63,6 +77,7 @@ def filter_traces(
                 progress.begin("writing", folder.need(traces_of(context.run))["rows"]["train"])
                 for record in executor.records():
                     funnel.add(record)
+                    not_run.update(v.filter for v in record.verdicts if v.reason == NO_SANDBOX)
                     if record.rejected_by is None:
                         _edit(record, editors)
                         context_check.add(record)
@@ -70,11 +85,17 @@ def filter_traces(
                     else:
                         splits["rejected"].write(record)
                     progress.done += 1
-                manifest |= {
-                    "inputs": inputs,
-                    "funnel": funnel.to_dict(),
-                    "notes": executor.notes(),
-                }
+                notes = executor.notes()
+                for name, count in not_run.items():
+                    note = (
+                        f"cannot tell of {count:,} traces with code: no sandbox. "
+                        "`distill doctor` says how to get one; a run with one judges them"
+                    )
+                    notes[name] = [*notes.get(name, []), note]
+                    context.say(f"  {name}: {note}")
+                if not not_run:
+                    inputs = _as_with_sandbox(inputs)
+                manifest |= {"inputs": inputs, "funnel": funnel.to_dict(), "notes": notes}
     context_check.report(context.say)
     return manifest
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from synth.config.run import Run, stages_of
-from synth.config.validate import machine_problems
+from synth.config.validate import machine_problems, machine_warnings
 from synth.core.dataset import MANIFEST
 from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
@@ -98,6 +98,8 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
             f"{name}: several processes are for training alone; the same command without the "
             "launcher does this stage"
         )
+    for line in machine_warnings(run, [name]):
+        say(f"  warning: {line}")
     start = time.monotonic()
     with lock_run_folder(context.folder.path) if first_process() else contextlib.nullcontext():
         manifest = work(section, context, inputs)

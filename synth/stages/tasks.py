@@ -10,6 +10,7 @@ from synth.config.run import Tasks
 from synth.core.dataset import writing
 from synth.core.record import Record, Task
 from synth.stages.context import StageContext
+from synth.tasks.base import located
 
 _REASONS_SHOWN = 8  # why rows were skipped
 
@@ -19,7 +20,7 @@ def tasks_inputs(section: Tasks, context: StageContext) -> dict[str, Any]:
     files = {}
     for kind, _, entry in plugin_entries(context.run.model_dump()):
         if kind == "task source" and isinstance(path := entry.get("path"), str):
-            stat = Path(path).stat()
+            stat = Path(located(path)).stat()
             files[path] = [stat.st_size, stat.st_mtime_ns]
     return {
         "tasks": section.model_dump(),

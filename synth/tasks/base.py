@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field, FilePath
+
+from synth.core.errors import UserError
+from synth.core.packages import PREFIX, package_file
 from synth.core.plugins import PluginConfig
+
+
+def located(path: Any) -> Any:
+    """Returns the path of `package:NAME/FILE`, and any other value as it is."""
+    if not (isinstance(path, str) and path.startswith(PREFIX)):
+        return path
+    try:
+        return package_file(path, path)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+# A file of questions: its path, or `package:NAME/FILE` for one that an installed package carries.
+QuestionFile = Annotated[FilePath, BeforeValidator(located)]
 
 
 class SourceConfig(PluginConfig):

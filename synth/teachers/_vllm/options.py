@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from synth.core import models
-from synth.core.errors import DistillError, MissingPackage, UserError, nearest
+from synth.core.errors import DistillError, MissingPackage, UserError, lacks_package, nearest
 from synth.core.record import digest
 from synth.teachers._vllm.process_guard import Guard
 from synth.teachers.base import Teacher, TeacherConfig
@@ -153,9 +153,7 @@ def lacking(options: Options, vllm_here: bool = True) -> list[str]:
             models.require_transformers(f"the model {options.model}")
     except UserError as error:
         return [str(error)]
-    if gguf and importlib.util.find_spec("gguf") is None:
-        return [f"the model {options.model} needs the package gguf: pip install gguf"]
-    return []
+    return lacks_package("gguf", f"the model {options.model}", "train") if gguf else []
 
 
 def cache_folder(name: str) -> Path:

@@ -10,6 +10,7 @@ from filters._code import jobs as _code_jobs
 from filters._sandbox import sandbox
 from synth.core.errors import UserError
 from tests.helpers.code_records import CALL, HUMANEVAL, ONE, SUM, judge, python
+from tests.helpers.filter_records import make_check, make_record
 from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 RIGHT = [
@@ -272,14 +273,37 @@ def test_canonical_solutions_of_humaneval_pass(rows):
         assert decision.keep is True, (row["task_id"], decision)
 
 
-def test_a_machine_without_the_sandbox_is_told(monkeypatch):
+def test_a_machine_without_the_sandbox_is_told_and_judges_no_code(monkeypatch):
     from filters import code_tests
 
     def missing(allow_without=()):
         raise UserError("no sandbox to run untrusted code in (bwrap: not here)")
 
     monkeypatch.setattr(sandbox, "require", missing)
-    assert "no sandbox" in code_tests.check(code_tests.Config())[0]
+    (line,) = code_tests.warn(code_tests.Config())
+    assert "cannot tell of any code here: no sandbox" in line and "apt-get install" in line
+    for code in ("def f(x): return x + 1", "def f(x): return x"):  # right and wrong alike
+        decision = judge(ONE, python(code))
+        assert (decision.keep, decision.reason) == (None, "cannot tell: no sandbox")
+        assert "not here" in decision.evidence["sandbox"]
+    # What needs no sandbox is judged as ever.
+    assert judge({}, "5").reason == "cannot tell: no tests"
+    assert judge(ONE, "```js\n1\n```").reason == "no code found"
+
+
+def test_without_the_sandbox_verify_asks_nobody_else_about_code(monkeypatch):
+    def missing(allow_without=()):
+        raise UserError("no sandbox to run untrusted code in (bwrap: not here)")
+
+    monkeypatch.setattr(sandbox, "require", missing)
+    verify = make_check("verify", by=["code_tests", "math_answer"])
+    code, sum_ = make_record(python("def f(x): return x + 1")), make_record("It is \\boxed{5}.")
+    code.task.metadata, code.task.answer = ONE, "7"
+    sum_.task.answer = "5"
+    decision = verify(code)
+    assert (decision.keep, decision.reason) == (None, "cannot tell: no sandbox")
+    assert decision.evidence["by"] == "code_tests"
+    assert verify(sum_).keep is True
 
 
 def test_bubblewrap_cannot_be_done_without():

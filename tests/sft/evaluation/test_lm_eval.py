@@ -105,7 +105,7 @@ def test_data_that_are_not_there_are_said(own_tasks):
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is there")
 def test_without_the_package_its_extra_is_named():
-    with pytest.raises(MissingPackage, match=r"synth-distill\[eval\]"):
+    with pytest.raises(MissingPackage, match=r"pip install .*\[eval\]"):
         load_tasks(["gsm8k"])
 
 

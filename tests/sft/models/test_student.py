@@ -339,7 +339,7 @@ def test_quantisation_without_its_package_is_one_message(checkpoint, monkeypatch
         "find_spec",
         lambda name: None if name == "bitsandbytes" else real(name),
     )
-    with pytest.raises(MissingPackage, match="synth-distill\\[qlora\\]"):
+    with pytest.raises(MissingPackage, match=r"pip install .*\[qlora\]"):
         load_student(Student(model=str(checkpoint)), "4bit")
 
 

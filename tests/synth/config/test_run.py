@@ -13,6 +13,7 @@ from synth.config.schema import json_schema
 from synth.config.validate import load_run, machine_problems
 from synth.config.yaml_file import config_names, parse_config, read_config
 from synth.core.errors import ConfigError, UserError
+from synth.core.installation import install_command
 from synth.core.prompts import shipped
 
 SMALL = """\
@@ -236,11 +237,11 @@ train: {{liger: true}}
     )
     lacks = machine_problems(load_run(str(write_config(text)))[0])
     assert lacks == [
-        "training needs the package peft: pip install 'synth-distill[train]'",
-        "train.report_to needs the package wandb: pip install 'synth-distill[trackers]'",
+        f"training needs the package peft: {install_command(extra='train')}",
+        f"train.report_to needs the package wandb: {install_command(extra='trackers')}",
         "train.lora.quantization: 4bit needs the package bitsandbytes: "
-        "pip install 'synth-distill[qlora]'",
-        "train.liger needs the package liger-kernel: pip install liger-kernel",
+        f"{install_command(extra='qlora')}",
+        f"train.liger needs the package liger-kernel: {install_command('liger-kernel')}",
     ]
 
 

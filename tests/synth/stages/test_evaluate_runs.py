@@ -307,5 +307,5 @@ def test_a_benchmark_that_is_not_there_is_said_before_anyone_is_asked(tiny, tmp_
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is there")
 def test_without_the_package_no_one_is_asked(tiny, tmp_path):
-    with pytest.raises(MissingPackage, match=r"synth-distill\[eval\]"):
+    with pytest.raises(MissingPackage, match=r"pip install .*\[eval\]"):
         evaluated(run_of(tmp_path, tiny, {"lm_eval": ["gsm8k"]}))

@@ -215,10 +215,8 @@ def test_a_server_that_cannot_start_is_the_users_to_mend(distill, write_config, 
             "tasks": {
                 "train": [
                     {
-                        "source": "reasoning_gym",
-                        "generator": "chain_sum",
-                        "size": 2,
-                        "question": "expression",
+                        "source": "inline",
+                        "tasks": [{"question": "1 + 2", "answer": "3"}],
                     }
                 ]
             },
