@@ -11,6 +11,7 @@ REMEDIES = (
     (r"no sandbox", "sudo apt-get install bubblewrap (docs/filters/sandbox.md)"),
     (r"'vllm'|vllm is not installed|no vllm", "make test-vllm"),
     (r"'(?:tensorboard|trackio|wandb)'", ".venv/bin/pip install -e '.[trackers]'"),
+    (r"extra anthropic|extra gemini", ".venv/bin/pip install -e '.[anthropic,gemini]'"),
     (r"'lm_eval'", ".venv/bin/pip install -e '.[eval]'"),
     (r"'deepspeed'", ".venv/bin/pip install -e '.[deepspeed]'"),
     (r"bitsandbytes", ".venv/bin/pip install -e '.[qlora]'"),

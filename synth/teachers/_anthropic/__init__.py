@@ -1,0 +1,1 @@
+"""Anthropic's messages and streams in the form of chat completions."""

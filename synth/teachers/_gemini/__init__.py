@@ -1,0 +1,1 @@
+"""Gemini's responses and streams in the form of chat completions."""
