@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.config.train import Train
 from synth.core.errors import UserError
+from synth.core.interrupts import AGAIN, say_interrupted, stops_gently
 from synth.core.models import require_transformers
 
 if TYPE_CHECKING:
@@ -45,17 +46,19 @@ def stops_after_a_step(monitor: TrainingMonitor) -> Iterator[None]:
         yield
         return
 
-    def stop(signal_number: int, frame: Any) -> None:
-        if monitor.stop_requested and signal_number == signal.SIGINT:
-            raise KeyboardInterrupt
+    def terminate(signal_number: int, frame: Any) -> None:
         monitor.stop_requested = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def interrupt() -> None:
+        monitor.stop_requested = True
+        say_interrupted(f"the step ends first, and a checkpoint is saved. {AGAIN}")
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        yield
+        with stops_gently(interrupt):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

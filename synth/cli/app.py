@@ -11,6 +11,8 @@ import typer
 
 from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
 from synth.core.installation import names_are_hidden, taken_names
+from synth.core.interrupts import leaves_at_second_press
+from synth.core.progress import done_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -336,7 +338,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _refuse_hidden_names()
-        app()  # exits by itself, with 2 for a wrong call and 130 for Ctrl-C
+        with leaves_at_second_press(done_now):
+            app()  # exits by itself, with 2 for a wrong call and 130 for Ctrl-C
     except DistillError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from synth.config.base import Section
 
@@ -89,7 +89,10 @@ class Truncation(Section):
     times: int = Field(2, ge=1, description="How often an answer is asked again or continued")
     factor: float = Field(2.0, gt=1, description="raise_max_tokens: by how much each time")
     alarm: float | None = Field(
-        0.5, gt=0, le=1, description="Stop the run where this share of the first answers is cut off"
+        0.5,
+        gt=0,
+        le=1,
+        description="The alarm goes where this share of the first answers is cut off",
     )
     alarm_after: int = Field(50, ge=10, description="How many the first answers are")
 
@@ -126,6 +129,12 @@ class Generate(Section):
         "unsolved",
     )
     truncation: Truncation = Truncation()
+    alarm: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What follows where money burns: the filters keep none of the first 50 "
+        "answers, half of the questions or more have no reference that the verifier needs, or "
+        "too many answers are cut off (truncation.alarm)",
+    )
     vote: Vote | None = None
     concurrency: int = Field(64, ge=1, description="Most requests in flight to a teacher")
     retries: int = Field(6, ge=0, description="Further attempts after a failure that may pass")
@@ -135,11 +144,16 @@ class Generate(Section):
 
     def decisive(self) -> dict[str, Any]:
         """What answers depend on, as JSON values: not how fast they come, or when a run stops."""
-        pace = {"concurrency", "retries", "teachers", "patience_s"}
+        pace = {"concurrency", "retries", "teachers", "patience_s", "alarm"}
         return self.model_dump(
             mode="json",
             exclude={**dict.fromkeys(pace, True), "truncation": {"alarm", "alarm_after"}},
         )
+
+    @field_validator("alarm", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # `off` is a boolean in older YAML
 
     @model_validator(mode="after")
     def _consistent(self) -> Generate:

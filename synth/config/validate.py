@@ -28,7 +28,7 @@ def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tu
     try:
         run = Run.model_validate(source.data)
     except ValidationError as error:
-        problems += problems_of(source, error, Run)
+        problems += problems_of(source, error, Run, run=Run)
     for kind, path, entry in plugin_entries(source.data):
         problems += _plugin_problems(source, kind, path, entry)
     problems += _prompt_problems(source)
@@ -49,7 +49,7 @@ def _plugin_problems(source: Source, kind: str, path: Path_, entry: Any) -> list
     try:
         options = plugin_config(kind, entry)
     except ValidationError as error:
-        return list(problems_of(source, error, config, inner))
+        return list(problems_of(source, error, config, inner, Run))
     teacher, teachers = getattr(options, "teacher", None), source.data.get("teachers")
     if teacher is not None and isinstance(teachers, dict) and str(teacher) not in teachers:
         message = f"no teacher {str(teacher)!r}{nearest(str(teacher), teachers)}"

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from synth.config.key_hints import key_hint
 from synth.core.errors import ConfigError, Problem, UserError, nearest
 from synth.core.prompts import shipped
 
@@ -171,11 +172,16 @@ def _item(items: list[Any], part: str) -> int | None:
 
 
 def problems_of(
-    source: Source, error: ValidationError, model: type[BaseModel], at: Path_ = ()
+    source: Source,
+    error: ValidationError,
+    model: type[BaseModel],
+    at: Path_ = (),
+    run: type[BaseModel] | None = None,
 ) -> Iterator[Problem]:
     """Yields each mistake that pydantic found, with its line and the nearest right name.
 
-    The error is what the validation by `model` of the value at the path `at` raised.
+    The error is what the validation by `model` of the value at the path `at` raised; `run` is the
+    model of a whole config, which tells where an unknown key belongs.
     """
     seen: set[Path_] = set()
     for item in error.errors(include_url=False):
@@ -185,7 +191,8 @@ def problems_of(
         seen.add(path)
         if item["type"] == "extra_forbidden":
             keys = _keys_at(model, item["loc"][:-1])
-            message = f"unknown key{nearest(str(path[-1]), keys)}"
+            hint = key_hint(path, keys, run) if run else nearest(str(path[-1]), keys)
+            message = f"unknown key{hint}"
         elif item["type"] == "missing":
             path = (*path, *(part for part in item["loc"][len(path) - len(at) :]))
             message = "required and not given"

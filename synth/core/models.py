@@ -17,6 +17,7 @@ from typing import Any
 
 from synth.core.errors import MissingPackage, UserError
 from synth.core.packages import PREFIX, package_file
+from synth.core.progress import doing
 
 
 def require_transformers(needed_for: str) -> None:
@@ -67,10 +68,10 @@ def weights_identity(model: str) -> str:
 def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
     """Loads the tokenizer of a model, as transformers gives it."""
     require_transformers(f"the model {model}")
-    from transformers import AutoTokenizer
-
     folder, gguf = locate(model)
-    with loading(model):
+    with loading(model, "the tokenizer of "):
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(
             folder, gguf_file=gguf, trust_remote_code=trust_remote_code
         )
@@ -91,12 +92,12 @@ def load_model(
         trust_remote_code: Whether code that lies beside the weights may run.
     """
     require_transformers(f"the model {model}")
-    import torch
-    from transformers import AutoModelForCausalLM
-
     folder, gguf = locate(model)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with loading(model):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if gguf:
             read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
             config = type(read.config).from_dict(
@@ -110,12 +111,18 @@ def load_model(
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, trust_remote_code=trust_remote_code
             )
-    return loaded.to(device).eval()
+        return loaded.to(device).eval()
 
 
 @contextlib.contextmanager
-def loading(model: str) -> Iterator[None]:
-    """Turns what a hub raises for an unknown or unreachable model into one message."""
+def loading(model: str, part: str = "") -> Iterator[None]:
+    """Says that a model is loading, and turns what a hub raises into one message."""
+    with doing(f"loading {part}{model}"), _one_message(model):
+        yield
+
+
+@contextlib.contextmanager
+def _one_message(model: str) -> Iterator[None]:
     from tqdm.auto import tqdm
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging

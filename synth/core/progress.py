@@ -8,9 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 PLAIN_EVERY_S = 15.0
+PLAIN_FIRST_S = 2.0  # until the first plain line: what ends sooner needs none before its end
+
+_doing: list[str] = []  # what takes its time within the work that is shown, the latest last
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Adds to the progress line what is done while the block runs, such as loading a model."""
+    _doing.append(what)
+    try:
+        yield
+    finally:
+        _doing.remove(what)
+
+
+def done_now() -> str:
+    """Returns what is done at the moment and takes its time, or nothing."""
+    return _doing[-1] if _doing else ""
 
 
 @contextmanager
@@ -19,21 +35,27 @@ def shown(render: Callable[[], str]) -> Iterator[None]:
 
     `render` is called from another thread, on a terminal several times a second.
     """
+
+    def line() -> str:
+        return " · ".join(part for part in (render(), done_now()) if part)
+
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         from rich.live import Live
         from rich.text import Text
 
-        with Live(console=console, get_renderable=lambda: Text(render()), refresh_per_second=4):
+        with Live(console=console, get_renderable=lambda: Text(line()), refresh_per_second=4):
             yield
         return
     ended = threading.Event()
 
     def write_changes() -> None:
-        shown_text, done = "", False
+        shown_text, done, pause = "", False, PLAIN_FIRST_S
         while not done:
-            done = ended.wait(PLAIN_EVERY_S)
-            if (text := render()) != shown_text:
+            done, pause = ended.wait(pause), PLAIN_EVERY_S
+            if (text := line()) != shown_text:
                 shown_text = text
                 sys.stderr.write(text + "\n")
                 sys.stderr.flush()
@@ -61,7 +83,11 @@ class Clock:
     """Rate and time left, from work done since the clock was started."""
 
     def __init__(self) -> None:
-        self.start = time.monotonic()
+        self.restart(0)
+
+    def restart(self, done: int) -> None:
+        """Starts anew, with so much done before that says nothing of the pace."""
+        self.start, self._done_before = time.monotonic(), done
 
     @property
     def seconds(self) -> float:
@@ -69,7 +95,9 @@ class Clock:
         return time.monotonic() - self.start
 
     def eta(self, done: int, total: int) -> str:
-        """Returns the time left at the pace so far, or nothing before there is a pace."""
-        if not done or done >= total:
+        """Returns the time left at the pace so far; `?` before there is a pace."""
+        if done >= total:
             return ""
-        return f" · {duration(self.seconds * (total - done) / done)} left"
+        new = done - self._done_before
+        left = duration(self.seconds * (total - done) / new) if new > 0 else "?"
+        return f" · {left} left"

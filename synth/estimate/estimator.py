@@ -31,7 +31,7 @@ from synth.generate.stats import GenerationStats
 from synth.stages import build_teachers as run_teachers
 from synth.stages.build_filters import FilterSet
 from synth.stages.build_student import student_counter, token_counter
-from synth.stages.generate import generation_spec
+from synth.stages.generate import check_references, generation_spec
 from synth.stages.pipeline import do_stage, refuse_if_lacking
 from synth.store import usage as ledger
 from synth.teachers import default_lines
@@ -124,6 +124,7 @@ def _ask_pilot(run: Run, tasks: Sequence[Task], say: Callable[[str], None]) -> d
     stats = GenerationStats(questions_total=len(tasks))
     filters = FilterSet.from_config(run)
     with filters.chain("trace") as chain:
+        check_references(run, chain, tasks, say)
         spec = generation_spec(run, filters, chain.check_trace)
         run_teachers.ask_all(run, spec, tasks, lambda task, records: None, stats, "pilot")
     for name, why in stats.out.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -185,13 +186,20 @@ class ResponseClient:
         counts.cut += reply.cut
         share = counts.cut / counts.bought
         if alarm.alarm and counts.bought == alarm.alarm_after and share >= alarm.alarm:
-            self.halt(
-                Unfinished(
-                    f"{counts.cut} of the first {counts.bought} answers were cut off at max_tokens "
-                    f"{self.spec.sampling.max_tokens}: raise generate.sampling.max_tokens, or set "
-                    "generate.truncation.alarm: null to go on; what was bought is stored"
-                )
+            self.alarm(
+                f"{counts.cut} of the first {counts.bought} answers were cut off at max_tokens "
+                f"{self.spec.sampling.max_tokens}: raise generate.sampling.max_tokens, or set "
+                "generate.truncation.alarm: null"
             )
+
+    def alarm(self, text: str) -> None:
+        """Stop before more is bought, or only say why, as `generate.alarm` has it."""
+        if self.spec.alarm == "stop":
+            go_on = "generate.alarm: warn goes on; what was bought is stored"
+            self.halt(Unfinished(f"{text}. {go_on}"))
+        elif self.spec.alarm == "warn":
+            self.counts.warnings.append(text)
+            sys.stderr.write(f"warning: {text}\n")
 
     async def persist(self, writing: Awaitable[T]) -> T:
         """Wait for what writes to the store; a full disk stops the run."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import signal
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from synth.core.errors import Interrupted, Unfinished
+from synth.core.interrupts import AGAIN, say_interrupted, stops_gently
+from synth.core.progress import duration
 from synth.core.record import Record, Task
 from synth.generate.adaptive_sampling import PassRateModel
 from synth.generate.client import ResponseClient, RunStopping
@@ -27,6 +29,8 @@ from synth.store.responses import ResponseStore
 # Questions begun beyond what the teachers may have in flight: while some are checked or wait to
 # be tried again, others are asked.
 AHEAD = 1.25
+# Seconds after Ctrl-C in which what is not paid for (a batch, a pause) has let go.
+LET_GO_S = 0.05
 # Characters of finished questions that wait for one before them; beyond this none is begun.
 MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
 
@@ -49,8 +53,12 @@ class _Runner:
 
     async def run(self, tasks: Iterable[Task], emit: Emit) -> None:
         """Answer every task and hand its records to `emit`, in the order of the tasks."""
+        loop = asyncio.get_running_loop()
+        with stops_gently(lambda: loop.call_soon_threadsafe(self._interrupt)):
+            await self._run(tasks, emit)
+
+    async def _run(self, tasks: Iterable[Task], emit: Emit) -> None:
         pending = self._pending
-        self._handle_interrupt()
         try:
             for task in tasks:
                 if self._client.stop:
@@ -70,8 +78,6 @@ class _Runner:
             # What is in flight is paid for: wait for it, whatever the reason to stop.
             await asyncio.gather(*(work for _, work in pending), return_exceptions=True)
             self._threads.shutdown(wait=False)
-            with contextlib.suppress(NotImplementedError):
-                asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         for task, work in pending:
             if not work.cancelled():
                 emit(task, work.result())
@@ -117,25 +123,23 @@ class _Runner:
         finally:
             self._active += 1
 
-    def _handle_interrupt(self) -> None:
-        """Let Ctrl-C stop the sending and wait for what is in flight; a second one does not."""
-        loop = asyncio.get_running_loop()
-        running = asyncio.current_task()
+    def _interrupt(self) -> None:
+        """Stop the sending after Ctrl-C, and say what is waited for."""
+        stop = Interrupted("interrupted; every answer that came is stored, a rerun goes on")
+        self._client.halt(stop)
+        asyncio.get_running_loop().call_later(LET_GO_S, self._say_waiting)
 
-        def interrupted() -> None:
-            if self._client.stop is None:
-                self._client.halt(
-                    Interrupted("interrupted; every answer that came is stored, a rerun goes on")
-                )
-            elif running is not None:
-                loop.remove_signal_handler(signal.SIGINT)
-                for task in asyncio.all_tasks(loop):
-                    if task is not running:
-                        task.cancel()
-
-        # Python gives signals to the main thread alone, and no loop on Windows.
-        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-            loop.add_signal_handler(signal.SIGINT, interrupted)
+    def _say_waiting(self) -> None:
+        in_flight = self._counts.in_flight
+        if not in_flight:
+            say_interrupted(f"nothing is in flight; ending. {AGAIN}")
+            return
+        requests = "1 request is" if in_flight == 1 else f"{in_flight} requests are"
+        limits = [teacher.longest_s for teacher in self._client.spec.teachers.values()]
+        longest = max(limit or math.inf for limit in limits)
+        at_most = "" if longest == math.inf else f", at most {duration(longest)}"
+        paid = " and paid for" if any(limits) else ""
+        say_interrupted(f"{requests} in flight{paid}: waiting for the answers{at_most}. {AGAIN}")
 
 
 def _characters(records: list[Record]) -> int:
@@ -157,7 +161,7 @@ async def generate(
     Raises:
         UserError: A mistake that no retry mends (wrong key, unknown model, wrong address).
         Unfinished: A cap is reached, no teacher is left, or the store's disk is full.
-        Interrupted: Ctrl-C; a second one does not wait for what is in flight.
+        Interrupted: Ctrl-C; what was in flight has come. A second one is a KeyboardInterrupt.
 
     Example:
         >>> asyncio.run(generate(spec, store, tasks, emit, GenerationStats()))  # doctest: +SKIP

@@ -12,6 +12,7 @@ from typing import Any
 from synth.core.reasoning import is_cut, parse_completion, split_trace, whole_text
 from synth.core.record import Generation, Message, Record, Request, Task, Verdict
 from synth.core.usage import usage_of
+from synth.generate.alarm import NoneKeptAlarm
 from synth.generate.client import Reply, ResponseClient
 from synth.generate.concurrency import TeacherClosed
 from synth.generate.routing import SampleSlot
@@ -25,6 +26,7 @@ class Sampler:
     def __init__(self, client: ResponseClient, threads: ThreadPoolExecutor) -> None:
         self.client, self.router, self.threads = client, client.spec.router(), threads
         self._spec, self._counts = client.spec, client.counts
+        self._alarm = NoneKeptAlarm(client)
 
     async def sample(self, task: Task, messages: list[Message], slot: SampleSlot) -> Record | None:
         """Return one answer, from whichever teacher gives it; None if none does."""
@@ -73,6 +75,7 @@ class Sampler:
             await loop.run_in_executor(self.threads, self._check_in_thread, record)
         self._counts.kept += record.rejected_by is None
         self._counts.rejected += rejections(record)
+        self._alarm.see(record)
         generation = record.generation
         if generation is not None and generation.student_tokens is not None:
             self._counts.student_tokens.append(generation.student_tokens)

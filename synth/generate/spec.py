@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from synth.config.generate import Budget, Samples, Sampling, Truncation
 from synth.core.prompts import Prompt
@@ -41,6 +41,7 @@ class GenerationSpec:
     options: Mapping[str, TeacherConfig] = field(default_factory=dict)  # of single teachers
     route: str = "turns"  # or weights, fallback, cascade; see `synth.generate.routing.Router`
     truncation: Truncation = field(default_factory=lambda: Truncation(alarm=None))
+    alarm: Literal["stop", "warn", "off"] = "off"  # what follows where money burns
     # Gives the answer on which some answers agree; `agree` votes make it a missing reference.
     vote: Callable[[Sequence[str]], VoteResult | None] | None = None
     agree: int = 3

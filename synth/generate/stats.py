@@ -33,6 +33,7 @@ class GenerationStats:
     by_teacher: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)  # as the endpoints name them
     out: dict[str, str] = field(default_factory=dict)  # teachers given up, and why
+    warnings: list[str] = field(default_factory=list)  # alarms that stopped nothing
     # Length of each trace in the student's tokens, where they are counted.
     student_tokens: array[int] = field(default_factory=lambda: array("I"))
     started: float = field(default_factory=time.monotonic)

@@ -177,6 +177,7 @@ def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
         f"{tokens:,} tokens" + (f", ${stats.cost_usd:.4f}" if bought > stats.unpriced else ""),
         f"kept {stats.kept}",
     ]
+    parts += [f"{stats.in_flight} in flight"] if stats.in_flight else []
     reasons = {"rejected": stats.rejected, "tried again": stats.retried}
     parts += [counted(title, counter) for title, counter in reasons.items() if counter]
     counts = {

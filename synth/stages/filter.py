@@ -67,7 +67,7 @@ def filter_traces(
         def line() -> str:
             seconds = max(1e-9, time.monotonic() - progress.started)
             rate, done, total = progress.done / seconds, progress.done, progress.total
-            left = f" · {duration((total - done) / rate)} left" if rate else ""
+            left = f" · {duration((total - done) / rate) if rate else '?'} left" * (done < total)
             return f"filter: {progress.doing} {done:,}/{total:,} traces · {rate:.0f}/s{left}"
 
         with shown(line):

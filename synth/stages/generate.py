@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,14 @@ from synth.stages.build_teachers import (
 from synth.stages.context import Say, StageContext
 
 if TYPE_CHECKING:
+    from filters.engine.chain import Chain
     from synth.core.logprobs import TopLogprobs
     from synth.generate.spec import GenerationSpec, VoteResult
     from synth.generate.stats import GenerationStats
     from synth.store.responses import ResponseStore
+
+
+_ALARM_SHARE = 0.5  # of the questions, without a reference answer
 
 
 def generate_inputs(section: Generate, context: StageContext) -> dict[str, Any]:
@@ -62,15 +66,14 @@ def generate_traces(
     run, folder, say = context.run, context.folder, context.say
     for line in default_lines(teacher_options(run)):
         say(f"  {line}")
-    source = questions_of(run)
-    tasks = (record.task for record in read_split(folder.stage(source), "train"))
-    stats = GenerationStats(questions_total=folder.need(source)["rows"]["train"])
+    stats = GenerationStats(questions_total=folder.need(questions_of(run))["rows"]["train"])
     names = ("train", "cut") if section.truncation.policy == "drop" else ("train",)
     stopped: Unfinished | None = None
     with (
         context.filters.chain("trace") as chain,
         writing(context.path, names) as (splits, manifest),
     ):
+        check_references(run, chain, _questions(context), say)
         partial = folder.stage("generate.partial")
         labels, questions = LabelWriter(partial / "labels"), QuestionWriter(partial)
         with open_store(run) as store:
@@ -86,7 +89,7 @@ def generate_traces(
 
             spec = generation_spec(run, context.filters, chain.check_trace)
             try:
-                ask_all(run, spec, tasks, emit, stats, "generate", store)
+                ask_all(run, spec, _questions(context), emit, stats, "generate", store)
             except Unfinished as error:
                 stopped = error
         labels.close()
@@ -105,6 +108,46 @@ def generate_traces(
     if stats.failed:
         say(f"  failed for good: {top_reasons(stats.failed)}; a rerun asks these again")
     return manifest
+
+
+def _questions(context: StageContext) -> Iterator[Task]:
+    """Yields the questions that are answered."""
+    folder = context.folder.stage(questions_of(context.run))
+    return (record.task for record in read_split(folder, "train"))
+
+
+def check_references(run: Run, chain: Chain, tasks: Iterable[Task], say: Say) -> None:
+    """Says how many questions have nothing that their verifier could compare an answer with.
+
+    Every answer to them would be paid for and dropped. Raises UserError where they are half of all
+    or more, unless `generate.alarm` only warns.
+    """
+    from filters.engine.references import cannot_pass
+
+    assert run.generate is not None
+    if run.generate.alarm == "off" or run.generate.vote is not None:  # a vote gives the references
+        return
+    without, total, first = 0, 0, None
+    for task in tasks:
+        total += 1
+        if found := cannot_pass(chain.checks, task):
+            without += 1
+            first = first or (task, *found)
+    if first is None:
+        return
+    task, verifier, why = first
+    text = (
+        f"{without:,} of {total:,} questions can never pass the filter {verifier} ({why}), the "
+        f"first is {task.id}: every answer to them would be dropped"
+    )
+    if run.generate.alarm == "warn" or without < _ALARM_SHARE * total:
+        say(f"  warning: {text}")
+        return
+    raise UserError(
+        f"{text}. Name the column of the reference answers in the task source (answer:), let "
+        f"agreement give them (generate.vote), set cannot_tell: tag for {verifier} or take it out; "
+        "generate.alarm: warn goes on"
+    )
 
 
 def _say_teachers(stats: GenerationStats, say: Say) -> None:
@@ -148,6 +191,7 @@ def generation_spec(
         samples=generate.samples,
         route=generate.route,
         truncation=generate.truncation,
+        alarm=generate.alarm,
         vote=_vote if generate.vote else None,
         agree=generate.vote.agree if generate.vote else 0,
         count_tokens=student_counter(run),

@@ -16,7 +16,8 @@ from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
 from synth.core.files import finish_replacing, is_half_replaced, write_json
 from synth.core.progress import duration
-from synth.core.run_folder import differences, lock_run_folder, replaced_folder
+from synth.core.run_folder import lock_run_folder, replaced_folder
+from synth.stages._pipeline.changes import changes
 from synth.stages.build_student import written_step
 from synth.stages.context import Say, StageContext
 
@@ -91,8 +92,11 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
         say(f"{name}: done before, nothing changed")
         return True
     if before is not None and before["inputs"] != inputs:
-        changes = list(differences(before["inputs"], inputs))[:_CHANGES_SHOWN]
-        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in changes))
+        lines = changes(before["inputs"], inputs)
+        shown = lines[:_CHANGES_SHOWN]
+        if len(lines) > len(shown):
+            shown.append(f"and {len(lines) - len(shown)} more")
+        say(f"{name}: done again, because of\n" + "\n".join(f"  {line}" for line in shown))
     if processes() > 1 and not stage.several_processes:
         raise UserError(
             f"{name}: several processes are for training alone; the same command without the "

@@ -97,6 +97,11 @@ def train_student(
             f"{latest['tokens_per_second']:.0f} tokens/s{clock.eta(done, steps)}"
         )
 
+    def progress(row: dict[str, Any]) -> None:
+        if not latest:  # loading, and the steps of an earlier run, say nothing of the pace
+            clock.restart(row["step"])
+        latest.update(row)
+
     def run_training() -> Any:
         excluded = {task.id for task in held_out}
         return train(
@@ -106,7 +111,7 @@ def train_student(
             step.train,
             path,
             context.seed,
-            latest.update,
+            progress,
             _label_folder(context),
             accuracy,
         )

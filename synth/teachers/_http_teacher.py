@@ -27,6 +27,7 @@ class HttpTeacher(Teacher):
         self._secret_headers = config.secret_headers()
         self._client_of_answers: HttpClient | None = None
         self._url = ""
+        self.longest_s = config.timeout_s
 
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
         """Send one request and return the answer as a chat completion."""

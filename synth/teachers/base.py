@@ -128,6 +128,7 @@ class Teacher(abc.ABC):
         skip_probe: True where as many requests as may be in flight are wanted at once, without a
             first one that proves key and address: the teacher proves them by itself.
         advertised: The endpoint's rate limits, renewed with each response; None if not known.
+        longest_s: Seconds after which an answer is given up, where the endpoint is paid for.
 
     Example:
         >>> class Echo(Teacher):
@@ -141,6 +142,7 @@ class Teacher(abc.ABC):
     identity: dict[str, Any]
     skip_probe: bool = False
     advertised: Advertised | None = None
+    longest_s: float | None = None
 
     @abc.abstractmethod
     async def complete(self, request: Request) -> dict[str, Any] | bytes:

@@ -98,6 +98,8 @@ class AugmentationRun(Generic[Entry]):
             samples,
             lambda answer: [verdict(answer)],
         )
+        section = self.context.run.generate  # without it nobody could say that it is to go on
+        spec.alarm = section.alarm if section is not None else "warn"
         title = f"{self.context.stage} {self.entry.name} ({prompt.name})"
         ask_all(self.context.run, spec, tasks, emit, stats, title)
 

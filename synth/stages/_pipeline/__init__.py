@@ -1,0 +1,1 @@
+"""What the pipeline says of a stage that is done again."""
