@@ -26,7 +26,7 @@ def say_interrupted(text: str) -> None:
 
 
 @contextlib.contextmanager
-def stops_gently(stop: Callable[[], None]) -> Iterator[None]:
+def stops_gently(stop: Callable[[], object]) -> Iterator[None]:
     """Lets the first Ctrl-C call `stop`, which says what is waited for; the block then ends itself.
 
     A second Ctrl-C raises KeyboardInterrupt. Python gives signals to the main thread alone: in
