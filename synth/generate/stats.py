@@ -40,7 +40,8 @@ class GenerationStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with the seconds since the start."""
-        values = {k: v for k, v in vars(self).items() if k not in ("started", "in_flight")}
+        left_out = {"started", "in_flight", *(() if self.warnings else ("warnings",))}
+        values = {k: v for k, v in vars(self).items() if k not in left_out}
         seconds = round(time.monotonic() - self.started, 3)
         return values | {"student_tokens": self.lengths(), "seconds": seconds}
 
