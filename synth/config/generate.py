@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from synth.config.base import Section
 
+Alarm = Literal["stop", "warn", "off"]
+
 
 class PromptChoice(Section):
     """A prompt template and the values that the config gives it."""
@@ -129,11 +131,11 @@ class Generate(Section):
         "unsolved",
     )
     truncation: Truncation = Truncation()
-    alarm: Literal["stop", "warn", "off"] = Field(
-        "stop",
+    alarm: Alarm | None = Field(
+        None,
         description="What follows where money burns: the filters keep none of the first 50 "
         "answers, half of the questions or more have no reference that the verifier needs, or "
-        "too many answers are cut off (truncation.alarm)",
+        "too many answers are cut off (truncation.alarm). null: stop",
     )
     vote: Vote | None = None
     concurrency: int = Field(64, ge=1, description="Most requests in flight to a teacher")
@@ -141,6 +143,11 @@ class Generate(Section):
     patience_s: float = Field(
         600.0, ge=0, description="Seconds without any answer after which a teacher is given up"
     )
+
+    @property
+    def alarm_action(self) -> Alarm:
+        """What follows an alarm."""
+        return self.alarm or "stop"
 
     def decisive(self) -> dict[str, Any]:
         """What answers depend on, as JSON values: not how fast they come, or when a run stops."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from synth.config.generate import Budget, Samples, Sampling, Truncation
+from synth.config.generate import Alarm, Budget, Samples, Sampling, Truncation
 from synth.core.prompts import Prompt
 from synth.core.record import Record, Verdict
 from synth.core.usage import Price
@@ -41,7 +41,7 @@ class GenerationSpec:
     options: Mapping[str, TeacherConfig] = field(default_factory=dict)  # of single teachers
     route: str = "turns"  # or weights, fallback, cascade; see `synth.generate.routing.Router`
     truncation: Truncation = field(default_factory=lambda: Truncation(alarm=None))
-    alarm: Literal["stop", "warn", "off"] = "off"  # what follows where money burns
+    alarm: Alarm = "off"  # what follows where money burns
     # Gives the answer on which some answers agree; `agree` votes make it a missing reference.
     vote: Callable[[Sequence[str]], VoteResult | None] | None = None
     agree: int = 3

@@ -125,7 +125,9 @@ def check_references(run: Run, chain: Chain, tasks: Iterable[Task], say: Say) ->
     from filters.engine.references import cannot_pass
 
     assert run.generate is not None
-    if run.generate.alarm == "off" or run.generate.vote is not None:  # a vote gives the references
+    if (
+        run.generate.alarm_action == "off" or run.generate.vote is not None
+    ):  # a vote gives the references
         return
     without, total, first = 0, 0, None
     for task in tasks:
@@ -140,7 +142,7 @@ def check_references(run: Run, chain: Chain, tasks: Iterable[Task], say: Say) ->
         f"{without:,} of {total:,} questions can never pass the filter {verifier} ({why}), the "
         f"first is {task.id}: every answer to them would be dropped"
     )
-    if run.generate.alarm == "warn" or without < _ALARM_SHARE * total:
+    if run.generate.alarm_action == "warn" or without < _ALARM_SHARE * total:
         say(f"  warning: {text}")
         return
     raise UserError(
@@ -191,7 +193,7 @@ def generation_spec(
         samples=generate.samples,
         route=generate.route,
         truncation=generate.truncation,
-        alarm=generate.alarm,
+        alarm=generate.alarm_action,
         vote=_vote if generate.vote else None,
         agree=generate.vote.agree if generate.vote else 0,
         count_tokens=student_counter(run),

@@ -99,7 +99,7 @@ class AugmentationRun(Generic[Entry]):
             lambda answer: [verdict(answer)],
         )
         section = self.context.run.generate  # without it nobody could say that it is to go on
-        spec.alarm = section.alarm if section is not None else "warn"
+        spec.alarm = section.alarm_action if section is not None else "warn"
         title = f"{self.context.stage} {self.entry.name} ({prompt.name})"
         ask_all(self.context.run, spec, tasks, emit, stats, title)
 
