@@ -9,6 +9,7 @@ from pydantic import Field
 
 from filters._text.words import words
 from filters.base import KEEP, Check, Context, Decision, FilterConfig
+from synth.core.finish_reasons import broke_off
 from synth.core.reasoning import is_cut, marks
 from synth.core.record import Record
 
@@ -46,6 +47,8 @@ def build(config: Config, context: Context) -> Check:
         reason = (record.generation.finish_reason if record.generation else "unknown").lower()
         if is_cut(reason):
             return Decision(False, f"truncated: finish reason {reason}")
+        if broke_off(reason):
+            return Decision(False, f"no answer: finish reason {reason}")
         unknown = reason in {"unknown", "none", ""}
         if config.unknown and unknown:
             return Decision(False, "finish reason unknown")

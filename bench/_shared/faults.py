@@ -67,6 +67,11 @@ def completion(ask, message=None, **changes):
     return json.dumps(whole | changes).encode()
 
 
+def _choice(ask, finish):
+    message = {"role": "assistant", "content": text_of(*ask.place)[:-3]}
+    return {"index": 0, "message": message, "finish_reason": finish}
+
+
 def response(status, body, content_type="application/json", **headers):
     """An HTTP response as bytes; `retry_after` becomes the header retry-after."""
     lines = [f"HTTP/1.1 {status} Status", f"Content-Type: {content_type}"]
@@ -113,7 +118,6 @@ def _usage(value):
 ANSWERS = {
     "": _ok(completion),
     "other model": _ok(lambda ask: completion(ask, model="another-model-0613")),
-    "null content": _ok(lambda ask: completion(ask, {"role": "assistant", "content": None})),
     "lone surrogate": _ok(
         lambda ask: completion(ask, {"content": f"{text_of(*ask.place)} \ud800 \x00"})
     ),
@@ -155,9 +159,21 @@ AGAIN = {
     "empty choices": _ok(lambda ask: completion(ask, choices=[])),
     "no message": _ok(lambda ask: completion(ask, choices=[{"index": 0}])),
     "an error, status 200": _ok(lambda ask: b'{"error": {"message": "overloaded"}}'),
+    "429 inside a 200": _ok(lambda ask: b'{"error": {"message": "slow down", "code": 429}}'),
+    "null content": _ok(lambda ask: completion(ask, {"role": "assistant", "content": None})),
+    "broken off": _ok(lambda ask: completion(ask, choices=[_choice(ask, "error")])),
+    "an error in the choice": _ok(
+        lambda ask: completion(
+            ask, choices=[{**_choice(ask, "stop"), "error": {"code": 502, "message": "gone"}}]
+        )
+    ),
 }
 # REFUSED never passes, but says nothing of other requests.
-REFUSED = {"400": lambda ask: [refusal(400, "too long")]}
+REFUSED = {
+    "400": lambda ask: [refusal(400, "too long")],
+    "content filter": _ok(lambda ask: completion(ask, choices=[_choice(ask, "content_filter")])),
+    "400 inside a 200": _ok(lambda ask: b'{"error": {"message": "too long", "code": 400}}'),
+}
 # OUT says that the teacher answers nothing more.
 OUT = {
     "401": lambda ask: [refusal(401, "bad key")],

@@ -30,7 +30,8 @@ LONGEST_RUN_S = 400  # nothing may hang
 # Trouble with an endpoint (429, 5xx, no answer) makes the client ask more slowly: a little of it.
 TROUBLE = ("429", "429, seconds", "429, date", "429, nonsense", "500", "502", "no answer",
            "endless drip", "cut before the headers", "cut in the headers", "cut in the body",
-           "no HTTP", "long header", "bad gzip")  # fmt: skip
+           "no HTTP", "long header", "bad gzip", "an error, status 200", "429 inside a 200",
+           "broken off", "an error in the choice")  # fmt: skip
 MALFORMED = tuple(fault for fault in AGAIN if fault not in TROUBLE)
 SHARES = ((TROUBLE, 0.015), (MALFORMED, 0.1), (tuple(ANSWERS), 0.15))
 # What the command line says when a teacher is out.

@@ -36,7 +36,10 @@ _FIRST = {mark[0] for mark in (*_BY_TAG, *_AROUND)}  # a scan for one character 
 _ASKED_FOR = re.compile(r"</reasoning>\s*<answer>")
 # What endpoints write when the limit on tokens ended a response: OpenAI and vLLM, Anthropic,
 # Gemini (seen in both cases), and servers that name the limit that was met.
-_CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "model_length"}
+_CUT = {
+    *("length", "max_tokens", "max_length", "max_output_tokens"),
+    *("model_length", "model_context_window_exceeded"),
+}
 
 
 class Mark(NamedTuple):
@@ -183,7 +186,7 @@ def split_message(message: Mapping[str, Any]) -> tuple[str | None, str]:
 
     Null content counts as empty. Where nothing but a refusal was written, that is the answer.
     """
-    return split_fields(*_told_apart(message))
+    return split_fields(*told_apart(message))
 
 
 def parse_completion(raw: dict[str, Any]) -> tuple[str | None, str, str]:
@@ -206,7 +209,7 @@ def whole_text(raw: dict[str, Any]) -> str:
     Where a server has split the reasoning off, the tags are put back: a closing one only if
     anything follows it.
     """
-    reasoning, content = _told_apart(raw["choices"][0]["message"])
+    reasoning, content = told_apart(raw["choices"][0]["message"])
     if not reasoning or not content:
         return f"{OPEN}\n{reasoning}" if reasoning else content
     _, answer = split_fields(reasoning, content)
@@ -215,7 +218,7 @@ def whole_text(raw: dict[str, Any]) -> str:
     return content if split_trace(content)[0] else join_trace(reasoning, answer)
 
 
-def _told_apart(message: Mapping[str, Any]) -> tuple[str, str]:
+def told_apart(message: Mapping[str, Any]) -> tuple[str, str]:
     """Returns the reasoning that a server has split off, and the content; "" for none."""
     reasoning, content = reasoning_of(message), message.get("content")
     if isinstance(content, dict):

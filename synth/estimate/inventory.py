@@ -187,6 +187,10 @@ class _ReadOnlyStore(ResponseStore):
             self.used.add(key)
         return response
 
+    async def set_aside(self, key: str) -> None:
+        """Counts a response that holds no answer as one to buy."""
+        self.used.discard(key)
+
     async def persist_failure(self, *_: Any, **__: Any) -> None:
         """Nothing failed: nothing was asked."""
 

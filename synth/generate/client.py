@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from synth.core.errors import DistillError, Unfinished, UserError
+from synth.core.finish_reasons import no_answer
 from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
@@ -69,8 +70,12 @@ class ResponseClient:
         """
         key = key or self.key(name, request)
         if (stored := self.store.get(key.key)) is not None:
-            self.counts.reused += 1
-            return Reply(key.key, stored.raw, stored.latency)
+            problem = no_answer(stored.raw, self.spec.teachers[name].empty_answers)
+            if problem is None:
+                self.counts.reused += 1
+                return Reply(key.key, stored.raw, stored.latency)
+            self.counts.set_aside[_kind(problem.reason)] += 1
+            await self.persist(self.store.set_aside(key.key))
         return await self._request_with_retries(name, request, key)
 
     async def _request_with_retries(self, name: str, request: Request, key: RequestKey) -> Reply:
@@ -135,14 +140,15 @@ class ResponseClient:
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Make one attempt. Its turn ends when the response is on the disk."""
         controller, price = self.controllers[name], self.spec.prices.get(name)
+        teacher = self.spec.teachers[name]
         self.counts.in_flight += 1
         self._budget.begin(name)
         spent: tuple[int, float | None] | tuple[()] = ()
         sent = time.monotonic()
         try:
-            answer = await self.spec.teachers[name].complete(request)
+            answer = await teacher.complete(request)
             latency = time.monotonic() - sent
-            raw, body, labels = parse_answer(answer, request)
+            raw, body, labels = parse_answer(answer, request, teacher.empty_answers)
             prompt, completion, cost = usage_of(raw, price)
             if prompt is not None and completion is not None:
                 tokens = prompt + completion

@@ -8,6 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+# Named in a manifest only where there is something to say.
+_RARE = {"set_aside", "warnings"}
+
 
 @dataclass
 class GenerationStats:
@@ -20,6 +23,8 @@ class GenerationStats:
     voted: int = 0  # of these, with a reference answer by agreement
     bought: int = 0  # responses paid for in this call
     reused: int = 0  # responses from the store
+    # Stored responses that hold no answer, by reason: their requests are asked again.
+    set_aside: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     kept: int = 0  # records that passed the trace filters
     rejected: Counter[str] = field(default_factory=Counter)  # the other records, by reason
@@ -40,8 +45,11 @@ class GenerationStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with the seconds since the start."""
-        left_out = {"started", "in_flight", *(() if self.warnings else ("warnings",))}
-        values = {k: v for k, v in vars(self).items() if k not in left_out}
+        values = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("started", "in_flight") and (value or name not in _RARE)
+        }
         seconds = round(time.monotonic() - self.started, 3)
         return values | {"student_tokens": self.lengths(), "seconds": seconds}
 

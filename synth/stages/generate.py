@@ -153,7 +153,10 @@ def check_references(run: Run, chain: Chain, tasks: Iterable[Task], say: Say) ->
 
 
 def _say_teachers(stats: GenerationStats, say: Say) -> None:
-    """Says which teachers were given up, and which answered as several models."""
+    """Says what was set aside, who was given up, and which teachers are several models."""
+    if stats.set_aside:
+        number, reasons = stats.set_aside.total(), top_reasons(stats.set_aside)
+        say(f"  {number} stored responses hold no answer ({reasons}): set aside, and asked again")
     for name, reason in stats.out.items():
         say(f"  teacher {name} was given up: {reason}")
     for name in stats.by_teacher:

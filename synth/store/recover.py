@@ -53,12 +53,13 @@ def sound_response(cell: Cell) -> tuple[Any, ...] | None:
         return None
     _, key, run, teacher, _, _, cost, latency, created, request, response, labels = values
     try:
-        if hashlib.sha256(decompress(request)).hexdigest() != key:
+        # Behind the key of a response that was set aside stands its number.
+        if hashlib.sha256(decompress(request)).hexdigest() != key.partition("/")[0]:
             return None
         raw = parse_json(decompress(response))
         if labels is not None:
             decompress(labels)
-    except (ValueError, TypeError, MemoryError):
+    except (ValueError, TypeError, AttributeError, MemoryError):
         return None
     if not isinstance(raw, dict):
         return None

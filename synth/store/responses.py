@@ -35,13 +35,13 @@ from typing import Any, NamedTuple
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
 from synth.store.keys import RequestKey
-from synth.store.usage import Usage, bought, damaged_store
+from synth.store.usage import ANSWERS, Usage, bought, damaged_store
 
 VERSION = 2
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS responses (
     id                INTEGER PRIMARY KEY,  -- in the order in which they came
-    key               TEXT NOT NULL UNIQUE,
+    key               TEXT NOT NULL UNIQUE, -- KEY/ID: set aside, as it holds no answer
     run               TEXT NOT NULL,        -- which run bought it, from which of its teachers
     teacher           TEXT NOT NULL,
     prompt_tokens     INTEGER,
@@ -73,6 +73,9 @@ _INSERT = (
     "INSERT OR IGNORE INTO responses (key, run, teacher, prompt_tokens, completion_tokens, "
     "cost_usd, latency, created, request, response, labels) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 )
+# A response that turned out to hold no answer keeps its row, and gives up its key: with its number
+# behind it, no request finds it any more. What it cost still counts.
+_SET_ASIDE = "UPDATE responses SET key = key || '/' || id WHERE key = ?"
 # A file of this size lies beside the store and is given up when the disk is full, so that what was
 # already on its way (and will be paid for) still finds room.
 RESERVE_BYTES = 16 * 1024 * 1024
@@ -173,6 +176,10 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
         row = (request.key, *metadata, time.time(), request.body, response, labels)
         await self._submit(_INSERT, row)
 
+    async def set_aside(self, key: str) -> None:
+        """Keeps the response under a key where no request finds it: it is no answer."""
+        await self._submit(_SET_ASIDE, (key,))
+
     async def persist_failure(self, key: str, reason: str, run: str, teacher: str) -> None:
         """Notes that a request failed for good, so that no request goes without an account."""
         values = (key, run, teacher, reason, time.time())
@@ -220,8 +227,9 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
         return [request for request in requests if self._one(sql, request.key) is None]
 
     def count(self) -> int:
-        """How many responses the store holds."""
-        return int(self._reader.execute("SELECT count(*) FROM responses").fetchone()[0])
+        """How many responses the store holds, without those that were set aside."""
+        sql = f"SELECT count(*) FROM responses WHERE {ANSWERS}"
+        return int(self._reader.execute(sql).fetchone()[0])
 
     def spent(self, run: str) -> dict[str, Usage]:
         """What the responses that a run bought came to, by teacher."""

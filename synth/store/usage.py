@@ -15,6 +15,7 @@ from synth.core.errors import UserError
 
 # What SQLite and the columns beside the blobs take of the file for a row and its key's index.
 ROW_BYTES = 280
+ANSWERS = "instr(key, '/') = 0"  # without the responses that were set aside
 _SIZE = f"length(request) + length(response) + coalesce(length(labels), 0) + {ROW_BYTES}"
 
 
@@ -37,12 +38,14 @@ class StoredResponse:
 def entries(path: Path) -> Iterator[StoredResponse]:
     """Yield every response of a store, the newest first; none where there is no such file.
 
+    Those that were set aside, as they hold no answer, are left out.
+
     Raises:
         UserError: The store is damaged.
     """
     sql = (
         "SELECT key, run, teacher, prompt_tokens, completion_tokens, cost_usd, latency, created, "
-        f"{_SIZE}, request FROM responses ORDER BY id DESC"
+        f"{_SIZE}, request FROM responses WHERE {ANSWERS} ORDER BY id DESC"
     )
     for *columns, packed in _read(path, sql):
         try:

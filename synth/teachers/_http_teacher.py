@@ -10,6 +10,7 @@ from typing import Any
 from synth.core.record import Request
 from synth.teachers._http.client import HttpClient, StreamJoiner
 from synth.teachers._http.options import HttpConfig
+from synth.teachers._openai.error_inside import error_inside
 from synth.teachers._openai.status import StatusErrors, advertised
 from synth.teachers.base import Teacher
 
@@ -42,6 +43,9 @@ class HttpTeacher(Teacher):
         if status != 200:
             assert isinstance(answer, bytes)
             raise self._errors.error(status, headers, answer)
+        if inner := error_inside(answer):
+            headers = {name.lower(): value for name, value in headers.items()}
+            raise self._errors.error(inner.status, {**headers, **inner.headers}, inner.body)
         return self._completion(answer, request)
 
     async def close(self) -> None:

@@ -7,28 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 from synth.core.compression import parse_json
+from synth.core.finish_reasons import no_answer
 from synth.core.logprobs import TopLogprobs, pack, take_labels
-from synth.core.reasoning import parse_completion
 from synth.core.record import Request
-from synth.teachers.base import RetryableError
+from synth.teachers.base import RequestRejected, RetryableError
 
 
 def parse_answer(
-    answer: dict[str, Any] | bytes, request: Request
+    answer: dict[str, Any] | bytes, request: Request, empty_is_answer: bool = False
 ) -> tuple[dict[str, Any], bytes, bytes | None]:
     """Return an answer as JSON values, as bytes for the store, and its soft labels packed.
 
     Raises:
-        RetryableError: It is no chat completion, or lacks the soft labels that were asked for.
+        RetryableError: It is no chat completion, was broken off by the API, is empty (and
+            `empty_is_answer` is false), or lacks the soft labels that were asked for.
+        RequestRejected: The API or the model refused to answer.
     """
     if isinstance(answer, bytes):
         raw, body = json_object(answer), answer
     else:
         raw, body = answer, b""
-    try:
-        parse_completion(raw)
-    except ValueError as error:
-        raise malformed(str(error)) from error
+    check_answer(raw, empty_is_answer)
     if not request.sampling.get("top_logprobs"):
         return raw, body or _dumped(raw), None
     given = raw.pop("labels", None)
@@ -37,6 +36,19 @@ def parse_answer(
     except ValueError as error:
         raise malformed(f"soft labels: {error}") from error
     return raw, _dumped(raw), pack(labels)
+
+
+def check_answer(raw: dict[str, Any], empty_is_answer: bool = False) -> None:
+    """Raise what `parse_answer` raises where a completion is no answer."""
+    try:
+        problem = no_answer(raw, empty_is_answer)
+    except ValueError as error:
+        raise malformed(str(error)) from error
+    if problem is None:
+        return
+    if not problem.passes:
+        raise RequestRejected(problem.reason)
+    raise malformed(problem.reason) if problem.empty else RetryableError(problem.reason)
 
 
 def with_labels(

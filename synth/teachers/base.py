@@ -127,6 +127,8 @@ class Teacher(abc.ABC):
             JSON values; part of every key in the response store. Holds no secret.
         skip_probe: True where as many requests as may be in flight are wanted at once, without a
             first one that proves key and address: the teacher proves them by itself.
+        empty_answers: True where an empty answer is what the model wrote. Elsewhere it was lost on
+            the way, and the request is asked again.
         advertised: The endpoint's rate limits, renewed with each response; None if not known.
         longest_s: Seconds after which an answer is given up, where the endpoint is paid for.
 
@@ -141,6 +143,7 @@ class Teacher(abc.ABC):
 
     identity: dict[str, Any]
     skip_probe: bool = False
+    empty_answers: bool = False
     advertised: Advertised | None = None
     longest_s: float | None = None
 

@@ -39,6 +39,8 @@ def build(config: Config, name: str) -> FakeTeacher:
 class FakeTeacher(Teacher):
     """Answers from the reference, or fails, by the shares of its options."""
 
+    empty_answers = True
+
     def __init__(self, config: Config) -> None:
         self._config = config
         # Latency and passing failures change when an answer comes, not what it says.

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from synth.core.compression import parse_json
 from synth.core.environment import env_key
 from synth.core.errors import DistillError, Interrupted, Unfinished, UserError
 from synth.core.record import Request, canonical_json
@@ -31,8 +32,9 @@ from synth.teachers._openai.batch_endpoints import (
     ResultLine,
     UnknownResource,
 )
+from synth.teachers._openai.error_inside import error_inside
 from synth.teachers._pricing import price_of
-from synth.teachers._response import parse_answer
+from synth.teachers._response import check_answer, parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
 from synth.teachers.openai import check as check
 from synth.teachers.openai import warn as warn
@@ -343,13 +345,20 @@ class OpenAIBatchTeacher(openai.OpenAITeacher):
         response, error = line.get("response"), line.get("error")
         response = response if isinstance(response, dict) else {}
         status, body = response.get("status_code"), response.get("body")
+        headers: dict[str, str] = {}
         if status == 200 and isinstance(body, dict):
-            return self._labelled(body, request)
+            if (inner := error_inside(body)) is None:
+                try:
+                    check_answer(body)
+                except RetryableError as problem:
+                    raise _left_over(problem.reason) from problem
+                return self._labelled(body, request)
+            status, headers, body = inner.status, inner.headers, parse_json(inner.body)
         if not isinstance(status, int) or status == 200:
             if isinstance(error, dict):
                 error = error.get("message") or error.get("code")
             raise _left_over(" ".join(str(error).split())[:300])
-        failure = self._errors.error(status, {}, json.dumps(body).encode())
+        failure = self._errors.error(status, headers, json.dumps(body).encode())
         raise _left_over(failure.reason) if isinstance(failure, RetryableError) else failure
 
     async def _keep_unasked(self) -> None:

@@ -59,6 +59,8 @@ def check(config: Config) -> list[str]:
 class TransformersTeacher(Teacher):
     """The teacher as the event loop sees it; all the work is the worker thread's."""
 
+    empty_answers = True
+
     def __init__(self, config: Config, name: str) -> None:
         self._config, self._name = config, name
         self._inbox: _Inbox = queue.SimpleQueue()

@@ -18,6 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from synth.core.compression import parse_json
 from synth.core.errors import Interrupted, Unfinished, UserError
+from synth.core.finish_reasons import no_answer
+from synth.teachers._openai.error_inside import error_inside
 from synth.teachers._openai.status import StatusErrors
 from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, RequestRejected, RetryableError
 
@@ -270,8 +272,17 @@ def _index_lines(file: IO[bytes]) -> dict[str, ResultLine]:
         with contextlib.suppress(ValueError, RecursionError):
             line = parse_json(text)
             if isinstance(line, dict) and isinstance(line.get("custom_id"), str):
-                response = line.get("response")
-                good = isinstance(response, dict) and response.get("status_code") == 200
+                good = _is_answer(line.get("response"))
                 lines[line["custom_id"]] = ResultLine(file, start, len(text), good)
         start += len(text)
     return lines
+
+
+def _is_answer(response: Any) -> bool:
+    if not isinstance(response, dict) or response.get("status_code") != 200:
+        return False
+    body = response.get("body")
+    try:
+        return isinstance(body, dict) and error_inside(body) is None and no_answer(body) is None
+    except ValueError:
+        return False

@@ -111,7 +111,7 @@ class EngineTeacher(Teacher):
     An engine that does not start says so by itself: there is no wrong address to find out.
     """
 
-    skip_probe = True
+    skip_probe = empty_answers = True
 
     def __init__(self, config: Options, name: str) -> None:
         self._name = name

@@ -340,3 +340,22 @@ def test_a_lane_that_opens_wide(server):
 def test_the_identity_is_the_online_teachers(server):
     online = openai.build(openai.Config(model="m", base_url=server.url), "t")
     assert teacher_of(server).identity == online.identity
+
+
+def test_what_a_batch_did_not_answer_inside_a_200_is_left_over(server, path):
+    """An error, an empty answer and one that broke off are asked online; a refusal fails."""
+    inside = {
+        "question 0": {"error": {"code": 429, "message": "slow down"}},
+        "question 1": completion(""),
+        "question 2": completion("The ans", "error"),
+        "question 3": completion("The ans", "content_filter"),
+    }
+    server.answer = lambda body: (200, inside[text_of(body)])
+    server.online = lambda body: (200, completion("good"))
+    got, counts = run(ask_with(teacher_of(server)), tasks(4), path)
+    assert [[record.answer for record in records] for _, records in got] == [["good"]] * 3 + [[]]
+    assert counts.failed == {"finish reason content_filter": 1}
+    assert counts.retried == {"left over by a batch": 3}
+    assert len(server.batches) == 1 and len(server.asked) == 3
+    with ResponseStore(path) as store:
+        assert store.count() == 3 and store.batches(teacher_of(server)._endpoint) == []

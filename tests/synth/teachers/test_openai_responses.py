@@ -63,18 +63,19 @@ def test_reasoning_itself_wins_over_its_summary():
     assert parts(answered(response(whole, message("a")))[0])[0] == "long"
 
 
-@pytest.mark.parametrize(
-    ("reason", "finish"), [("max_output_tokens", "length"), ("content_filter", "content_filter")]
-)
-def test_an_incomplete_response_says_why(reason, finish):
-    cut = response(message("half"), status="incomplete", incomplete_details={"reason": reason})
-    assert parts(answered(cut)[0]) == (None, "half", finish)
+def incomplete(reason):
+    return response(message("half"), status="incomplete", incomplete_details={"reason": reason})
+
+
+def test_an_incomplete_response_says_why():
+    assert parts(answered(incomplete("max_output_tokens"))[0]) == (None, "half", "length")
+    with pytest.raises(RequestRejected, match="finish reason content_filter"):
+        answered(incomplete("content_filter"))
 
 
 def test_refusals_and_calls():
-    raw, _ = answered(response(message("I cannot.", kind="refusal", key="refusal")))
-    assert raw["choices"][0]["message"]["refusal"] == "I cannot."
-    assert parts(raw)[2] == "content_filter"
+    with pytest.raises(RequestRejected, match=r"finish reason content_filter: I cannot\."):
+        answered(response(message("I cannot.", kind="refusal", key="refusal")))
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     raw, _ = answered(response(call))
     assert parts(raw)[2] == "tool_calls"
