@@ -65,9 +65,10 @@ def run(config: Run, say: Say = print) -> RunResult:
         6
     """
     from synth.report.html import write_report
-    from synth.stages.pipeline import do_stage, refuse_if_lacking
+    from synth.stages.pipeline import do_stage, refuse_if_lacking, refuse_if_untrainable
 
     refuse_if_lacking(config)
+    refuse_if_untrainable(config, say)
     complete = [do_stage(stage, config, say) for stage in stages_of(config)]
     say(f"report: {write_report(config)}")
     return RunResult(config, all(complete))

@@ -33,6 +33,14 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token in them."""
+        import pyarrow.compute as pc
+
+        chunks = self.table["input_ids"].chunks
+        return max((pc.max(chunk.flatten()).as_py() or 0 for chunk in chunks), default=0)
+
     def __getitem__(self, index: int) -> Encoded:
         return Encoded(self.table["input_ids"][index].as_py(), self.table["labels"][index].as_py())
 

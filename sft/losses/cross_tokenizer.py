@@ -11,7 +11,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -68,7 +68,11 @@ class CrossTokenizer:
         self.teacher_bytes = token_bytes(teacher, "teacher")
         self.student_rows = max(student.get_vocab().values()) + 1
         self.teacher_rows = max(teacher.get_vocab().values()) + 1
-        self.criterion = _criterion()
+
+    @cached_property
+    def criterion(self) -> Any:
+        """GOLD's loss; importing it takes seconds."""
+        return _criterion()
 
     def teacher_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The teacher's tokens up to where the student starts to write, in the teacher's format."""

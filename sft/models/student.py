@@ -102,7 +102,12 @@ def window(student: Student) -> int | None:
     Raises:
         UserError: No such model, or it cannot have these positions.
     """
-    text = _config(student).get_text_config()
+    return window_of(_config(student))
+
+
+def window_of(config: Any) -> int | None:
+    """Returns how many positions a model of this config has; None is no limit."""
+    text = config.get_text_config()
     positions: int | None = getattr(text, "max_position_embeddings", None)
     rope = _rope_of(text)
     if positions and rope and rope.get("rope_type") == "dynamic":
@@ -113,8 +118,32 @@ def window(student: Student) -> int | None:
 
 def length_limit(student: Student, config: Train) -> int | None:
     """Returns the most tokens an example may have: `train.max_length`, or less by the window."""
-    limits = [limit for limit in (config.max_length, window(student)) if limit]
-    return min(limits, default=None)
+    return least(config.max_length, window(student))
+
+
+def least(*limits: int | None) -> int | None:
+    """Returns the lowest of some limits; None is no limit."""
+    return min((limit for limit in limits if limit), default=None)
+
+
+def skeleton(student: Student, base: Any = None) -> Any:
+    """Builds the model that `load_student` loads without its weights, on torch's meta device.
+
+    `base` is the skeleton of the model that the student is made of, where that is none to load yet.
+
+    Raises UserError as `load_student`.
+    """
+    with torch.device("meta"):
+        if base is None:
+            config = _config(student.model_copy(update={"rope": None}))
+            with loading(student.model):
+                base = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=student.trust_remote_code
+                )
+        model = base if student.layers is None else take(base, student.layers)
+    if student.rope is not None:
+        set_rope(model.config, student.rope)
+    return model
 
 
 def lora(config: Train, model: Any) -> Any:
@@ -142,6 +171,11 @@ def lora(config: Train, model: Any) -> Any:
         target_modules=config.lora.target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def no_adapters(error: ValueError) -> UserError:
+    """Returns the error of layers that cannot have adapters, as PEFT says it."""
+    return UserError(f"train.lora.target_modules: {error}")
 
 
 def merged(student: Student, adapter: Path) -> Any:

@@ -6,6 +6,7 @@ tokenizer, and the rows above its tokens are padding. So the tokenizers are comp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from synth.core.errors import UserError
@@ -18,6 +19,22 @@ _PROBES = (
     "naïve café Ελληνικά русский 中文推理 日本語 عربي हिन्दी \U0001f600",
 )
 _SHOWN = 40
+
+
+def check_rows(tokenizer: Any, rows: int, used: Iterable[int] = ()) -> None:
+    """Raises UserError where a token has no row among a model's embeddings.
+
+    Held against them are the token that ends an answer and the ids in `used`.
+    """
+    lacking = sorted({id for id in (tokenizer.eos_token_id, *used) if id >= rows})
+    if lacking:
+        token = tokenizer.convert_ids_to_tokens(lacking[0])
+        raise UserError(
+            f"student.model: the model has {rows:,} embeddings, and its tokenizer gives {token!r} "
+            f"the id {lacking[0]}: tokens were added, and the model was not resized. Do so once "
+            "(model.resize_token_embeddings(len(tokenizer)), then model.save_pretrained), or name "
+            "a student.chat_template whose tokens the model knows"
+        )
 
 
 def shared_vocabulary(student: Any, teacher: Any) -> int:

@@ -16,6 +16,7 @@ from sft.data.sampler import BatchSampler
 from sft.losses.hidden_states import HiddenStateLoss
 from sft.losses.objective import DistillationLoss
 from sft.models.student import length_limit, load_student, load_teacher, lora
+from sft.models.vocabulary import check_rows
 from sft.training.checkpoints import drop_halves, last_whole
 from sft.training.collator import BatchDataset, check_isolation
 from sft.training.distributed import all_reduce_any, disable_zero3_init
@@ -26,7 +27,7 @@ from sft.training.teachers import load_teachers
 from sft.training.trainer import StudentTrainer, end_trackers
 from synth.config.distillation import HiddenStates, SoftLabels
 from synth.config.train import Student, Train
-from synth.core.errors import Interrupted, UserError
+from synth.core.errors import Interrupted
 from synth.core.models import load_tokenizer
 from synth.core.record import Message, Record, Task, digest
 
@@ -82,12 +83,8 @@ def build_trainer(
     """Loads the models of a config and builds its trainer."""
     disable_zero3_init()
     model = load_student(student, config.lora.quantization if config.lora else None)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.eos_token_id >= rows:
-        raise UserError(
-            f"student.chat_template: the model has {rows} embeddings, and its tokenizer gives the "
-            f"end token {tokenizer.eos_token} the id {tokenizer.eos_token_id}"
-        )
+    largest = [data.largest_id] if isinstance(data, Examples) else []
+    check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], largest)
     if isinstance(data, Prompts):
         (entry,) = config.teachers.values()
         teacher = load_teacher(entry)

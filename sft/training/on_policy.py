@@ -28,12 +28,11 @@ from sft.losses.divergences import Divergence
 from sft.losses.soft_labels import Online, summed_soft_loss
 from sft.models.layers import bare
 from sft.models.student import lora
-from sft.models.vocabulary import shared_vocabulary
 from sft.training.monitor import TrainingMonitor, check_weights
+from sft.training.on_policy_checks import check_adapters, check_room, shared_or_cross
 from sft.training.trainer import LocalTrainer, trl_arguments
 from synth.config.distillation import OnPolicy
 from synth.config.train import Train
-from synth.core.errors import UserError
 from synth.core.record import Message
 
 
@@ -214,21 +213,17 @@ def build_on_policy(
             that differ where `trainer: distillation` is set.
     """
     on_policy = config.on_policy or OnPolicy()
-    shared = _shared(tokenizer, teacher_tokenizer, on_policy)
-    adapted = config.lora.target_modules if config.lora else []
-    if isinstance(adapted, list) and any(name.endswith("lm_head") for name in adapted):
-        raise UserError(  # TRL's trainer takes no such adapters
-            "train.lora.target_modules: lm_head gets no adapter with method on_policy; leave it out"
-        )
+    shared = shared_or_cross(tokenizer, teacher_tokenizer, on_policy)
+    check_adapters(config)
     rows = [before_answer(tokenizer, messages, OPENING) for messages in prompts]
-    _check_room(rows, on_policy, config.max_length, model, *([teacher] if shared else []))
+    check_room(rows, on_policy, config.max_length, model, *([teacher] if shared else []))
     data: list[dict[str, Any]] = [{"prompt": row} for row in rows]
     cross = None
     if not shared:
         cross = CrossTokenizer(tokenizer, teacher_tokenizer)
         for example, messages in zip(data, prompts, strict=True):
             example["teacher_prompt"] = cross.teacher_prompt(messages)
-        _check_room([example["teacher_prompt"] for example in data], on_policy, None, teacher)
+        check_room([example["teacher_prompt"] for example in data], on_policy, None, teacher)
     common = trl_arguments(config, folder, seed)
     values = {f.name: getattr(common, f.name) for f in fields(TrainingArguments) if f.init}
     suppressed = _not_sampled(model, tokenizer, shared)
@@ -250,50 +245,6 @@ def build_on_policy(
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=lora(config, model),
-    )
-
-
-def _shared(tokenizer: Any, teacher_tokenizer: Any, on_policy: OnPolicy) -> int | None:
-    """Returns how many ids student and teacher share; None: the loss is to go across tokenizers."""
-    if on_policy.trainer == "gold":
-        return None
-    try:
-        shared = shared_vocabulary(tokenizer, teacher_tokenizer)
-        if tokenizer.eos_token_id >= shared:
-            raise UserError(
-                f"the teacher does not know the token {tokenizer.eos_token!r} that ends the "
-                "student's answers"
-            )
-    except UserError as error:
-        if on_policy.trainer == "auto":
-            return None
-        reason = str(error).partition(". ")[0]
-        raise UserError(
-            f"train.on_policy.trainer: distillation needs one vocabulary, and {reason}. Set "
-            "trainer: auto or gold, which compare across tokenizers"
-        ) from error
-    return shared
-
-
-def _check_room(
-    rows: Sequence[Sequence[int]], on_policy: OnPolicy, max_length: int | None, *models: Any
-) -> None:
-    """Refuses prompts that leave no room: TRL would run over the window, or GOLD cut their head."""
-    if not rows:
-        raise UserError("train.on_policy: no prompts to answer")
-    configs = [bare(model).config.get_text_config() for model in models]
-    windows = [getattr(config, "max_position_embeddings", None) for config in configs]
-    limit = min((length for length in (max_length, *windows) if length), default=None)
-    longest, answer = max(map(len, rows)), on_policy.max_new_tokens
-    if limit is None or longest + answer <= limit:
-        return
-    over = sum(len(row) + answer > limit for row in rows)
-    room = limit - longest
-    way = f"lower max_new_tokens to {room}" if room > 0 else "filter out long questions"
-    raise UserError(
-        f"train.on_policy: {over} of {len(rows)} prompts leave no room for an answer of "
-        f"max_new_tokens: {answer}. The longest has {longest} tokens, and {limit} is all that fits "
-        f"(train.max_length, or the window of student or teacher); {way}"
     )
 
 

@@ -10,7 +10,7 @@ from sft.data.dataset import Examples
 from sft.labels.store import LabelStore, tokens_hash
 from sft.models.student import load_teacher
 from sft.models.vocabulary import shared_vocabulary
-from synth.config.distillation import SoftLabels, TeacherModel
+from synth.config.distillation import SoftLabels
 from synth.config.train import Train
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer, weights_identity
@@ -66,10 +66,11 @@ def load_teachers(
     elif soft.weights == "accuracy":
         weights = [max((accuracies or {}).get(name, 0.0), 1e-3) for name in names]
     elif len(names) > 1:
-        weights = [teacher.weight for teacher in config.teachers.values()]
-        if not any(weights):
-            raise UserError("train.teachers: the weight of each is 0; give one of them another")
-    vocabulary = min(_shared(tokenizer, name, model) for name, model in config.teachers.items())
+        weights = given_weights(config)
+    vocabulary = min(
+        shared_with(tokenizer, name, load_tokenizer(model.model, model.trust_remote_code))
+        for name, model in config.teachers.items()
+    )
     if labels is None:
         models = {name: load_teacher(teacher) for name, teacher in config.teachers.items()}
         return Teachers(models, {}, vocabulary, weights)
@@ -90,9 +91,17 @@ def load_teachers(
     return Teachers({}, stores, vocabulary, None if per_writer else weights, per_writer)
 
 
-def _shared(tokenizer: Any, name: str, teacher: TeacherModel) -> int:
+def given_weights(config: Train) -> list[float]:
+    """Returns the weights of several teachers; raises UserError where all of them are 0."""
+    weights = [teacher.weight for teacher in config.teachers.values()]
+    if not any(weights):
+        raise UserError("train.teachers: the weight of each is 0; give one of them another")
+    return weights
+
+
+def shared_with(tokenizer: Any, name: str, teacher_tokenizer: Any) -> int:
+    """Counts the ids that the student shares with a teacher; see `shared_vocabulary`."""
     try:
-        teacher_tokenizer = load_tokenizer(teacher.model, teacher.trust_remote_code)
         return shared_vocabulary(tokenizer, teacher_tokenizer)
     except UserError as error:
         raise UserError(f"train.teachers.{name}: {error}") from error

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from sft.data.encoding import IGNORED
 from sft.losses.objective import PARTS, DistillationLoss, LossInputs, attach_loss
+from sft.models.student import no_adapters
 from sft.training.collator import BatchDataset, split_inputs
 from sft.training.distributed import PadToWorldSize
 from sft.training.monitor import TrainingMonitor
@@ -71,7 +72,7 @@ class StudentTrainer(LocalTrainer, SFTTrainer):  # type: ignore[misc]
         except ValueError as error:
             if options.get("peft_config") is None:
                 raise
-            raise UserError(f"train.lora.target_modules: {error}") from error  # no such adapters
+            raise no_adapters(error) from error
         self.remove_callback(PrinterCallback)
         self.folder, self.batches, self.student_loss = folder, batches, objective
         self.monitor, self.logs_parts = monitor, config.method != "sft"

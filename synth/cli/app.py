@@ -61,13 +61,16 @@ def _do(run: Run, stages: Iterable[str]) -> bool:
 
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
+    from synth.config.validate import load_run
     from synth.core.environment import first_process
     from synth.report.terminal import stage_summary
-    from synth.stages.pipeline import refuse_if_lacking, refuse_unasked
+    from synth.stages.pipeline import refuse_if_lacking, refuse_if_untrainable, refuse_unasked
 
-    run = _load(config, overrides)
+    run, source = load_run(config, overrides or [])
     refuse_unasked(name, run)
     refuse_if_lacking(run, name)
+    if name != "evaluate":
+        refuse_if_untrainable(run, say, source)
     chain = [f"train-{step}" for step in run.chain]
     before = {
         "generate": ["tasks", *(["augment"] if run.augment else [])],
@@ -84,12 +87,14 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
     from synth.config.run import stages_of
+    from synth.config.validate import load_run
     from synth.report.html import write_report
     from synth.report.terminal import stage_summary
-    from synth.stages.pipeline import do_stage, refuse_if_lacking
+    from synth.stages.pipeline import do_stage, refuse_if_lacking, refuse_if_untrainable
 
-    checked = _load(config, overrides)
+    checked, source = load_run(config, overrides or [])
     refuse_if_lacking(checked)
+    refuse_if_untrainable(checked, say, source)
     if checked.description:
         say(checked.description.strip() + "\n")
     whole = True
@@ -241,9 +246,16 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     """Checks a config: every mistake at once, each with its line. Spends nothing."""
     from synth.config.run import stages_of
     from synth.config.validate import load_run, machine_problems, machine_warnings
+    from synth.stages.check_training import check_training
 
     checked, source = load_run(config, overrides or [])
+    trainings = check_training(checked)
+    trainings.refuse(source)
     say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")
+    for line in trainings.checked:
+        say(f"checked: {line}")
+    for line in (*trainings.unchecked, *trainings.notes):
+        say(line)
     for lack in machine_problems(checked):
         say(f"to run it here: {lack}")
     for warning in machine_warnings(checked):

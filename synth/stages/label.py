@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.config.distillation import Label, SoftLabels, TeacherModel
 from synth.config.run import ChainStep, Run
+from synth.config.train import Train
 from synth.core.dataset import MANIFEST, read_split
 from synth.core.display import disk_size
 from synth.core.environment import first_process
@@ -56,11 +57,7 @@ def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
     from synth.teachers import VLLM_NON_IDENTITY_ARGUMENTS
 
     step = resolved_step(context.run, written_step(context.run))
-    for name in step.train.teachers:
-        if not _NAME.fullmatch(name):
-            raise UserError(
-                f"train.teachers: {name!r} cannot name a folder; expected letters, digits, _ and -"
-            )
+    check_label(section, step.train)
     soft = step.train.soft_labels or SoftLabels()
     template = step.student.chat_template
     templates = sorted(KNOWN) if template == "auto" else [template]
@@ -86,6 +83,22 @@ def label_inputs(section: Label, context: StageContext) -> dict[str, Any]:
             {key: value for key, value in options if key not in VLLM_NON_IDENTITY_ARGUMENTS},
         ],
     }
+
+
+def check_label(section: Label, train: Train) -> None:
+    """Raises UserError where names, temperatures or engine cannot do, whatever the traces are."""
+    for name, model in train.teachers.items():
+        if not _NAME.fullmatch(name):
+            raise UserError(
+                f"train.teachers: {name!r} cannot name a folder; expected letters, digits, _ and -"
+            )
+        if section.engine == "vllm" and (model.quantization is not None or model.device != "auto"):
+            raise UserError(
+                f"train.teachers.{name}: quantization and device are for label.engine: "
+                "transformers; vLLM takes label.engine_options.quantization, and the GPUs that "
+                "CUDA_VISIBLE_DEVICES names"
+            )
+    _temperatures(section, train.soft_labels or SoftLabels())
 
 
 def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -203,12 +216,6 @@ class _Work:
         from sft.labels.vllm import load
         from synth.teachers import vllm_weights
 
-        if model.quantization is not None or model.device != "auto":
-            raise UserError(
-                f"train.teachers.{labels.name}: quantization and device are for label.engine: "
-                "transformers; vLLM takes label.engine_options.quantization, and the GPUs that "
-                "CUDA_VISIBLE_DEVICES names"
-            )
         defaults = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
         options = {**defaults, **section.engine_options}
         return load(vllm_weights(model.model), wanted, max(self.examples.lengths), options)
@@ -292,16 +299,12 @@ def _examples(step: ChainStep, context: StageContext, path: Path) -> Examples:
 
 def _vocabulary(tokenizer: Any, models: dict[str, TeacherModel]) -> int:
     """Returns how many ids the student shares with all of its teachers."""
-    from sft.models.vocabulary import shared_vocabulary
+    from sft.training.teachers import shared_with
 
-    shared = []
-    for name, model in models.items():
-        teacher_tokenizer = load_tokenizer(model.model, model.trust_remote_code)
-        try:
-            shared.append(shared_vocabulary(tokenizer, teacher_tokenizer))
-        except UserError as error:
-            raise UserError(f"train.teachers.{name}: {error}") from error
-    return min(shared)
+    return min(
+        shared_with(tokenizer, name, load_tokenizer(model.model, model.trust_remote_code))
+        for name, model in models.items()
+    )
 
 
 def _examples_of_teachers(step: ChainStep, examples: Examples) -> dict[str, Sequence[int] | None]:

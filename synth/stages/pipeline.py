@@ -11,6 +11,7 @@ from typing import Any
 
 from synth.config.run import Run, stages_of
 from synth.config.validate import machine_problems, machine_warnings
+from synth.config.yaml_file import Source
 from synth.core.dataset import MANIFEST
 from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
@@ -126,6 +127,20 @@ def refuse_unasked(name: str, run: Run) -> None:
     if name not in stages_of(run):
         section = {"filter": "generate or traces", "import": "traces"}.get(name, name)
         raise UserError(f"the config has no section {section}: there is nothing to {name}")
+
+
+def refuse_if_untrainable(run: Run, say: Say, source: Source | None = None) -> None:
+    """Raises ConfigError with what the training would refuse, before anything is bought.
+
+    `source` is the config as written, for the places. A training that is done is not looked at.
+    """
+    from synth.stages.check_training import check_training
+
+    report = check_training(run)
+    report.refuse(source)
+    if first_process():
+        for line in (*report.unchecked, *report.notes):
+            say(line)
 
 
 def refuse_if_lacking(run: Run, stage: str | None = None) -> None:
