@@ -80,9 +80,7 @@ def do_stage(name: str, run: Run, say: Say) -> bool:
     context = StageContext(run, name, say)
     section = written_step(run, step) if kind == "train" else getattr(run, stage.section)
     inputs = inputs_of(section, context)
-    if first_process() and is_half_replaced(
-        context.path
-    ):  # a kill came before the new one was there
+    if first_process() and is_half_replaced(context.path):  # by a kill
         with lock_run_folder(context.folder.path):
             kept = replaced_folder(context.path) if kind == "train" else None
             finish_replacing(context.path, kept)
