@@ -84,6 +84,19 @@ class Filter:
         """The filters within it, where it is made of others."""
         return load_filters([FilterSpec(*entry) for entry in self.config.sub_filters()])
 
+    @property
+    def code(self) -> str | None:
+        """The SHA-256 of the source of a user's own module, which may change; None for ours."""
+        if "." not in self.module.__name__.removeprefix("filters."):
+            return None
+        return hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
+
+    @property
+    def foreign_code(self) -> dict[str, str]:
+        """The `code` of it and of the filters within it, by name; of users' own modules alone."""
+        inner = {name: code for part in self.parts for name, code in part.foreign_code.items()}
+        return {**inner, **({self.spec.name: self.code} if self.code else {})}
+
     def fingerprint(self, **dependencies: Any) -> str:
         """Names its judgement of a record: equal fingerprints judge alike.
 
@@ -94,9 +107,7 @@ class Filter:
         options = self.config.model_dump(mode="json")
         for name in _APPLIED_ON_READ | bounds(self.config.measures):
             options.pop(name, None)
-        code: Any = self.config.version
-        if "." in self.module.__name__.removeprefix("filters."):  # the user's own: it may change
-            code = hashlib.sha256(Path(str(self.module.__file__)).read_bytes()).hexdigest()
+        code: Any = self.code or self.config.version
         parts = [part.fingerprint() for part in self.parts]
         return digest([self.module.__name__, code, options, parts, dependencies])
 

@@ -42,7 +42,10 @@ say = typer.echo
 def _load(config: str, overrides: list[str] | None) -> Run:
     from synth.config.validate import load_run
 
-    return load_run(config, overrides or [])[0]
+    run, source = load_run(config, overrides or [])
+    for note in source.notes:
+        typer.echo(f"note: {note}", err=True)
+    return run
 
 
 def _load_data(config: str, overrides: list[str] | None) -> Run:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from synth.config.plugin_entries import plugin_config, plugin_entries, split_plugin
+from synth.config.relative_paths import config_folder, resolve_paths
 from synth.config.run import Run, stages_of
 from synth.config.yaml_file import Path_, Source, problems_of, raise_if_any, read_config
 from synth.core import plugins
@@ -23,6 +24,8 @@ def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tu
     file cannot be read at all.
     """
     source = read_config(name, overrides)
+    source.notes += resolve_paths(source)
+    plugins.search_in(config_folder(source))
     problems: list[Problem] = []
     run = None
     try:

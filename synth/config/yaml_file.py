@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from synth.config.key_hints import key_hint
 from synth.core.errors import ConfigError, Problem, UserError, nearest
+from synth.core.files import near_file
 from synth.core.prompts import shipped
 
 Path_ = tuple[str | int, ...]
@@ -27,6 +29,7 @@ class Source:
     lines: dict[Path_, int] = field(default_factory=dict)  # of each key or list item, from 1
     # Paths that were set on the command line, with the argument that did it.
     overridden: dict[Path_, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # for the user, such as which file was taken
 
     def place(self, path: Path_) -> str:
         """Returns `FILE:LINE` of a path, or of the nearest thing above it that has a line."""
@@ -69,11 +72,23 @@ def _read_file(name: str) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        hint = nearest(name.removesuffix(".yaml"), config_names())
-        raise UserError(f"no config file {name!r}{hint}") from None
+        raise UserError(_no_config(path)) from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: a folder; give the config, a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: cannot be read ({error})") from error
     return parse_config(str(path) if path.name != name else name, text)
+
+
+def _no_config(path: Path) -> str:
+    """Says that there is no such file, and what is near: a file of its folder, a shipped config."""
+    known = config_names()
+    near = difflib.get_close_matches(path.stem, known, n=1)
+    hint = near_file(path) or (f"; did you mean the shipped config {near[0]!r}?" if near else "")
+    is_data = path.suffix not in ("", ".yaml", ".yml")
+    shipped_ones = "" if hint or is_data else f"; shipped configs: {', '.join(known)}"
+    what = "no such file" if path.suffix or len(path.parts) > 1 else "no such file or config"
+    return f"{path}: {what}{hint}{shipped_ones}"
 
 
 def parse_config(name: str, text: str) -> Source:
@@ -133,8 +148,9 @@ def _override(source: Source, argument: str) -> None:
     path: Path_ = ()
     container: Any = source.data
     parts = key.split(".")
-    for depth, part in enumerate(parts):  # grows where a list's item is called by its name
-        last = depth == len(parts) - 1
+    for depth, _ in enumerate(parts):  # changes where an item is called by its name
+        parts[depth:] = _whole_name_first(container, parts[depth:])
+        part, last = parts[depth], depth == len(parts) - 1
         step: Any = part
         if isinstance(container, list):
             step = _item(container, part)
@@ -161,6 +177,17 @@ def _override(source: Source, argument: str) -> None:
             container = container[part]
         else:
             container = container[step]
+
+
+def _whole_name_first(container: Any, parts: list[str]) -> list[str]:
+    """Joins the first parts where they are one name with dots in it, such as `my.filters.mine`."""
+    names: set[Any] = set(container) if isinstance(container, dict) else set()
+    for item in container if isinstance(container, list) else ():
+        names |= set(item) if isinstance(item, dict) else {item} if isinstance(item, str) else set()
+    for end in range(len(parts), 1, -1):
+        if (name := ".".join(parts[:end])) in names:
+            return [name, *parts[end:]]
+    return parts
 
 
 def _item(items: list[Any], part: str) -> int | None:
@@ -198,6 +225,8 @@ def problems_of(
             message = "required and not given"
         elif item["type"] == "secret":  # its value is never printed
             message = item["msg"]
+        elif item["type"] == "path_not_file":
+            message = f"no such file: {item['input']}{near_file(Path(str(item['input'])))}"
         else:
             got = repr(item["input"])
             message = f"{item['msg']}, got {got if len(got) <= 60 else got[:57] + '...'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -44,6 +45,18 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def near_file(path: Path) -> str:
+    """Returns `; did you mean 'x'?` where a file of the same folder is near, else nothing.
+
+    Where there is no such folder, that is said.
+    """
+    if not path.parent.is_dir():
+        return f"; there is no folder {str(path.parent)!r}"
+    names = [other.name for other in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
 
 
 def sync_folder(folder: Path) -> None:

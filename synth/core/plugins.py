@@ -11,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -52,10 +53,7 @@ def load(kind: str, name: str) -> ModuleType:
     Raises UserError where there is none, or the user's own lacks `Config` or `build`.
     """
     if "." in name:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"cannot import {name!r} ({error})") from error
+        module = _import_foreign(name)
     elif name in names(kind):
         module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
     else:
@@ -64,6 +62,34 @@ def load(kind: str, name: str) -> ModuleType:
         if not hasattr(module, needed):
             raise UserError(f"{kind} {name!r}: the module defines no {needed!r}")
     return module
+
+
+_user_folders: list[str] = []  # where users' own modules are looked for
+
+
+def search_in(folder: Path | None) -> None:
+    """Lets users' own modules be found in a config's folder, and in the working folder."""
+    _user_folders[:] = [str(f.resolve()) for f in (folder, Path.cwd()) if f is not None]
+
+
+def _import_foreign(name: str) -> ModuleType:
+    """Imports a user's module by its dotted path; raises UserError where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that it imports itself is missing: no other folder helps.
+        if not name.startswith(str(error.name)):
+            raise UserError(f"cannot import {name!r} ({error})") from error
+    # Behind all others, so that nothing of the user's takes the place of a package. Processes that
+    # are started later look there too.
+    folders = list(dict.fromkeys(_user_folders or [str(Path.cwd())]))
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        places = f"; looked in the packages of this Python and in {' and '.join(folders)}"
+        raise UserError(f"cannot import {name!r} ({error}){places}") from error
 
 
 def describe(kind: str, name: str) -> str:

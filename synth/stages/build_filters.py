@@ -75,8 +75,14 @@ class FilterSet:
 
     @cached_property
     def options(self) -> list[Any]:
-        """Name, version and options of each: with others a result is another one."""
-        return [[f.name, f.config.version, f.config.model_dump(mode="json")] for f in self.filters]
+        """Name, version and options of each: with others a result is another one.
+
+        Those of users' own modules have the hash of their code as an option more.
+        """
+        return [
+            [f.name, f.config.version, {**f.config.model_dump(mode="json"), **_code(f)}]
+            for f in self.filters
+        ]
 
     @cached_property
     def judges(self) -> dict[str, list[tuple[str, str | None]]]:
@@ -203,9 +209,20 @@ def verifier_chain(verifier: str | dict[str, Any]) -> Chain:
     )
 
 
+def verifier_code(verifier: str | dict[str, Any]) -> dict[str, Any]:
+    """Returns the hash of a verifier's code where it is a user's own; of ours, nothing."""
+    from filters.engine.filter import FilterSpec, load_filters
+
+    return _code(load_filters([FilterSpec(*split_plugin("filter", verifier))])[0])
+
+
 def eval_tasks(folder: RunFolder) -> list[Task]:
     """Returns the questions of the evaluation, which no trace may touch."""
     return [record.task for record in read_split(folder.stage("tasks"), "eval")]
+
+
+def _code(loaded: Filter) -> dict[str, Any]:
+    return {"code": code} if (code := loaded.foreign_code) else {}
 
 
 def _uses_student(loaded: Filter) -> bool:

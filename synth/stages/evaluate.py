@@ -23,7 +23,7 @@ from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.stages._evaluate.benchmarks import FIGURES, benchmark_files, load_benchmarks
 from synth.stages._evaluate.models import chain_manifests, participants
-from synth.stages.build_filters import eval_tasks, verifier_chain
+from synth.stages.build_filters import eval_tasks, verifier_chain, verifier_code
 from synth.stages.build_teachers import ask_all, build_teachers, prices_of
 from synth.stages.context import StageContext
 from synth.stages.tasks import unanswered
@@ -49,7 +49,7 @@ def evaluate_inputs(section: Evaluate, context: StageContext) -> dict[str, Any]:
         "questions": folder.content("tasks"),
         "evaluate": section.model_dump(mode="json", exclude={"batch_size", "engine"}),
         "engine": {"kind": kind, **options.model_dump(mode="json", exclude=indecisive)},
-        "verifier": resolved("filter", section.verifier),
+        "verifier": {**resolved("filter", section.verifier), **verifier_code(section.verifier)},
         "student": student.model_dump(mode="json"),
         "before": weights_identity(context.student_setup.student.model),
         "after": after["content"] if after else None,

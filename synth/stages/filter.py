@@ -34,7 +34,7 @@ def filter_inputs(section: list[Any], context: StageContext) -> dict[str, Any]:
     filters = context.filters
     inputs = {
         "generate": context.folder.content(traces_of(context.run)),
-        "filters": {f.name: f.config.model_dump(mode="json") for f in filters.filters},
+        "filters": {name: options for name, _, options in filters.options},
         "around": filters.dependencies(context.folder),
     }
     # What was judged in a sandbox stays judged where there is none.

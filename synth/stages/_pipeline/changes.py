@@ -31,7 +31,6 @@ _MEANINGS = {
     "before": "the weights of the student are others",
     "after": "the student was trained anew",
     "chain": "the model was trained anew",
-    "code": "the code was changed",
 }
 # Inputs that hold a filter each, as [name, version, options].
 _FILTERS = {"stops_on": "filters", "filters": "filters"}
@@ -84,6 +83,8 @@ def _line(path: _Path, old: Any, new: Any) -> str:
         path = ("filters", *rest)
     elif first == "shares":
         path = ("teachers", *rest)
+    if "code" in path[1:]:  # of a user's own filter
+        return f"{'.'.join(map(str, path[: path.index('code')]))}: its code was changed"
     key = ".".join(map(str, path))
     if _is_hash(old) or _is_hash(new):
         # The innermost name that says something: a filter's weights, a chain's model.

@@ -121,7 +121,9 @@ def test_requests_that_fail_for_good_leave_status_3_and_are_asked_again(distill,
 
 
 BAD = {
-    "no such file": (["run", "nowhere.yaml"], None, "no config file"),
+    "no such file": (["run", "nowhere.yaml"], None, "nowhere.yaml: no such file"),
+    "no such data": (["filter", "empt.jsonl"], None, "empt.jsonl: no such file; did you mean 'empty.jsonl'?"),
+    "a shipped config misspelt": (["run", "quikstart"], None, "no such file or config; did you mean the shipped config 'quickstart'?"),
     "no such command": (["rnu"], None, "No such command"),
     "empty data": (["run", "CONFIG"], changed(tasks={"train": [{"source": "jsonl", "path": "empty.jsonl"}]}), "the sources give no question"),
     "missing variable": (["run", "CONFIG"], changed(generate={"prompt": {"template": "choice.en"}}), "'choices' is undefined"),
