@@ -33,11 +33,25 @@ from synth.core.record import Message, Task
 
 ROLES = ("system", "user", "assistant")
 
+
+class _Question(str):
+    """A question with blanks at its ends. They belong to it, and code may begin with them."""
+
+    __slots__ = ("edge",)
+    edge: str  # a character that is not in it
+
+
+def _with_edges(value: Any) -> Any:
+    """Marks where a question begins and ends, so that blanks of the template alone are cut off."""
+    return f"{value.edge}{value}{value.edge}" if isinstance(value, _Question) else value
+
+
 _environment = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined,
     autoescape=False,  # prompts are not HTML; the report escapes on its own
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=_with_edges,
 )
 _environment.globals.clear()  # no lipsum, no cycler: a template has its variables and nothing else
 _environment.globals["range"] = range
@@ -83,9 +97,14 @@ class Prompt:
         """
         turns: list[Message] = []
 
+        def trimmed(text: str) -> str:
+            text = text.strip()
+            question = values.get("question")
+            return text.replace(question.edge, "") if isinstance(question, _Question) else text
+
         def turn(role: str) -> Any:
             def add(caller: Any) -> str:
-                turns.append(Message(role=role, content=str(caller()).strip()))
+                turns.append(Message(role=role, content=trimmed(str(caller()))))
                 return ""
 
             return add
@@ -103,7 +122,7 @@ class Prompt:
             raise UserError(f"prompt {self.name}: a value does not fit ({error})") from error
         if turns and rest.strip():
             raise UserError(f"prompt {self.name}: text outside the turns: {rest.strip()[:60]!r}")
-        return turns or [Message(role="user", content=rest.strip())]
+        return turns or [Message(role="user", content=trimmed(rest))]
 
     def messages(self, task: Task, values: Mapping[str, Any]) -> list[Message]:
         """Returns the messages for a task, from its question, its metadata and the config's values.
@@ -111,7 +130,12 @@ class Prompt:
         The reference answer is not among the variables: a prompt that needs it takes it from a
         column that the config maps on purpose.
         """
-        return self.render({**task.metadata, **values, "question": task.question})
+        question = task.question
+        if question != question.strip():
+            question = _Question(question)
+            noncharacters = map(chr, range(0xFDD0, 0xFDF0))
+            question.edge = next((c for c in noncharacters if c not in task.question), "")
+        return self.render({**task.metadata, **values, "question": question})
 
 
 def load_prompt(name: str) -> Prompt:

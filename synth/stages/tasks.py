@@ -59,6 +59,9 @@ def make_tasks(section: Tasks, context: StageContext, inputs: dict[str, Any]) ->
             "skipped": [{"place": s.place, "reason": s.reason} for s in sets.skipped],
         }
     rows = manifest["rows"]
+    without = sum(task.answer is None for task in (*sets.train, *sets.eval))
+    if without:
+        say(f"  {without} of {len(sets.train) + len(sets.eval)} questions have no reference answer")
     say(
         f"  {rows['train']} questions to train on, {rows['eval']} kept back for the evaluation, "
         f"{rows['rejected']} rejected, {len(sets.skipped)} rows skipped"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +18,18 @@ from synth.config.run import Tasks
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
 from synth.core.question_text import question_key
-from synth.core.readers import Row, Skipped
+from synth.core.readers import (
+    Row,
+    Skipped,
+    cell_at,
+    find_column,
+    json_value,
+    kind_of,
+    media_column,
+    media_placeholder,
+    reference_text,
+    without,
+)
 from synth.core.record import Task, digest
 from synth.tasks.base import SourceConfig
 
@@ -108,7 +118,10 @@ def _sources(
 
 
 def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task]:
-    """Yields the tasks of one source, in its order or shuffled, up to its limit."""
+    """Yields the tasks of one source, in its order or shuffled, up to its limit.
+
+    Raises UserError where it cannot be read, or no row has the column that `answer` names.
+    """
     name, _ = split_plugin("task source", entry)
     config = plugin_config("task source", entry)
     assert isinstance(config, SourceConfig)
@@ -119,8 +132,17 @@ def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task
         rows = iter(shuffled)
     label = config.name or _label(name, entry)
 
+    missing: set[str] = set()  # columns of the rows, while none had the one that `answer` names
+
     def tasks() -> Iterator[Task]:
+        wanted = config.answer if "answer" in config.model_fields_set else None
         for row in rows:
+            if wanted and row.values is not None:
+                if find_column(row.values, wanted) is None:
+                    missing.update(map(str, row.values))
+                else:
+                    wanted = None
+                    missing.clear()
             task = _task(row, config, label)
             if isinstance(task, Task):
                 yield task
@@ -128,6 +150,11 @@ def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task
                 skipped.append(Skipped(row.place, task))
 
     yield from itertools.islice(tasks(), config.limit)
+    if missing:
+        raise UserError(
+            f"{label}: answer: no row has the column {config.answer!r}"
+            f"{nearest(str(config.answer), missing)} (`answer: null` asks without references)"
+        )
 
 
 def _label(name: str, entry: dict[str, Any]) -> str:
@@ -141,18 +168,33 @@ def _task(row: Row, config: SourceConfig, label: str) -> Task | str:
     """Returns the task of a row, or why it gives none."""
     if row.values is None:
         return row.error
-    values = dict(row.values)
-    if config.question not in values:
-        return f"no column {config.question!r}{nearest(config.question, map(str, values))}"
-    question = values.pop(config.question)
+    values = {str(name): value for name, value in row.values.items()}
+    paths = {}
+    for name in (config.question, *config.columns.values()):
+        if (path := find_column(values, name)) is None:
+            return f"no column {name!r}{nearest(name, values)}"
+        paths[name] = path
+    question = cell_at(values, paths[config.question])
     if not isinstance(question, str) or not question.strip():
         return f"the question in {config.question!r} is not text or is empty"
-    answer = values.pop(config.answer, None) if config.answer else None
-    for new, old in config.columns.items():
-        if old not in values:
-            return f"no column {old!r}{nearest(old, map(str, values))}"
-        values[new] = values.pop(old) if new != old else values[old]
-    metadata = json.loads(json.dumps(values, default=str))
-    answer = None if answer is None else str(answer)
+    answer = None
+    if config.answer and (path := find_column(values, config.answer)) is not None:
+        paths[config.answer], cell = path, cell_at(values, path)
+        if isinstance(cell, dict) or (isinstance(cell, list) and len(cell) != 1):
+            return (
+                f"the reference in {config.answer!r} is {kind_of(cell)}, where text or a number is "
+                "expected; name what is in it by dots, or set `answer: null` to ask without one"
+            )
+        answer = reference_text(cell)
+    renamed = {new: cell_at(values, paths[name]) for new, name in config.columns.items()}
+    rest = values
+    for path in paths.values():
+        rest = without(rest, path)
+    if media := media_column(rest) or media_placeholder(question):
+        return f"no text alone: it needs what is in {media}, and no teacher is shown that"
+    try:
+        metadata = json_value({**rest, **renamed})
+    except ValueError as error:
+        return str(error)
     id = f"{label}-{digest([question, answer, metadata])[:12]}"
     return Task(id, question, answer, label, metadata)

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, FilePath
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from synth.core.errors import UserError
+from synth.core.errors import UserError, nearest
 from synth.core.packages import PREFIX, package_file
 from synth.core.plugins import PluginConfig
+
+# Files that another source reads.
+_SOURCES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+
+
+def _existing(path: Path) -> Path:
+    """Raises ValueError where there is nothing at a path; names the nearest file."""
+    if not path.exists():
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ValueError(f"no such file{nearest(path.name, names[:100])}")
+    return path
+
+
+def _file(path: Path) -> Path:
+    if _existing(path).is_dir():
+        names = sorted(other.name for other in path.iterdir())[:20]
+        raise ValueError(f"is a folder; name a file in it{nearest(path.name, names)}")
+    return path
+
+
+def wrong_source(path: Path, name: str) -> Path:
+    """Raises ValueError where a file's name says that another source reads it."""
+    source = _SOURCES.get(path.suffix.lower(), name)
+    if source != name:
+        raise ValueError(f"is no {name.upper()}: `source: {source}` reads it")
+    return path
 
 
 def located(path: Any) -> Any:
@@ -21,8 +48,9 @@ def located(path: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-# A file of questions: its path, or `package:NAME/FILE` for one that an installed package carries.
-QuestionFile = Annotated[FilePath, BeforeValidator(located)]
+# Where questions lie: a path, or `package:NAME/FILE` for a file that an installed package carries.
+QuestionFile = Annotated[Path, BeforeValidator(located), AfterValidator(_file)]
+QuestionPath = Annotated[Path, BeforeValidator(located), AfterValidator(_existing)]  # or a folder
 
 
 class SourceConfig(PluginConfig):
@@ -32,7 +60,9 @@ class SourceConfig(PluginConfig):
     """
 
     name: str | None = Field(None, description="Name on each task; the file or set by default")
-    question: str = Field("question", description="Column of the question")
+    question: str = Field(
+        "question", description="Column of the question; dots lead into nested ones (data.text)"
+    )
     answer: str | None = Field(
         "answer", description="Column of the reference answer; null where there is none"
     )

@@ -1,13 +1,11 @@
-"""Tasks from a CSV file with a header line; a row with too many or too few cells is skipped."""
+"""Tasks from a CSV file with a header line, plain or compressed; a malformed row is skipped."""
 
 from __future__ import annotations
 
-import csv
-
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from synth.core.errors import UserError
-from synth.core.readers import Row, Rows
+from synth.core.readers import MAX_BYTES, Rows, read_rows
 from synth.tasks.base import QuestionFile, SourceConfig
 
 
@@ -17,24 +15,16 @@ class Config(SourceConfig):
     path: QuestionFile
     delimiter: str = Field(",", min_length=1, max_length=1)
 
+    @field_validator("delimiter")
+    @classmethod
+    def _no_mark(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n ':
+            raise ValueError("expected a character such as a comma, a semicolon or a tab")
+        return delimiter
+
 
 def build(config: Config) -> Rows:
-    """Yields one row a record; all values are text."""
-    with config.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=config.delimiter)
-        header = next(reader, None)
-        if header is None:
-            raise UserError(f"{config.path}: empty; the first line names the columns")
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Row(f"{config.path}:{reader.line_num}", None, f"not CSV ({error})")
-                continue
-            place = f"{config.path}:{reader.line_num}"
-            if len(cells) == len(header):
-                yield Row(place, dict(zip(header, cells, strict=True)))
-            elif cells:
-                yield Row(place, None, f"{len(cells)} cells where the header has {len(header)}")
+    """Yields one row a record; all values are text, but for `nan`, `null` and their kin."""
+    if not config.path.stat().st_size:
+        raise UserError(f"{config.path}: empty; the first line names the columns")
+    return read_rows(config.path, "csv", MAX_BYTES, config.delimiter)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
 
-from synth.core.errors import UserError
+from synth.core.errors import UserError, nearest
 from synth.core.readers import Row, Rows
 from synth.tasks.base import SourceConfig
 
@@ -20,6 +22,14 @@ class Config(SourceConfig):
     revision: str | None = Field(None, description="Commit, tag or branch of a hub data set")
 
 
+def no_split(dataset: str, split: str, splits: Iterable[str]) -> str:
+    """Says that a data set has no such split, and which it has."""
+    known = sorted(splits)
+    hint = nearest(split, known)
+    others = f" it has {', '.join(known)}" if hint.endswith("?") else ""
+    return f"{dataset}: no split {split!r}{hint}{others}"
+
+
 def build(config: Config) -> Rows:
     """Yields one row a record."""
     import datasets
@@ -31,12 +41,17 @@ def build(config: Config) -> Rows:
         ):
             loaded = datasets.load_from_disk(config.dataset)
             if isinstance(loaded, datasets.DatasetDict):
+                if config.split not in loaded:
+                    raise UserError(no_split(config.dataset, config.split, loaded))
                 loaded = loaded[config.split]
         else:
             loaded = datasets.load_dataset(
                 config.dataset, config.subset, split=config.split, revision=config.revision
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if splits := re.search(r"Unknown split .*? of \[(.*)\]", str(error)):
+            names = re.findall(r"'([^']*)'", splits[1])
+            raise UserError(no_split(config.dataset, config.split, names)) from error
         first = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load the data set {config.dataset!r}: {first}") from error
     for number, values in enumerate(loaded):

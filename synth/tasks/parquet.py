@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-from pydantic import BeforeValidator, field_validator
-
 from synth.core.errors import UserError
 from synth.core.readers import MAX_BYTES, Rows, read_rows
-from synth.tasks.base import SourceConfig, located
+from synth.tasks.base import QuestionPath, SourceConfig
 
 
 class Config(SourceConfig):
     """Options of Parquet input."""
 
-    path: Annotated[Path, BeforeValidator(located)]
-
-    @field_validator("path")
-    @classmethod
-    def _exists(cls, path: Path) -> Path:
-        if not path.exists():
-            raise ValueError("no such file or folder")
-        return path
+    path: QuestionPath
 
 
 def build(config: Config) -> Rows:

@@ -16,6 +16,7 @@ from typing import Any
 
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
+from synth.core.readers import cell_at, find_column, without
 from synth.core.record import Record
 from synth.traces._layouts.convert import TURNS_AFTER, Convert, converter
 from synth.traces._layouts.known import LAYOUTS, choose_layout
@@ -126,6 +127,9 @@ def records(
 
     Raises UserError where no layout fits, or the config names a column that is not there.
     """
+    nested = [column for column in config.columns.values() if "." in column]
+    if nested:
+        rows = (_lifted(row, nested) for row in rows)
     rows, first = _first_rows(rows)
     convert = _converter(first, config, label, say)
     for row in rows:
@@ -138,6 +142,17 @@ def records(
                 yield item
             else:
                 yield skip(row.place, item)
+
+
+def _lifted(row: Row, columns: list[str]) -> Row:
+    """Returns a row with nested columns as columns of their own, called by their dotted names."""
+    if row.values is None:
+        return row
+    values = row.values
+    for column in columns:
+        if (path := find_column(row.values, column)) is not None and len(path) > 1:
+            values = {**without(values, path), column: cell_at(row.values, path)}
+    return row._replace(values=values)
 
 
 def _first_rows(rows: Rows) -> tuple[Rows, list[Row]]:

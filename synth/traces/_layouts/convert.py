@@ -10,10 +10,16 @@ from typing import Any
 
 from synth.core.boxed import last_box
 from synth.core.message_text import reasoning_text
-from synth.core.readers import kind_of
+from synth.core.readers import (
+    Unreadable,
+    json_value,
+    kind_of,
+    media_column,
+    media_placeholder,
+    reference_text,
+)
 from synth.core.reasoning import join_trace, split_fields
 from synth.core.record import Generation, Message, Record, Task
-from synth.traces._layouts.json_values import Unreadable, count, json_value
 from synth.traces._layouts.known import Layout
 from synth.traces._layouts.own_records import own_records
 from synth.traces._layouts.turns import Turn, read_turns
@@ -68,6 +74,9 @@ def converter(
         return plan
 
     def convert(row: dict[str, Any]) -> Iterator[Record | str]:
+        if media := media_column(row):
+            yield f"a turn is not text: the column {media!r} is filled"
+            return
         plan, rest = plan_of(row), dict(row)
 
         def take(role: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -86,7 +95,7 @@ def converter(
             source, model = take("source", _is_text) or label, take("model", _is_text) or ""
             finish_reasons = take("finish_reason", lambda value: isinstance(value, str | list))
             tokens = take("completion_tokens", lambda value: isinstance(value, int | list))
-            reference_cell = take("answer", _is_answer)
+            reference_cell = take("answer", _is_reference)
             solution = next((r for c in plan.get("solution", ()) if _is_text(r := rest.get(c))), "")
             sample_lists = {c: rest.pop(c) for c in lists if isinstance(rest.get(c), list)}
             for column in repeats:
@@ -107,13 +116,14 @@ def converter(
             except Unreadable as error:
                 yield f"{error} (sample {sample})" if several else str(error)
                 continue
-            reference = None if reference_cell is None else str(reference_cell).strip()
+            reference = None if reference_cell is None else reference_text(reference_cell)
+            reference = reference and reference.strip()
             if solution and reference_cell is None:
                 trace_texts = {answer, str(response).strip()}
                 reference = _from_solution(solution, trace_texts, layout.short_solution)
             id = f"{prefix}-{_hash(question, reference or '', *earlier)}"
             task = Task(id, question, reference, source, {**metadata, **of_sample})
-            finish, used = _entry(finish_reasons, sample), count(_entry(tokens, sample))
+            finish, used = _entry(finish_reasons, sample), _count(_entry(tokens, sample))
             generation = None
             if several or model or finish or used is not None:
                 finish = finish if isinstance(finish, str) and finish else "unknown"
@@ -140,6 +150,9 @@ def _last_question(turns: list[Turn]) -> tuple[str, list[str]]:
             question = turns[index].content
             if not question or question.isspace():
                 raise Unreadable("no question: it is empty")
+            for turn in turns[: index + 1]:
+                if turn.role == "user" and (mark := media_placeholder(turn.content)):
+                    raise Unreadable(f"a turn is not text: {mark} stands for what is not there")
             return question, [turn.content for turn in turns[:index] if turn.role != "system"]
     raise Unreadable("no question: no user's turn")
 
@@ -256,6 +269,11 @@ def _hash(*texts: str) -> str:
     return hashlib.sha256(joined).hexdigest()[:12]
 
 
+def _count(value: Any) -> int | None:
+    """Returns a number of tokens; None where it is not one."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
 def _is_string(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -265,7 +283,13 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_answer(value: Any) -> bool:
-    return type(value) in (int, float, bool) or _is_text(value)
+    return _is_reference(value) and not isinstance(value, list)
+
+
+def _is_reference(value: Any) -> bool:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return type(value) in (int, float, bool, str) and reference_text(value) is not None
 
 
 def _is_reasoning(value: Any) -> bool:

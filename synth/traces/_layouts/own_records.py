@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_origin
 
-from synth.core.readers import kind_of
+from synth.core.readers import Unreadable, json_value, kind_of
 from synth.core.record import Record, field_types, from_row
-from synth.traces._layouts.json_values import Unreadable, json_value
 
 _INT64 = range(-(2**63), 2**63)
 

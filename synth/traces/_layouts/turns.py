@@ -7,9 +7,8 @@ from typing import Any
 
 from synth.core.compression import parse_json
 from synth.core.message_text import REASONING_FIELDS, read_parts, reasoning_of
-from synth.core.readers import kind_of
+from synth.core.readers import Unreadable, json_value, kind_of
 from synth.core.record import canonical_json
-from synth.traces._layouts.json_values import Unreadable, json_value
 
 # What a turn's speaker is called, and what it is called here.
 _SPEAKERS = {

@@ -111,3 +111,14 @@ def test_a_template_reaches_nothing_but_its_variables(attack):
 def test_the_reference_answer_is_not_shown_by_itself():
     task = Task("1", "q", answer="secret", metadata={"choices": ["x"]})
     assert "secret" not in str(load_prompt("choice.en").messages(task, {}))
+
+
+@given(st.text(" \n\tab{\ufdd0\ufdd1", max_size=8))
+def test_the_blanks_of_a_question_stay_and_those_of_the_template_go(blanks):
+    question = f"{blanks}def f(x):{blanks}"
+    for body in ("{{ question }}\n", "{% call user() %}\n\n {{ question }}\n{% endcall %}"):
+        prompt = parse_prompt("p", FRONT + body)
+        assert prompt.messages(Task("1", question), {}) == [{"role": "user", "content": question}]
+    around = parse_prompt("p", FRONT + "\nDo: {{ question }} \nNow.\n")
+    (message,) = around.messages(Task("1", question), {})
+    assert message["content"] == f"Do: {question} \nNow."

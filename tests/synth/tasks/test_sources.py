@@ -192,3 +192,120 @@ def test_with_eval_sources_of_their_own_shared_questions_leave_training():
     sets = load_tasks(Tasks(train=[entry], eval=[own]), 0)
     assert [t.question for t in sets.train] == ["0 + 1", "1 + 1", "2 + 1", "4 + 1"]
     assert "in the evaluation as held-" in sets.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ('"answer": NaN', None), ('"answer": null', None), ('"answer": ""', None),
+        ('"answer": "  "', None), ('"answer": 18.0', "18"), ('"answer": ["5"]', "5"),
+        ('"answer": "NaN"', "NaN"), ('"answer": true', "True"), ('"other": 1', None),
+    ],
+)  # fmt: skip
+def test_what_is_a_reference(tmp_path, row, answer):
+    (tmp_path / "a.jsonl").write_text(f'{{"question": "q", {row}}}\n')
+    (task,), skipped = tasks_of({"source": "jsonl", "path": str(tmp_path / "a.jsonl")})
+    assert task.answer == answer and not skipped
+
+
+def test_references_of_a_table_of_floats(tmp_path):
+    table = pa.table({"question": ["a", "b"], "answer": [float("nan"), 18.0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    tasks, _ = tasks_of({"source": "parquet", "path": str(tmp_path / "a.parquet")})
+    assert [task.answer for task in tasks] == [None, "18"]
+
+
+@pytest.mark.parametrize("answer", [["5", "6"], {"value": 5}, []])
+def test_a_reference_that_is_no_text_is_a_reason(answer):
+    rows = [{"question": "q", "answer": answer}]
+    tasks, (skipped,) = tasks_of({"source": "inline", "tasks": rows})
+    assert not tasks
+    assert "the reference in 'answer' is a" in skipped.reason and "answer: null" in skipped.reason
+    assert tasks_of({"source": "inline", "tasks": rows, "answer": None})[0][0].answer is None
+
+
+def test_nested_columns_and_one_used_twice():
+    row = {"data": {"problem": "1 + 1?", "answer": "2", "kind": "sum"}, "a.b": 1, "a": {"b": 2}}
+    columns = {"level": "a.b", "again": "data.problem", "same": "data.problem"}
+    entry = {"question": "data.problem", "answer": "data.answer", "columns": columns}
+    (task,), _ = tasks_of({"source": "inline", "tasks": [row]} | entry)
+    assert (task.question, task.answer) == ("1 + 1?", "2")
+    assert task.metadata == {
+        "data": {"kind": "sum"}, "level": 1, "a": {"b": 2}, "again": "1 + 1?", "same": "1 + 1?",
+    }  # fmt: skip
+    entry["question"] = "data.problm"
+    _, (skipped,) = tasks_of({"source": "inline", "tasks": [row]} | entry)
+    assert "no column 'data.problm'" in skipped.reason
+
+
+def test_an_answer_column_that_no_row_has_is_said_before_anything_is_asked():
+    entry = {"source": "inline", "tasks": [{"question": "q", "answer": "1"}]}
+    with pytest.raises(
+        UserError, match=r"inline: answer: no row has the column 'anwser'; did you mean 'answer'"
+    ):
+        load_tasks(Tasks(train=[entry | {"answer": "anwser"}]), 0)
+    mixed = [{"question": "a"}, {"question": "b", "gold": "1"}]
+    tasks, _ = tasks_of({"source": "inline", "tasks": mixed, "answer": "gold"})
+    assert [task.answer for task in tasks] == [None, "1"]
+    assert tasks_of({"source": "inline", "tasks": [{"question": "a"}]})[0][0].answer is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "What is this?", "image": "a.png"},
+        {"question": "<image>\nWhat is this?"},
+        {"question": "What is this?", "images": [{"bytes": "..."}]},
+    ],
+)
+def test_a_question_about_an_image_is_skipped(row):
+    tasks, (skipped,) = tasks_of({"source": "inline", "tasks": [row]})
+    assert not tasks and skipped.reason.startswith("no text alone: it needs what is in")
+    used = row | {"question": "Describe the file name."}
+    entry = {"source": "inline", "tasks": [used], "columns": {"image": "image"}}
+    assert len(tasks_of(entry)[0]) == ("image" in row)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "says"),
+    [
+        ("jsonl", "nosuch.jsonl", "no such file; did you mean 'such.jsonl'"),
+        ("jsonl", ".", "is a folder; name a file in it"),
+        ("jsonl", "a.csv", "is no JSONL: `source: csv` reads it"),
+        ("csv", "nosuch.csv", "no such file"),
+        ("parquet", "nosuch", "no such file"),
+    ],
+)
+def test_a_path_that_cannot_be_read(tmp_path, source, name, says):
+    for there in ("such.jsonl", "a.csv"):
+        (tmp_path / there).write_text("")
+    with pytest.raises(ValueError, match=says):
+        tasks_of({"source": source, "path": str(tmp_path / name)})
+
+
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "saved")
+    entry = {"source": "hub", "dataset": str(tmp_path / "saved"), "split": "tset"} | COLUMNS
+    with pytest.raises(UserError, match=r"no split 'tset'; did you mean 'test'\? it has test, tra"):
+        tasks_of(entry)
+    (tmp_path / "files").mkdir()
+    write_jsonl(tmp_path / "files" / "train.jsonl", ROWS)
+    with pytest.raises(UserError, match="no split 'validation'; known: train"):
+        tasks_of(entry | {"dataset": str(tmp_path / "files"), "split": "validation"})
+
+
+def test_a_json_array_and_utf_16_give_tasks(tmp_path):
+    rows = [{"question": " \n  def f():", "answer": 1}]
+    (tmp_path / "a.json").write_bytes(json.dumps(rows).encode("utf-16"))
+    (task,), _ = tasks_of({"source": "jsonl", "path": str(tmp_path / "a.json")})
+    assert task.question == " \n  def f():"
+
+
+def test_a_row_nested_too_deeply_is_a_reason(tmp_path):
+    deep = "[" * 150 + "]" * 150
+    (tmp_path / "a.jsonl").write_text(f'{{"question": "q", "x": {deep}}}\n' * 2)
+    tasks, skipped = tasks_of({"source": "jsonl", "path": str(tmp_path / "a.jsonl")})
+    assert not tasks and {s.reason.split(":")[0] for s in skipped} == {"nested too deeply"}

@@ -169,8 +169,15 @@ def test_csv_with_stray_quotes_and_long_cells(tmp_path):
     path.write_text(f'prompt,completion\nQ?,{"w" * 300_000}\nQ?,"a"b\nQ?\nQ?,"never closed\nQ?,a\n')
     items = read(path)
     assert len(items[0].answer) == 300_000
-    assert reasons(items)[0] == "not CSV: 1 cells where the header has 2"
+    assert reasons(items) == [
+        "not CSV: 1 cells where the header has 2",
+        "not CSV: a quote opens and does not close until line 6, the last",
+    ]
     many = '"a\n",' * 3000
-    path.write_text(f"prompt,completion\n{many}\n")
+    path.write_text(f"prompt,completion\n{many}\nQ?,a\n")
+    items = read(path, max_bytes=2000)
+    assert reasons(items) == ["too long: more than max_bytes, 2,000"]
+    assert len(items) == 2
+    path.write_text(f"prompt,completion\n{many * 200}\n")
     with pytest.raises(UserError, match="a row without end"):
         read(path, max_bytes=2000)

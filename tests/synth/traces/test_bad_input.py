@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from synth.core.boxed import last_box
 from synth.core.dataset import writing
 from synth.core.errors import UserError
+from synth.core.readers import DEEPEST, Unreadable, json_value
 from synth.core.record import Record, canonical_json
 from synth.traces import file
-from synth.traces._layouts.json_values import DEEPEST, Unreadable, json_value
 from synth.traces._layouts.known import LAYOUTS
 from synth.traces._load import Tally, Unique, records
 from synth.traces.base import Row, Skipped, skip
@@ -81,7 +81,7 @@ def test_lines_that_are_not_rows(tmp_path):
         b"\x00\x00",
     ]
     items = lines(tmp_path, GOOD, *bad, b"", b"   ", GOOD)
-    assert [reason.split(":")[0] for reason in reasons(items)] == ["not JSON", *["no object"] * 4, *["not JSON"] * 2]  # fmt: skip
+    assert [reason.split(":")[0] for reason in reasons(items)] == ["not JSON", *["no object"] * 4, "not UTF-8", "not JSON"]  # fmt: skip
     assert [item.place.rpartition(":")[2] for item in items if isinstance(item, Skipped)] == list(
         "2345678"
     )
@@ -114,8 +114,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     for name, number in (("a.jsonl", 2), ("a.csv", 1), ("a.json", 1)):
         items = read(tmp_path / name)
         assert [item.task.question for item in items] == ["Q?"] * number
-    (tmp_path / "b.jsonl").write_bytes(json.dumps(GOOD).encode("utf-16"))
-    with pytest.raises(UserError, match="written in UTF-16"):
+    (tmp_path / "b.jsonl").write_bytes(json.dumps(GOOD).encode("utf-32"))
+    with pytest.raises(UserError, match="written in UTF-32"):
         read(tmp_path / "b.jsonl")
 
 
@@ -293,3 +293,65 @@ def test_hostile_rows_can_be_written_as_a_data_set(tmp_path):
         for item in items:
             splits["train"].write(item)
     assert len(read(tmp_path / "set")) == 4
+
+
+@pytest.mark.parametrize("answer", ["NaN", "null", '""', '"  "', "Infinity"])
+def test_a_missing_reference_is_none(tmp_path, answer):
+    row = f'{{"prompt": "1 + 1?", "completion": "<think>a</think>2", "answer": {answer}}}'
+    (item,) = lines(tmp_path, row.encode())
+    assert item.task.answer is None
+
+
+@pytest.mark.parametrize(("answer", "text"), [(4.0, "4"), (["5"], "5"), ("NaN", "NaN"), (7, "7")])
+def test_a_reference_of_another_type(tmp_path, answer, text):
+    (item,) = lines(tmp_path, {**GOOD, "answer": answer})
+    assert item.task.answer == text
+
+
+def test_turns_with_images_are_skipped_in_every_form(tmp_path):
+    asked, trace = (
+        {"role": "user", "content": "<image>\nWhat?"},
+        {"role": "assistant", "content": "cat"},
+    )
+    part = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    items = lines(
+        tmp_path,
+        {"messages": [{"role": "user", "content": part}, trace]},
+        {"messages": [asked, trace]},
+        {"messages": [{"role": "user", "content": "What?"}, trace], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": "What?"}, trace], "images": []},
+    )
+    assert [reason.split(":")[0] for reason in reasons(items)] == ["a turn is not text"] * 3
+    assert len(items) == 4
+
+
+def test_nested_columns_by_dots_and_names_that_hold_a_dot(tmp_path):
+    columns = {"question": "data.problem", "response": "output.0.text", "answer": "data.answer"}
+    row = {"data": {"problem": "1 + 1?", "answer": 2.0, "level": 1}, "output": [{"text": "2"}]}
+    named = {"data.problem": "2 + 2?", "output.0.text": "4", "data": {"answer": "4"}}
+    first, second = lines(tmp_path, row, named, columns=columns)
+    assert (first.task.question, first.answer, first.task.answer) == ("1 + 1?", "2", "2")
+    assert first.task.metadata == {"data": {"level": 1}, "output": [{"text": "2"}]}
+    assert (second.task.question, second.answer, second.task.answer) == ("2 + 2?", "4", "4")
+    with pytest.raises(UserError, match=r"no column 'data.problm'"):
+        lines(tmp_path, row, columns={**columns, "question": "data.problm"})
+
+
+def test_calls_and_reasoning_of_earlier_turns_are_kept(tmp_path):
+    calls = [{"id": "c1", "function": {"name": "w", "arguments": "{}"}}]
+    turns = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "reasoning_content": "look", "content": "Wait.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "12C"},
+        {"role": "assistant", "content": "12C.", "tool_calls": calls},
+        {"role": "tool", "content": "13C"},
+    ]
+    (item,) = lines(tmp_path, {"messages": turns})
+    text = json.dumps(calls, separators=(",", ":"))
+    assert item.messages[1]["content"].startswith("<think>\nlook\n</think>\n\nWait.\n[{")
+    assert item.answer.startswith("12C.\n[{") and len(item.answer) == len("12C.\n" + text)
+    assert item.task.metadata["tool_calls"] == calls
+    assert item.task.metadata["turns_after"] == [{"role": "tool", "content": "13C"}]
+    tally = Tally()
+    tally.add(item)
+    assert str(tally) == "1 traces; in 1 the turns after the last answer are left out"

@@ -70,7 +70,7 @@ def test_a_json_file_of_lines_and_an_array_in_small_pieces(tmp_path, monkeypatch
     (tmp_path / "a.json").write_bytes(LINES)
     assert len(read(file, path=str(tmp_path / "a.json"))[0]) == 40
     write(tmp_path / "b.json")
-    monkeypatch.setattr("synth.core.readers._CHUNK", 7)
+    monkeypatch.setattr("synth.core._readers.json_rows.CHUNK", 7)
     assert len(read(file, path=str(tmp_path / "b.json"))[0]) == 40
 
 

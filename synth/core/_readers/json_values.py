@@ -30,8 +30,3 @@ def json_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         return [json_value(item, depth + 1) for item in value]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def count(value: Any) -> int | None:
-    """A number of tokens; None where it is not one."""
-    return value if type(value) is int and 0 <= value < 2**63 else None

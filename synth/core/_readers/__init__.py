@@ -1,0 +1,1 @@
+"""What the readers of rows are made of: text, JSON, CSV, Parquet, and the cells of a row."""
