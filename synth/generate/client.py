@@ -15,7 +15,7 @@ from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
 from synth.core.usage import usage_of
 from synth.generate.budget import BudgetTracker
-from synth.generate.concurrency import TeacherClosed
+from synth.generate.concurrency import ConcurrencyController, TeacherClosed
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.keys import RequestKey, request_key
@@ -51,6 +51,8 @@ class ResponseClient:
         self.spec, self.store, self.counts = spec, store, counts
         self.stop: DistillError | None = None  # why the run stops, once it does
         self.on_halt: list[Callable[[], None]] = []  # called when the run stops
+        self.retrying = 0  # requests that failed and wait for their next attempt
+        self.on_retry: list[Callable[[], None]] = []  # called when one more of them waits
         self.controllers = {name: spec.controller(name) for name in spec.teachers}
         caps = {name: options.budget for name, options in spec.options.items() if options.budget}
         spent = store.spent(spec.run) if spec.budget or caps else {}
@@ -81,13 +83,20 @@ class ResponseClient:
     async def _request_with_retries(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Buy a response; it is on the disk when this returns."""
         controller, attempts, due = self.controllers[name], 0, 0.0
+        at_first_failure: int | None = None  # how many answers there were
         while True:
             await self._acquire(name, due)
             health, answers, sent = controller.health, controller.answers, time.monotonic()
             try:
                 return await self.persist(self._send(name, request, key))
             except RetryableError as failure:
-                controller.on_error(failure, sent, key.key)
+                meanwhile = controller.answers > answers
+                if at_first_failure is None:
+                    at_first_failure = answers if meanwhile else controller.answers
+                # Where others are answered this request is odd, and the endpoint is well.
+                others = controller.answers > at_first_failure
+                odd = not failure.unreachable and (others or self.store.failed_before(key.key))
+                controller.on_error(failure, sent, key.key, odd)
                 if controller.closed and name not in self.counts.out:
                     self._close(name, controller.closed, not self._others(name))
                 # Trouble with the endpoint is not held against the request: it counts only where
@@ -95,7 +104,7 @@ class ResponseClient:
                 attempts += (
                     failure.trouble == "malformed"
                     or (failure.trouble == "outage" and health != "unhealthy")
-                    or controller.answers > answers
+                    or meanwhile
                 )
                 if attempts <= self.spec.retries:
                     self.counts.retried[_kind(failure.reason)] += 1
@@ -104,7 +113,7 @@ class ResponseClient:
                     continue
                 reason = failure.reason
             except RequestRejected as rejection:
-                controller.release()
+                controller.on_refusal()
                 reason = str(rejection)
             except DistillError as error:
                 controller.release()
@@ -126,7 +135,10 @@ class ResponseClient:
         """Wait for a turn with a teacher, not before `due` (monotonic seconds)."""
         controller = self.controllers[name]
         try:
-            await controller.acquire(due)
+            if due:
+                await self._wait_to_retry(controller, due)
+            else:
+                await controller.acquire()
             if exceeded := self._budget.exceeded_cap(name):
                 self._close(name, *exceeded)
             if controller.closed:
@@ -136,6 +148,16 @@ class ResponseClient:
             if self.stop:
                 raise RunStopping from None
             raise
+
+    async def _wait_to_retry(self, controller: ConcurrencyController, due: float) -> None:
+        """Wait for the next turn of a request that failed; other questions begin meanwhile."""
+        self.retrying += 1
+        for callback in self.on_retry:
+            callback()
+        try:
+            await controller.acquire(due)
+        finally:
+            self.retrying -= 1
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Make one attempt. Its turn ends when the response is on the disk."""

@@ -1,10 +1,14 @@
 """Concurrency controller: how many requests one teacher gets at a time, and when.
 
 It begins with one request in flight: the first answer proves the address, the key and the model.
-Then the limit doubles with each round trip up to the ceiling. What the endpoint cannot take halves
-it, and from there it grows by a step a round trip (additive increase, multiplicative decrease: Chiu
-and Jain 1989, section 3). Requests wait in one queue by the time at which they are due, so that one
-that is tried again goes before one that came after its time.
+Then the limit doubles with each round trip up to the ceiling. Each failure lowers it, all failures
+of a round trip by half at most, and each answer raises it by its part of a step a round trip
+(additive increase, multiplicative decrease: Chiu and Jain 1989, section 3). So a few failures among
+many answers leave it at the ceiling, and a round trip of failures alone halves it.
+
+Requests wait in one queue by the time at which they are due, so that one that is tried again goes
+before one that came after its time. A retry waits by itself. Everyone waits only where the endpoint
+asks for it, or where different requests fail and none is answered between.
 """
 
 from __future__ import annotations
@@ -12,17 +16,33 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from synth.core.errors import DistillError, Unfinished, UserError
-from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, Advertised, RetryableError
+from synth.teachers.base import (
+    FIRST_ATTEMPTS,
+    LONGEST_PAUSE_S,
+    Advertised,
+    RetryableError,
+    Trouble,
+)
 
-# So many different requests failing in a row, with no answer between, mean that the endpoint is
-# unhealthy and not a request odd. It is then tried with one request at a time.
+# So many different requests failing in a row with no answer between, and more than are still in
+# flight, mean that the endpoint is unhealthy and not a request odd. It is then tried with one
+# request at a time.
 UNHEALTHY_AFTER = 5
+# By how much one failure lowers the limit. At a ceiling of 16 it stays there while fewer than one
+# in 16 responses is a 429, or one in 4 another failure.
+LOWERS: dict[Trouble, float] = {"rate limit": 1.0, "outage": 0.25, "malformed": 0.0}
+# While nothing is proved one request is in flight, and another for each span without any response:
+# a request that never ends must not hold up all.
+PROBE_EVERY_S = 20.0
+MOST_PROBES = 4
+MOST_JITTER_S = 1.0  # added to a pause, a tenth of it at most, so that clients do not come together
 FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
 # After the first answer: so many, or half of the ceiling if that is more. The limit doubles with
 # each round trip, and a round trip may take minutes.
@@ -89,8 +109,11 @@ class ConcurrencyController:
         self._advertised = advertised
         self._limit = 1.0
         self._growing_fast = True
-        self._reduced_at = 0.0
+        self._round_began = 0.0  # the first failure of this round trip
+        self._lowest = 1.0  # to which this round trip may lower the limit
         self._paused_until = 0.0
+        self._most_probes = 0 if skip_probe else min(MOST_PROBES, limits.ceiling)
+        self._last_response = 0.0  # of any kind, or when the only request in flight was sent
         self._failing: set[object] = set()  # requests that failed since the last answer
         self._failures = self._rounds = 0  # how often, and in how many round trips, since then
         self._failing_since = time.monotonic()  # the first failure since the last answer
@@ -106,7 +129,10 @@ class ConcurrencyController:
         """How many requests may be in flight now."""
         if self._skip_probe:  # it proves the key by itself, and gathers what it is asked
             return self.limits.ceiling
-        return 1 if self.health != "healthy" else int(self._limit)
+        if self.health == "healthy":
+            return int(self._limit)
+        silent_s = time.monotonic() - self._last_response if self.in_flight else 0.0
+        return min(self._most_probes, 1 + int(silent_s / PROBE_EVERY_S))
 
     async def acquire(self, due: float = 0.0) -> None:
         """Wait for a turn, not before `due` (monotonic seconds). Raises TeacherClosed."""
@@ -129,63 +155,82 @@ class ConcurrencyController:
 
     def on_success(self, sent: float, tokens: int) -> None:
         """End a turn with an answer to the request that was sent at `sent` (monotonic seconds)."""
-        self.in_flight -= 1
+        self._end_turn()
         self.answers += 1
-        self._failing.clear()
-        self._failures = self._rounds = 0
+        self._clear_failures()
         if self.health != "healthy":
             first = max(FIRST_LIMIT, self.limits.ceiling / 2)
             start = first if self.health == "untested" else self._limit
             self.health, self._limit = "healthy", min(start, float(self.limits.ceiling))
-        elif self.in_flight + 1 >= self._limit / 2 and sent >= self._reduced_at:
+        elif self.in_flight + 1 >= self._limit / 2:
             step = self._limit if self._growing_fast else max(1.0, self.limits.ceiling / 32)
             self._limit = min(float(self.limits.ceiling), self._limit + step / self._limit)
+            self._growing_fast &= self._limit < self.limits.ceiling
         if self._tokens is not None:
             self._tokens.take(tokens)
         self._pump()
 
-    def on_error(self, failure: RetryableError, sent: float, request: object) -> None:
+    def on_error(
+        self, failure: RetryableError, sent: float, request: object, odd: bool = False
+    ) -> None:
         """End a turn with a failure that may pass.
 
         `request` names what was sent at `sent` (monotonic seconds): many failures of one request
-        say little of the rest.
+        say little of the rest. `odd` says that others are answered where this one fails: then it
+        says nothing of them, while the endpoint is not known to be unhealthy.
         """
-        self.in_flight -= 1
-        if failure.trouble != "malformed":
-            self._back_off(failure, sent, request)
+        self._end_turn()
+        new_round = sent >= self._round_began
+        if new_round:
+            self._round_began, self._lowest = time.monotonic(), max(1.0, self._limit / 2)
+        self._limit = max(self._lowest, self._limit - LOWERS[failure.trouble])
+        self._growing_fast &= failure.trouble != "rate limit"
+        if failure.after is not None:
+            self._pause(failure.after)
+        odd = odd and failure.trouble == "outage" and self.health != "unhealthy"
+        if failure.trouble != "malformed" and not odd:
+            self._rounds += new_round
+            self._back_off(failure, request)
         self._pump()
 
-    def _back_off(self, failure: RetryableError, sent: float, request: object) -> None:
+    def _back_off(self, failure: RetryableError, request: object) -> None:
+        """Note one more failure since the last answer, and what it says of the endpoint."""
         now = time.monotonic()
         if not self._failures:
             self._failing_since = now
         self._failures += 1
         self._failing.add(request)
-        if sent >= self._reduced_at:  # once a round trip, not once for each request of a window
-            self._limit, self._reduced_at = max(1.0, self._limit / 2), now
-            self._growing_fast = False
-            self._rounds += 1
-        if (
-            failure.trouble == "outage"
-            and self.health == "healthy"
-            and len(self._failing) >= UNHEALTHY_AFTER
-        ):
-            self.health = "unhealthy"
-        # One odd request waits by itself; trouble with the endpoint holds up everyone.
-        pause = failure.after or 0.0
-        if failure.after is None or self._rounds > 1:  # what it asked for was not enough
-            pause = max(pause, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self._rounds - 1)))
-        if failure.after is not None or failure.trouble == "rate limit" or self.health != "healthy":
-            self._paused_until = max(self._paused_until, now + pause)
+        all_fail = len(self._failing) >= max(UNHEALTHY_AFTER, self.in_flight + 1)
+        if failure.trouble == "outage" and self.health == "healthy" and all_fail:
+            self.health, self._growing_fast = "unhealthy", False
+        if failure.after is None:
+            troubled = all_fail or self.health != "healthy"
+        else:  # what it asked for was not enough
+            troubled = self._rounds > 1
+        if troubled:
+            self._pause(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(0, self._rounds - 1)))
         quiet = now - self._failing_since
         if failure.unreachable and self.health == "untested" and self._failures >= FIRST_ATTEMPTS:
             self.close(UserError(failure.reason))
         elif quiet > self.limits.patience_s:
             self.close(Unfinished(f"no answer for {quiet:.0f} s, the last was: {failure.reason}"))
 
+    def _pause(self, seconds: float) -> None:
+        """Let nobody send for so many seconds, or a little longer, but never shorter."""
+        seconds += random.uniform(0.0, min(MOST_JITTER_S, seconds / 10))
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+    def on_refusal(self) -> None:
+        """End a turn with a refusal of this request alone: the endpoint is there."""
+        self._end_turn()
+        self._clear_failures()
+        if self.health == "unhealthy":
+            self.health = "healthy"
+        self._pump()
+
     def release(self) -> None:
-        """End a turn in a way that says nothing of the teacher (rejected, or stopped)."""
-        self.in_flight -= 1
+        """End a turn in a way that says nothing of the teacher: the run stops."""
+        self._end_turn()
         self._pump()
 
     def close(self, error: DistillError) -> None:
@@ -197,7 +242,17 @@ class ConcurrencyController:
                 turn.set_exception(TeacherClosed(self.closed))
         self._queue.clear()
 
+    def _end_turn(self) -> None:
+        self.in_flight -= 1
+        self._last_response = time.monotonic()
+
+    def _clear_failures(self) -> None:
+        self._failing.clear()
+        self._failures = self._rounds = 0
+
     def _take(self) -> None:
+        if not self.in_flight:
+            self._last_response = time.monotonic()
         self.in_flight += 1
         if self._requests is not None:
             self._requests.take(1)
@@ -205,7 +260,9 @@ class ConcurrencyController:
     def _blocked(self, now: float) -> float | None:
         """Return seconds until a request may be sent; None until one in flight has ended."""
         if self.in_flight >= self.limit:
-            return None
+            if self.health == "healthy" or self.in_flight >= self._most_probes:
+                return None
+            return max(1e-3, self._last_response + PROBE_EVERY_S * self.in_flight - now)
         wait = self._paused_until - now
         for bucket in (self._requests, self._tokens):
             if bucket is not None:

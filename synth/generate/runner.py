@@ -31,6 +31,9 @@ from synth.store.responses import ResponseStore
 AHEAD = 1.25
 # Seconds after Ctrl-C in which what is not paid for (a batch, a pause) has let go.
 LET_GO_S = 0.05
+# Requests that wait to be tried again take no place of a question, up to so many for each place:
+# in an outage every question would begin.
+RETRYING = 4
 # Characters of finished questions that wait for one before them; beyond this none is begun.
 MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
 
@@ -43,6 +46,7 @@ class _Runner:
         self._client = ResponseClient(spec, store, counts)
         self._model = PassRateModel(spec.samples)
         self._client.on_halt.append(self._model.release)
+        self._client.on_retry.append(lambda: self._finished.set())
         self._threads = ThreadPoolExecutor(spec.check_threads, thread_name_prefix="check")
         self._sampler = Sampler(self._client, self._threads)
         ceilings = sum(c.limits.ceiling for c in self._client.controllers.values())
@@ -85,7 +89,9 @@ class _Runner:
             raise self._client.stop
 
     def _full(self) -> bool:
-        return self._active >= self._max_active or self._waiting_characters > MAX_WAITING_CHARACTERS
+        retrying = min(self._client.retrying, RETRYING * self._max_active)
+        places = self._max_active + retrying
+        return self._active >= places or self._waiting_characters > MAX_WAITING_CHARACTERS
 
     async def _advance(self, emit: Emit) -> None:
         """Hand on the first question if it is done, or wait until some question is."""

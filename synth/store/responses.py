@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import queue
 import sqlite3
@@ -184,6 +185,14 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
         """Notes that a request failed for good, so that no request goes without an account."""
         values = (key, run, teacher, reason, time.time())
         await self._submit("INSERT INTO failures VALUES (?, ?, ?, ?, ?)", values)
+
+    def failed_before(self, key: str) -> bool:
+        """Whether a request failed for good in an earlier run."""
+        return key in self._failed
+
+    @functools.cached_property
+    def _failed(self) -> set[str]:
+        return {key for (key,) in self._reader.execute("SELECT key FROM failures")}
 
     async def persist_fallback_teacher(self, key: str, teacher: str) -> None:
         """Notes which teacher answered in place of the one whose request has this key."""

@@ -89,11 +89,12 @@ def advertised(headers: Mapping[str, str]) -> Advertised:
     """Return what `x-ratelimit-remaining-*` and `x-ratelimit-reset-*` headers say."""
 
     def read(what: str) -> tuple[int | None, float]:
-        whole_at = time.monotonic() + span(headers.get(f"x-ratelimit-reset-{what}", ""))
-        try:
-            return max(0, int(headers.get(f"x-ratelimit-remaining-{what}", ""))), whole_at
-        except ValueError:
-            return None, whole_at
+        reset = headers.get(f"x-ratelimit-reset-{what}", "")
+        left = headers.get(f"x-ratelimit-remaining-{what}", "")
+        # Without a time there is nothing to wait for: a 429 will say where it is too early.
+        if not reset or not re.fullmatch(r"[0-9]{1,18}", left):
+            return None, 0.0
+        return int(left), time.monotonic() + span(reset)
 
     return Advertised(*read("requests"), *read("tokens"))
 
