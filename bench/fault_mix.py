@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import aiohttp
-import openai as _  # noqa: F401 - its import is in nobody's figures
+import openai as openai_sdk  # noqa: F401 - its import is in nobody's figures
 from _shared.faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw
 from common import machine, measured, median, table, versions
 

@@ -250,3 +250,104 @@ def test_a_waiter_that_is_cancelled_leaves_its_place():
         assert (way.in_flight, len(way._queue)) == (1, 0)
 
     asyncio.run(run())
+
+
+def fails(way, request, trouble="outage", odd=False, after=None, sent=None):
+    sent = time.monotonic() if sent is None else sent
+    way.on_error(RetryableError("status 500", after=after, trouble=trouble), sent, request, odd)
+
+
+def test_single_failures_among_many_answers_leave_the_width_at_the_ceiling():
+    async def run():
+        way = lane(ceiling=16)
+        await served(way, 200)
+        for number in range(60):
+            await served(way, 19)
+            await way.acquire()
+            fails(way, number, "rate limit" if number % 3 == 0 else "outage", odd=True)
+            assert way._paused_until < time.monotonic()
+        assert way.limit >= 14
+        assert way.health == "healthy"
+
+    asyncio.run(run())
+
+
+def test_requests_that_fail_where_others_are_answered_are_no_outage():
+    async def run():
+        way = lane(patience_s=0.05)
+        await served(way, 10)
+        start = time.monotonic()
+        for number in range(40):  # only these are left: no answer comes any more
+            await way.acquire()
+            fails(way, number % 10, odd=True)
+            await asyncio.sleep(0.002)
+        assert time.monotonic() - start > way.limits.patience_s
+        assert (way.health, way.closed) == ("healthy", None)
+        assert way._paused_until < time.monotonic()
+
+    asyncio.run(run())
+
+
+def test_failures_with_more_requests_still_in_flight_are_no_outage_yet():
+    async def run():
+        way = lane(ceiling=32)
+        await served(way, 100)
+        for _ in range(12):
+            await way.acquire()
+        for number in range(12):
+            await way.acquire()
+            fails(way, number)
+            assert way.health == "healthy"
+            assert way._paused_until < time.monotonic()
+        await way.acquire()
+        fails(way, 12)
+        assert way.health == "unhealthy"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("odd", [True, False])
+@pytest.mark.parametrize("trouble", ["rate limit", "outage", "malformed"])
+def test_a_pause_that_the_endpoint_asks_for_holds_everyone_up_and_is_never_shorter(trouble, odd):
+    async def run():
+        way = lane()
+        await served(way, 3)
+        await way.acquire()
+        before = time.monotonic()
+        fails(way, 1, trouble, odd, after=30.0)
+        assert before + 30.0 <= way._paused_until <= time.monotonic() + 31.0
+
+    asyncio.run(run())
+
+
+def test_a_refusal_shows_that_the_endpoint_is_there():
+    async def run():
+        way = lane()
+        await served(way, 3)
+        for number in range(module.UNHEALTHY_AFTER):
+            await way.acquire()
+            fails(way, number)
+        assert way.health == "unhealthy"
+        await way.acquire()
+        way.on_refusal()
+        assert way.health == "healthy"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("ceiling", "most"), [(64, module.MOST_PROBES), (2, 2), (1, 1)])
+def test_a_first_request_that_never_ends_lets_others_try(monkeypatch, ceiling, most):
+    monkeypatch.setattr(module, "PROBE_EVERY_S", 0.02)
+
+    async def run():
+        way = lane(ceiling=ceiling)
+        turns = [asyncio.create_task(way.acquire()) for _ in range(10)]
+        await asyncio.sleep(0.5)
+        assert way.in_flight == sum(turn.done() for turn in turns) == most
+        way.on_success(time.monotonic(), 0)
+        await asyncio.sleep(0.01)
+        assert way.in_flight == min(ceiling, 9)
+        for turn in turns:
+            turn.cancel()
+
+    asyncio.run(run())

@@ -156,3 +156,31 @@ def test_every_fault_and_kills_at_random_moments(tmp_path):
     assert account.stored + account.failed.total() == account.wanted
     assert account.stored > account.wanted / 2
     assert account.faults.keys() == FAULTS.keys()
+
+
+@pytest.mark.parametrize("fault", ["500", "cut in the body", "empty choices", "400"])
+def test_requests_that_fail_for_good_end_by_themselves_and_hold_nobody_up(fault, path):
+    """The first and the last ones fail for good; a rerun, which has only these, ends as well."""
+    bad = {f"question {n}" for n in (0, 1, 36, 37, 38, 39)}
+    with FaultServer(lambda ask: fault if ask.question in bad else "") as server:
+        for bought in (68, 0):
+            _, counts, failures = ask_all(server, path, number=40, concurrency=8, patience_s=30)
+            assert (counts.bought, counts.failed.total()) == (bought, 12)
+            assert not counts.out
+        assert len(failures) == 12
+        attempts = 1 if fault == "400" else 3
+        assert len(server.log) == 68 + 2 * 12 * attempts
+
+
+def test_questions_that_wait_to_be_tried_again_let_others_begin(path, monkeypatch):
+    monkeypatch.setattr(buying, "_backoff", lambda attempt: 1.0)
+    times = {}
+
+    def plan(ask):
+        number = int(ask.question.split()[1])
+        times.setdefault(number, time.monotonic())
+        return "empty choices" if 5 <= number < 30 and ask.attempt == 0 else ""
+
+    with FaultServer(plan) as server:
+        ask_all(server, path, number=60, concurrency=4)
+    assert times[59] - times[5] < 1.0  # 13 at a time may be under way; 25 wait for a second
