@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,18 +15,31 @@ from synth.core.interrupts import leaves_at_second_press
 from synth.core.progress import done_now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from synth.config.run import Run
 
 app = typer.Typer(
     help="Turn a big model's reasoning into a better small model, from one config file.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.")]
+
+def _configs(incomplete: str) -> list[str]:
+    """Completes the name of a config: a shipped one, or a file."""
+    import glob
+
+    from synth.config.yaml_file import config_names
+
+    files = [*glob.glob(f"{glob.escape(incomplete)}*.y*ml"), *glob.glob(f"{incomplete}*/")]
+    return [*(n for n in config_names() if n.startswith(incomplete)), *files]
+
+
+Config = Annotated[
+    str,
+    typer.Argument(help="A YAML file, or the name of a shipped config.", autocompletion=_configs),
+]
 DataOrConfig = Annotated[
     str, typer.Argument(help="A YAML file, a shipped config, or a data set to filter.")
 ]
@@ -37,6 +50,48 @@ Overrides = Annotated[
 ]
 
 say = typer.echo
+# The groups of commands in the help.
+SET_UP, RUN, STAGE, LOOK = "Set up", "Run", "Single stages", "Look"
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+def _command(group: str, example: str, name: str | None = None) -> Callable[[Function], Function]:
+    """Adds a command to a group of the help, with an example of it."""
+    return app.command(name, rich_help_panel=group, epilog=f"Example: {example}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from synth import __version__
+
+        say(f"synth-distill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Turn a big model's reasoning into a better small model, from one config file."""
+
+
+@_command(SET_UP, "distill init my-run")
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the run, and of the file.")] = "my-run",
+    base: Annotated[
+        str | None, typer.Option("--from", help="A shipped config to start from (list configs).")
+    ] = None,
+    traces: Annotated[
+        str | None, typer.Option(help="Your own traces: a file, a folder, a glob or a hub set.")
+    ] = None,
+) -> None:
+    """Write a commented config to start from: for an API, or for traces of your own."""
+    from synth.cli.init import write_config
+
+    path = write_config(name, base, traces)
+    say(f"{path}: change what is yours in it, then: distill validate {path}")
 
 
 def _load(config: str, overrides: list[str] | None) -> Run:
@@ -86,7 +141,7 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
 
 
-@app.command()
+@_command(RUN, "distill run my.yaml train.learning_rate=2e-5")
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every stage from questions to report; what is done already is not done again."""
     from synth.config.run import stages_of
@@ -108,13 +163,13 @@ def run(config: Config, overrides: Overrides = None) -> None:
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
 
 
-@app.command()
+@_command(STAGE, "distill generate my.yaml generate.concurrency=64")
 def generate(config: Config, overrides: Overrides = None) -> None:
     """Asks the teachers; answers that the store has are not bought again."""
     _one_stage("generate", config, overrides)
 
 
-@app.command(name="filter")
+@_command(STAGE, "distill filter traces.jsonl --explain", name="filter")
 def filter_(
     config: DataOrConfig,
     overrides: Overrides = None,
@@ -140,7 +195,7 @@ def filter_(
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
 
 
-@app.command()
+@_command(LOOK, "distill why runs/my-run sums-1a2b3c-big-0")
 def why(run: RunOrConfig, id: RecordId) -> None:
     """Says what every filter said of a record, and on what grounds."""
     from synth.cli.lookup import find_run
@@ -150,7 +205,7 @@ def why(run: RunOrConfig, id: RecordId) -> None:
     say(explain_verdicts(folder, id))
 
 
-@app.command()
+@_command(LOOK, "distill dedup traces.jsonl --calibrate")
 def dedup(
     config: DataOrConfig,
     overrides: Overrides = None,
@@ -174,7 +229,7 @@ def dedup(
         calibration_summary(calibration.to_dict())
 
 
-@app.command()
+@_command(STAGE, "distill label my.yaml --estimate")
 def label(
     config: Config,
     overrides: Overrides = None,
@@ -194,19 +249,19 @@ def label(
     show_estimate(run, say)
 
 
-@app.command()
+@_command(STAGE, "distill train my.yaml train.epochs=2")
 def train(config: Config, overrides: Overrides = None) -> None:
     """Fine-tunes the student on the traces that were kept."""
     _one_stage("train", config, overrides)
 
 
-@app.command()
+@_command(STAGE, "distill evaluate my.yaml evaluate.samples=4")
 def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Measures the student before and after, and the teacher."""
     _one_stage("evaluate", config, overrides)
 
 
-@app.command()
+@_command(LOOK, "distill compare runs/first runs/second")
 def compare(
     one: RunOrConfig,
     other: Annotated[str, typer.Argument(help="The run to compare with it.")],
@@ -223,7 +278,7 @@ def compare(
     comparison_summary(compare_runs(first, second, who))
 
 
-@app.command()
+@_command(LOOK, "distill report my.yaml")
 def report(config: Config, overrides: Overrides = None) -> None:
     """Writes report.html for what is done so far."""
     from synth.report.html import write_report
@@ -231,7 +286,7 @@ def report(config: Config, overrides: Overrides = None) -> None:
     say(str(write_report(_load_data(config, overrides))))
 
 
-@app.command()
+@_command(RUN, "distill preview my.yaml -n 3")
 def preview(
     config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config.")] = "dry-run",
     overrides: Overrides = None,
@@ -244,7 +299,7 @@ def preview(
     show(_load(config, overrides), number, ask)
 
 
-@app.command()
+@_command(SET_UP, "distill validate my.yaml")
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Checks a config: every mistake at once, each with its line. Spends nothing."""
     from synth.config.run import stages_of
@@ -265,7 +320,7 @@ def validate(config: Config, overrides: Overrides = None) -> None:
         say(f"warning: {warning}")
 
 
-@app.command()
+@_command(RUN, "distill estimate my.yaml --pilot 30")
 def estimate(
     config: Config,
     overrides: Overrides = None,
@@ -284,7 +339,7 @@ def estimate(
     estimate_summary(make_estimate(_load(config, overrides), pilot, tokenizer, say))
 
 
-@app.command()
+@_command(LOOK, "distill explain my.yaml sums-1a2b3c-big-0")
 def explain(run: RunOrConfig, id: RecordId) -> None:
     """Says where a record came from, and why it was bought rather than reused."""
     from synth.cli.lookup import find_run
@@ -293,7 +348,7 @@ def explain(run: RunOrConfig, id: RecordId) -> None:
     say(explain_origin(*find_run(run, "generate"), id))
 
 
-@app.command()
+@_command(SET_UP, "distill recover runs/responses.sqlite")
 def recover(
     store: Annotated[
         str, typer.Argument(help="The response store, such as runs/responses.sqlite.")
@@ -307,7 +362,7 @@ def recover(
     recover(Path(store), say)
 
 
-@app.command()
+@_command(SET_UP, "distill schema > schema.json")
 def schema() -> None:
     """Prints the JSON schema of a config, for editors."""
     import json
@@ -317,20 +372,23 @@ def schema() -> None:
     say(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
 
-@app.command(name="list")
+@_command(SET_UP, "distill list filters math_answer", name="list")
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="filters, teachers, sources, traces, layouts, prompts or configs."),
+        typer.Argument(help="filters, teachers, tasks, traces, layouts, prompts or configs."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its options, types and defaults.")
     ] = None,
 ) -> None:
-    """Lists all that a config can name."""
+    """Lists all that a config can name, or what one of these takes."""
     from synth.cli.catalogue import catalogue
 
-    say(catalogue(kind))
+    say(catalogue(kind, name))
 
 
-@app.command()
+@_command(SET_UP, "distill doctor")
 def doctor() -> None:
     """Says what is installed, what is missing, and what is wrong."""
     from synth.cli.doctor import diagnosis
