@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from synth.core.installation import install_command
 
@@ -24,6 +25,24 @@ class DistillError(Exception):
     """Base of all errors that a user is meant to read. Carries its exit status."""
 
     exit_status = EXIT_USER
+
+    def prefixed(self, prefix: str) -> Self:
+        """Returns the same error with a text before its message."""
+        return _restored(type(self), f"{prefix}{self}", vars(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the message, not what it was made of: it comes from other processes, too."""
+        return _restored, (type(self), str(self), vars(self))
+
+
+E = TypeVar("E", bound=DistillError)
+
+
+def _restored(kind: type[E], message: str, state: dict[str, Any]) -> E:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    error.__dict__.update(state)
+    return error
 
 
 class UserError(DistillError):

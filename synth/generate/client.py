@@ -248,7 +248,7 @@ class ResponseClient:
         self.controllers[name].close(error)
         if fatal:
             prefix = "" if str(error).startswith(("budget.", "teachers.")) else f"teacher {name}: "
-            self.halt(type(error)(f"{prefix}{error}"))
+            self.halt(error.prefixed(prefix))
 
     def end_if_none_left(self) -> None:
         """End the run where every teacher is given up."""
