@@ -82,6 +82,12 @@ def end_of(config: TeacherConfig, today: datetime.date | None = None) -> str | N
     return f"{model} {verb} at {host} on {end.ended} ({end.source}); in its place: {end.successor}"
 
 
+def warn(config: TeacherConfig) -> list[str]:
+    """Return a message where the teacher's model has ended, or will on a day that is known."""
+    end = end_of(config)
+    return [end] if end else []
+
+
 def price_of(config: TeacherConfig) -> Price | None:
     """Return what a teacher's tokens cost: by its config, else by the shipped list, else None."""
     if config.price is None and (default := default_of(config)):

@@ -20,6 +20,7 @@ from synth.teachers._http.messages import system_and_turns
 from synth.teachers._http.options import HttpConfig
 from synth.teachers._http.sampling import NO_SOFT_LABELS, raise_if_refused, refused_parameters
 from synth.teachers._http_teacher import HttpTeacher
+from synth.teachers._pricing import warn as warn
 from synth.teachers._response import json_object, malformed
 from synth.teachers.openai import warn as warn
 

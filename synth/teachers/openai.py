@@ -20,7 +20,7 @@ from synth.teachers._http_teacher import HttpTeacher
 from synth.teachers._openai.address import sdk_address
 from synth.teachers._openai.stream import ChunkJoiner
 from synth.teachers._openai.token_ids import ids_by_bytes
-from synth.teachers._pricing import end_of
+from synth.teachers._pricing import warn as warn
 from synth.teachers._response import with_labels
 from synth.teachers.base import RequestRejected
 
@@ -54,12 +54,6 @@ class Config(HttpConfig):
 def check(config: Config) -> list[str]:
     """Return a message for each environment variable that is named and not set."""
     return config.unset_variables()
-
-
-def warn(config: Config) -> list[str]:
-    """Return a message where the model has ended, or will on a day that is known."""
-    end = end_of(config)
-    return [end] if end else []
 
 
 def build(config: Config, name: str) -> OpenAITeacher:

@@ -34,10 +34,10 @@ from synth.teachers._openai.batch_endpoints import (
 )
 from synth.teachers._openai.error_inside import error_inside
 from synth.teachers._pricing import price_of
+from synth.teachers._pricing import warn as warn
 from synth.teachers._response import check_answer, parse_answer
 from synth.teachers.base import RequestRejected, RetryableError
 from synth.teachers.openai import check as check
-from synth.teachers.openai import warn as warn
 
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _ONLINE_AT_ONCE = 64  # what a batch left over comes by the thousand; the endpoint has its limits

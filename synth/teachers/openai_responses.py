@@ -18,6 +18,7 @@ from synth.teachers._http.sampling import NO_SOFT_LABELS, raise_if_refused, refu
 from synth.teachers._http_teacher import HttpTeacher
 from synth.teachers._openai.address import sdk_address
 from synth.teachers._openai.responses import FinalResponse, completion_of, error_of
+from synth.teachers._pricing import warn as warn
 from synth.teachers._response import json_object
 from synth.teachers.openai import warn as warn
 

@@ -68,7 +68,7 @@ def test_every_model_of_a_shipped_config_is_known_and_has_no_last_day(name):
     run, _ = load_run(name)
     for teacher, entry in run.teachers.items():
         config = plugin_config("teacher", entry)
-        if not isinstance(config, openai.Config):
+        if not hasattr(config, "base_url"):
             continue
         known = default_of(config)
         assert known is not None, f"{teacher}: {config.model} is not in prices.yaml"
