@@ -22,7 +22,6 @@ from synth.teachers._http.sampling import NO_SOFT_LABELS, raise_if_refused, refu
 from synth.teachers._http_teacher import HttpTeacher
 from synth.teachers._pricing import warn as warn
 from synth.teachers._response import json_object
-from synth.teachers.openai import warn as warn
 
 _REFUSED = {
     "seed": "the Messages API has none; without one, samples differ by chance",

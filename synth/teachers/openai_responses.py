@@ -20,7 +20,6 @@ from synth.teachers._openai.address import sdk_address
 from synth.teachers._openai.responses import FinalResponse, completion_of, error_of
 from synth.teachers._pricing import warn as warn
 from synth.teachers._response import json_object
-from synth.teachers.openai import warn as warn
 
 _NOT_THERE = "the Responses API has none"
 _REFUSED = {
