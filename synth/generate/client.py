@@ -94,8 +94,11 @@ class ResponseClient:
                 if at_first_failure is None:
                     at_first_failure = answers if meanwhile else controller.answers
                 # Where others are answered this request is odd, and the endpoint is well.
-                others = controller.answers > at_first_failure
-                odd = not failure.unreachable and (others or self.store.failed_before(key.key))
+                odd = not failure.unreachable and (
+                    controller.answers > at_first_failure
+                    or (due > 0 and controller.only_retries)
+                    or self.store.failed_before(key.key)
+                )
                 controller.on_error(failure, sent, key.key, odd)
                 if controller.closed and name not in self.counts.out:
                     self._close(name, controller.closed, not self._others(name))

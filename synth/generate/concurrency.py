@@ -25,7 +25,6 @@ from typing import Literal
 from synth.core.errors import DistillError, Unfinished, UserError
 from synth.teachers.base import (
     FIRST_ATTEMPTS,
-    LONGEST_PAUSE_S,
     Advertised,
     RetryableError,
     Trouble,
@@ -43,7 +42,8 @@ LOWERS: dict[Trouble, float] = {"rate limit": 1.0, "outage": 0.25, "malformed": 
 PROBE_EVERY_S = 20.0
 MOST_PROBES = 4
 MOST_JITTER_S = 1.0  # added to a pause, a tenth of it at most, so that clients do not come together
-FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer
+FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer, up to
+MOST_PAUSE_S = 15.0  # so that an endpoint that is back is soon known to be
 # After the first answer: so many, or half of the ceiling if that is more. The limit doubles with
 # each round trip, and a round trip may take minutes.
 FIRST_LIMIT = 32.0
@@ -121,6 +121,7 @@ class ConcurrencyController:
         self._requests = _Bucket(limits.rpm, 1.0) if limits.rpm else None
         self._tokens = _Bucket(limits.tpm, 10.0) if limits.tpm else None
         self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._new_waiting = 0  # requests in the queue that never failed
         self._sequence = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -134,8 +135,17 @@ class ConcurrencyController:
         silent_s = time.monotonic() - self._last_response if self.in_flight else 0.0
         return min(self._most_probes, 1 + int(silent_s / PROBE_EVERY_S))
 
+    @property
+    def only_retries(self) -> bool:
+        """Whether no request waits for its turn that never failed."""
+        return self._new_waiting == 0
+
     async def acquire(self, due: float = 0.0) -> None:
-        """Wait for a turn, not before `due` (monotonic seconds). Raises TeacherClosed."""
+        """Wait for a turn, and with a retry not before `due` (monotonic seconds).
+
+        Raises:
+            TeacherClosed: The teacher answers nothing more.
+        """
         if self.closed is not None:
             raise TeacherClosed(self.closed)
         now = time.monotonic()
@@ -144,6 +154,7 @@ class ConcurrencyController:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, (max(due, now), next(self._sequence), turn))
+        self._new_waiting += not due
         self._pump()
         try:
             await turn
@@ -152,6 +163,8 @@ class ConcurrencyController:
                 self.in_flight -= 1  # the turn had come
                 self._pump()
             raise
+        finally:
+            self._new_waiting -= not due
 
     def on_success(self, sent: float, tokens: int) -> None:
         """End a turn with an answer to the request that was sent at `sent` (monotonic seconds)."""
@@ -187,7 +200,14 @@ class ConcurrencyController:
         self._growing_fast &= failure.trouble != "rate limit"
         if failure.after is not None:
             self._pause(failure.after)
-        odd = odd and failure.trouble == "outage" and self.health != "unhealthy"
+        odd = (
+            odd
+            and failure.trouble == "outage"
+            and (self.health != "unhealthy" or self.only_retries)
+        )
+        if odd and self.health == "unhealthy":  # an outage shows in requests that never failed
+            self.health = "healthy"
+            self._clear_failures()
         if failure.trouble != "malformed" and not odd:
             self._rounds += new_round
             self._back_off(failure, request)
@@ -208,7 +228,7 @@ class ConcurrencyController:
         else:  # what it asked for was not enough
             troubled = self._rounds > 1
         if troubled:
-            self._pause(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(0, self._rounds - 1)))
+            self._pause(min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(0, self._rounds - 1)))
         quiet = now - self._failing_since
         if failure.unreachable and self.health == "untested" and self._failures >= FIRST_ATTEMPTS:
             self.close(UserError(failure.reason))
