@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from synth.config.base import Section
 
@@ -18,6 +19,35 @@ class PromptChoice(Section):
     values: dict[str, Any] = Field(
         default_factory=dict, description="Values of its variables, such as worked examples"
     )
+
+
+# What `sampling.extra` cannot hold, and what does it instead.
+_MORE_ANSWERS = (
+    "one request gives one answer, and others in it would be paid for and lost. For more answers "
+    "to a question set samples (generate.samples.max, evaluate.samples)"
+)
+_MESSAGES = "the messages are made from the question by the prompt"
+_ON_TEACHER = "it is no part of a request; set {} on the teacher"
+_NOT_EXTRA = {
+    "n": _MORE_ANSWERS,
+    "best_of": _MORE_ANSWERS,
+    "stream": "to read answers as streams, set stream: true on the teacher",
+    "stream_options": "set stream: true on the teacher; it asks for the usage itself",
+    **dict.fromkeys(("messages", "prompt", "input", "contents"), _MESSAGES),
+    "model": "set model on the teacher; the store's keys know that one",
+    "top_logprobs": "set sampling.top_logprobs, which also keeps them",
+    "extra_body": "it is the SDK's; write its keys under extra themselves",
+    "extra_headers": _ON_TEACHER.format("headers"),
+    "headers": _ON_TEACHER.format("headers"),
+    "extra_query": _ON_TEACHER.format("query"),
+    "timeout": _ON_TEACHER.format("timeout_s"),
+    "base_url": _ON_TEACHER.format("base_url"),
+    **dict.fromkeys(
+        ("api_key", "authorization", "Authorization"),
+        "what is sent is kept in the store. A key is read from the environment: set api_key_env "
+        "on the teacher",
+    ),
+}
 
 
 class Sampling(Section):
@@ -35,6 +65,17 @@ class Sampling(Section):
     extra: dict[str, Any] = Field(
         default_factory=dict, description="Further parameters, sent as they are"
     )
+
+    @field_validator("extra")
+    @classmethod
+    def _can_be_sent(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name, value in extra.items():
+            if name in _NOT_EXTRA and not (name in ("n", "best_of") and value == 1):
+                # A kind whose value, which may be a key, is not printed.
+                raise PydanticCustomError(
+                    "secret", f"{name} cannot be set here: {_NOT_EXTRA[name]}"
+                )
+        return extra
 
     def parameters(self, sample: int) -> dict[str, Any]:
         """What is sent for a sample: only what is set, under the endpoint's names."""

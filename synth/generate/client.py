@@ -13,13 +13,13 @@ from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.finish_reasons import no_answer
 from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
-from synth.core.usage import usage_of
 from synth.generate.budget import BudgetTracker
 from synth.generate.concurrency import ConcurrencyController, TeacherClosed
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
+from synth.generate.usage_account import Spent, UsageAccount
 from synth.store.keys import RequestKey, request_key
-from synth.store.responses import ResponseMetadata, ResponseStore, StoreFull
+from synth.store.responses import ResponseStore, StoreFull
 from synth.teachers import RequestRejected, RetryableError, parse_answer
 from synth.teachers.base import LONGEST_PAUSE_S
 
@@ -56,6 +56,7 @@ class ResponseClient:
         self.controllers = {name: spec.controller(name) for name in spec.teachers}
         caps = {name: options.budget for name, options in spec.options.items() if options.budget}
         spent = store.spent(spec.run) if spec.budget or caps else {}
+        self._account = UsageAccount(spec, counts)
         self._budget = BudgetTracker(spec.budget, caps, spent)
 
     def key(self, name: str, request: Request) -> RequestKey:
@@ -164,31 +165,32 @@ class ResponseClient:
 
     async def _send(self, name: str, request: Request, key: RequestKey) -> Reply:
         """Make one attempt. Its turn ends when the response is on the disk."""
-        controller, price = self.controllers[name], self.spec.prices.get(name)
-        teacher = self.spec.teachers[name]
+        controller, teacher = self.controllers[name], self.spec.teachers[name]
         self.counts.in_flight += 1
         self._budget.begin(name)
-        spent: tuple[int, float | None] | tuple[()] = ()
+        spent: Spent | None = None
         sent = time.monotonic()
         try:
             answer = await teacher.complete(request)
             latency = time.monotonic() - sent
-            raw, body, labels = parse_answer(answer, request, teacher.empty_answers)
-            prompt, completion, cost = usage_of(raw, price)
-            if prompt is not None and completion is not None:
-                tokens = prompt + completion
-            else:  # a cap has to hold where an endpoint counts nothing
-                tokens = len(body) // 4
-            spent = (tokens, cost)
-            metadata = ResponseMetadata(self.spec.run, name, prompt, completion, cost, latency)
-            await self.store.persist(key, body, metadata, labels)
+            try:
+                raw, body, labels = parse_answer(answer, request, teacher.empty_answers)
+            except (RetryableError, RequestRejected):
+                if paid := self._account.no_answer(name, answer, latency):
+                    body, metadata, spent = paid
+                    await self.store.persist_no_answer(key, body, metadata)
+                raise
+            spent = self._account.read(name, request, raw)
+            metadata = self._account.metadata(name, spent, latency)
+            await self.store.persist(key, body, metadata, labels, spent.estimate)
         finally:
             self.counts.in_flight -= 1
-            self._budget.end(name, *spent)
+            self._budget.end(name, *((spent.tokens, spent.usd) if spent else ()))
         first = controller.health == "untested"
-        controller.on_success(sent, tokens)
+        controller.on_success(sent, spent.tokens)
         reply = Reply(key.key, raw, latency)
-        self._count(name, reply, metadata)
+        self._account.count(name, spent)
+        self._count(name, reply)
         if first:
             self._check_reasoning(name, reply)
         return reply
@@ -204,16 +206,12 @@ class ResponseClient:
                 )
             )
 
-    def _count(self, name: str, reply: Reply, metadata: ResponseMetadata) -> None:
+    def _count(self, name: str, reply: Reply) -> None:
         """Count a response that was bought; halt where too many of the first are cut off."""
         counts, alarm = self.counts, self.spec.truncation
         counts.bought += 1
         counts.by_teacher[name] += 1
         counts.models[f"{name}: {reply.raw.get('model', '')!s}"] += 1
-        counts.prompt_tokens += metadata.prompt_tokens or 0
-        counts.completion_tokens += metadata.completion_tokens or 0
-        counts.cost_usd += metadata.cost_usd or 0.0
-        counts.unpriced += metadata.cost_usd is None
         counts.cut += reply.cut
         share = counts.cut / counts.bought
         if alarm.alarm and counts.bought == alarm.alarm_after and share >= alarm.alarm:

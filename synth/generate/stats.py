@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Named in a manifest only where there is something to say.
-_RARE = {"set_aside", "warnings"}
+_RARE = {"set_aside", "warnings", "estimated", "estimated_tokens", "estimated_usd", "odd_usage"}
+_RARE |= {"no_answers"}
 
 
 @dataclass
@@ -34,6 +35,13 @@ class GenerationStats:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     unpriced: int = 0  # their cost is not known
+    no_answers: int = 0  # responses beside these that were paid for and hold no answer
+    # Of the responses bought, those whose endpoint did not count them, and what they may come to
+    # by the length of their texts. None of it is in the figures above.
+    estimated: int = 0
+    estimated_tokens: int = 0
+    estimated_usd: float = 0.0
+    odd_usage: Counter[str] = field(default_factory=Counter)  # figures that cannot be, by name
     cut: int = 0  # off at their limit
     by_teacher: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)  # as the endpoints name them

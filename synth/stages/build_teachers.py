@@ -174,7 +174,9 @@ def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
         + shares
         + (f", {stats.reused} from the store" if stats.reused else ""),
         f"{bought / clock.seconds:.1f}/s, {tokens / clock.seconds:.0f} tokens/s",
-        f"{tokens:,} tokens" + (f", ${stats.cost_usd:.4f}" if bought > stats.unpriced else ""),
+        f"{tokens:,} tokens"
+        + (f", ${stats.cost_usd:.4f}" if bought > stats.unpriced else "")
+        + (f" and about {estimated_of(stats)} not counted" if stats.estimated else ""),
         f"kept {stats.kept}",
     ]
     parts += [f"{stats.in_flight} in flight"] if stats.in_flight else []
@@ -190,6 +192,12 @@ def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
     if lengths := stats.lengths():
         parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
     return " · ".join(parts) + clock.eta(stats.questions, stats.questions_total)
+
+
+def estimated_of(stats: GenerationStats) -> str:
+    """Returns what endpoints did not count, as it was estimated from the length of the texts."""
+    dollars = f" (${stats.estimated_usd:.4f})" if stats.estimated_usd else ""
+    return f"{stats.estimated_tokens:,} tokens{dollars}"
 
 
 def counted(title: str, counter: Counter[str]) -> str:

@@ -17,6 +17,7 @@ from synth.stages.build_student import student_counter
 from synth.stages.build_teachers import (
     ask_all,
     build_teachers,
+    estimated_of,
     open_store,
     single_prompt_spec,
     teacher_names,
@@ -157,6 +158,17 @@ def _say_teachers(stats: GenerationStats, say: Say) -> None:
     if stats.set_aside:
         number, reasons = stats.set_aside.total(), top_reasons(stats.set_aside)
         say(f"  {number} stored responses hold no answer ({reasons}): set aside, and asked again")
+    if stats.estimated:
+        say(
+            f"  {stats.estimated} of {stats.bought} answers came without a count of their tokens: "
+            f"about {estimated_of(stats)}, estimated from the length of the texts"
+        )
+    if stats.odd_usage:
+        say(f"  figures of usage that cannot be were set aside: {top_reasons(stats.odd_usage)}")
+    if stats.no_answers:
+        say(
+            f"  {stats.no_answers} responses that were paid for hold no answer; they count as spent"
+        )
     for name, reason in stats.out.items():
         say(f"  teacher {name} was given up: {reason}")
     for name in stats.by_teacher:

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 from synth.core.compression import compress, decompress, parse_json
 from synth.core.errors import UserError
+from synth.core.usage import Estimate
 from synth.store.keys import RequestKey
 from synth.store.usage import ANSWERS, Usage, bought, damaged_store
 
@@ -67,6 +68,11 @@ CREATE TABLE IF NOT EXISTS batches (      -- at a provider, until their answers 
     endpoint TEXT NOT NULL,                 -- canonical JSON of the teacher's identity
     requests BLOB NOT NULL,                 -- zstd of the canonical requests, a line each
     created  REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS estimates (    -- for caps: what a response came to where it has no usage
+    key    TEXT PRIMARY KEY,
+    tokens INTEGER NOT NULL,
+    usd    REAL                             -- NULL is not known, or is with the response
 );
 PRAGMA user_version = {VERSION};
 """
@@ -171,11 +177,25 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
         response: bytes,
         metadata: ResponseMetadata | None = None,
         labels: bytes | None = None,
+        estimate: Estimate | None = None,
     ) -> None:
-        """Stores a response and returns when it is on the disk, or raises StoreFull."""
+        """Stores a response and returns when it is on the disk, or raises StoreFull.
+
+        `estimate` is what it came to beyond its own figures, where it has none.
+        """
         metadata = metadata or ResponseMetadata()
         row = (request.key, *metadata, time.time(), request.body, response, labels)
+        if estimate is not None:
+            values = (request.key, *estimate)
+            self._queue("INSERT OR REPLACE INTO estimates VALUES (?, ?, ?)", values)
         await self._submit(_INSERT, row)
+
+    async def persist_no_answer(
+        self, request: RequestKey, response: bytes, metadata: ResponseMetadata
+    ) -> None:
+        """Stores what was paid for and holds no answer, where no request finds it."""
+        aside = RequestKey(f"{request.key}/{time.time_ns()}", request.body)
+        await self.persist(aside, response, metadata)
 
     async def set_aside(self, key: str) -> None:
         """Keeps the response under a key where no request finds it: it is no answer."""
@@ -241,11 +261,18 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
         return int(self._reader.execute(sql).fetchone()[0])
 
     def spent(self, run: str) -> dict[str, Usage]:
-        """What the responses that a run bought came to, by teacher."""
-        return {
-            teacher: Usage(sums.responses, sums.prompt_tokens + sums.completion_tokens, sums.usd)
-            for teacher, sums in bought(self.path, run).items()
-        }
+        """What the responses that a run bought came to, by teacher, estimates included."""
+        sql = (
+            "SELECT teacher, sum(tokens), sum(coalesce(usd, 0.0)) FROM estimates "
+            "JOIN responses USING (key) WHERE run = ? GROUP BY teacher"
+        )
+        estimated = {name: sums for name, *sums in self._reader.execute(sql, (run,))}
+        spent = {}
+        for name, sums in bought(self.path, run).items():
+            tokens, usd = estimated.get(name, (0, 0.0))
+            tokens += sums.prompt_tokens + sums.completion_tokens
+            spent[name] = Usage(sums.responses, tokens, sums.usd + usd)
+        return spent
 
     def close(self) -> None:
         """Waits for what is still to be written and closes the file."""
@@ -283,11 +310,14 @@ class ResponseStore(contextlib.AbstractContextManager["ResponseStore"]):
                 raise
 
     async def _submit(self, sql: str, values: Sequence[Any]) -> None:
+        # Whoever waits may be cancelled; what was paid for is in the queue and is written.
+        await self._queue(sql, values)
+
+    def _queue(self, sql: str, values: Sequence[Any]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        # Whoever waits may be cancelled; what was paid for is in the queue and is written.
         self._writes.put(_Write(sql, values, done, loop))
-        await done
+        return done
 
     def _write_all(self) -> None:
         connection = self._connect()

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.config.generate import Budget
-from synth.core.errors import Unfinished
+from synth.config.generate import Budget, Sampling
+from synth.config.validate import load_run
+from synth.core.errors import ConfigError, Unfinished
 from synth.core.usage import Price
 from synth.generate.budget import BudgetTracker
+from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
 from synth.store.usage import Usage
 from synth.teachers.base import Cap
@@ -135,3 +137,78 @@ def test_a_cap_in_dollars_without_a_price_is_a_mistake(distill, write_config):
     )
     assert priced.returncode == 3
     assert "budget.usd: the cap of $0.001" in priced.stderr
+
+
+def without_usage(request, number):
+    return {"choices": [{"message": {"content": "x" * 4000}, "finish_reason": "stop"}]}
+
+
+def test_a_cap_in_dollars_holds_where_an_endpoint_counts_nothing(tmp_path, capsys):
+    """By an estimate, which is said, counts over reruns and is in no measured figure."""
+    path, teacher, counts = tmp_path / "s.sqlite", Scripted(without_usage), GenerationStats()
+    more = {"prices": {"teacher0": Price(input=0, output=1e6)}, "run": "r", "concurrency": 2}
+    for cap in (20_000, 20_000):
+        with pytest.raises(Unfinished, match=r"budget\.usd"):
+            run(ask_with(teacher, budget=Budget(usd=cap), **more), tasks(100), path, counts)
+    assert 15 <= len(teacher.asked) <= 22  # a thousand tokens each, at a dollar a token
+    assert counts.estimated == counts.bought == counts.unpriced == len(teacher.asked)
+    assert counts.estimated_usd == pytest.approx(1000 * counts.bought)
+    assert (counts.cost_usd, counts.completion_tokens) == (0.0, 0)
+    said = capsys.readouterr().err
+    assert said.count("teacher teacher0 does not count its tokens") == 1  # the rerun asks nothing
+    records = [r for _, rs in run(ask_with(teacher, **more), tasks(5), path)[0] for r in rs]
+    assert {(r.generation.completion_tokens, r.generation.cost_usd) for r in records} == {
+        (None, None)
+    }
+
+
+@pytest.mark.parametrize("odd", [10**12, -5, "many"])
+def test_usage_that_cannot_be_ends_no_budget_and_is_said(odd, tmp_path, capsys):
+    def answer(request, number):
+        return completion("x", tokens=(10, odd if request.task.id == "t3" else 20))
+
+    teacher = Scripted(answer)
+    prices = {"teacher0": Price(input=1, output=1)}
+    ask = ask_with(teacher, prices=prices, budget=Budget(usd=1, tokens=10_000), run="r")
+    _, counts = run(ask, tasks(20), tmp_path / "s.sqlite")
+    assert (counts.bought, counts.estimated) == (20, 1)
+    assert counts.odd_usage == {"completion_tokens": 1}
+    assert "figures of usage that cannot be (completion_tokens)" in capsys.readouterr().err
+
+
+def test_what_was_paid_for_a_refusal_is_on_the_account(tmp_path):
+    path = tmp_path / "s.sqlite"
+    teacher = Scripted(lambda r, n: completion("The ans", "content_filter", tokens=(10, 90)))
+    prices = {"teacher0": Price(input=1e6, output=1e6)}
+    with pytest.raises(Unfinished, match=r"budget\.usd"):
+        run(ask_with(teacher, prices=prices, budget=Budget(usd=1000), run="r", concurrency=1),
+            tasks(50), path)  # fmt: skip
+    assert 9 <= len(teacher.asked) <= 11
+    with ResponseStore(path) as store:
+        assert store.count() == 0
+        assert store.spent("r")["teacher0"].usd == 100 * len(teacher.asked)
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ({"n": 4}, r"generate\.samples\.max"),
+        ({"stream": True}, "stream: true on the teacher"),
+        ({"messages": []}, "made from the question"),
+        ({"model": "x"}, "set model on the teacher"),
+        ({"api_key": "sk-x"}, "api_key_env"),
+        ({"extra_body": {}}, "under extra themselves"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_with_what_does_it(extra, hint):
+    run = {
+        "name": "r",
+        "tasks": {"train": [{"source": "inline", "tasks": [{"question": "q"}]}]},
+        "teachers": {"t": {"kind": "fake"}},
+        "generate": {"prompt": {"template": "plain"}, "sampling": {"extra": extra}},
+    }
+    with pytest.raises(ConfigError, match=hint) as error:
+        load_run(run)
+    assert f"generate.sampling.extra: {next(iter(extra))} cannot be set here" in str(error.value)
+    assert "sk-x" not in str(error.value)
+    assert Sampling(extra={"n": 1, "min_p": 0.1}).parameters(0)["n"] == 1
