@@ -129,7 +129,8 @@ class Run(Section):
         kept_back = self.tasks is not None and (self.tasks.eval or self.tasks.holdout)
         if self.evaluate is not None and not kept_back:
             raise ValueError("evaluate needs questions: give tasks.eval or tasks.holdout")
-        named = {"generate.teachers": (self.generate and self.generate.teachers) or []}
+        asked = (self.generate and self.generate.teachers) or []
+        named = {f"generate.teachers.{index}": [name] for index, name in enumerate(asked)}
         for section in ("augment", "rewrite"):
             for index, entry in enumerate(getattr(self, section) or ()):
                 named[f"{section}.{index}"] = entry.asked

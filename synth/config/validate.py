@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from synth.config.plugin_entries import plugin_config, plugin_entries, split_plugin
 from synth.config.relative_paths import config_folder, resolve_paths
 from synth.config.run import Run, stages_of
+from synth.config.secret_values import NAME_EXPECTED, key_like_names
 from synth.config.yaml_file import Path_, Source, problems_of, raise_if_any, read_config
 from synth.core import plugins
 from synth.core.errors import Problem, UserError, lacks_package, nearest
@@ -34,6 +35,7 @@ def load_run(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tu
         problems += problems_of(source, error, Run, run=Run)
     for kind, path, entry in plugin_entries(source.data):
         problems += _plugin_problems(source, kind, path, entry)
+    problems += [source.problem(path, NAME_EXPECTED) for path in key_like_names(source.data)]
     problems += _prompt_problems(source)
     if run is not None and not problems:
         problems += _sampling_problems(source, run)

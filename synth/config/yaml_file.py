@@ -13,11 +13,12 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from synth.config.key_hints import key_hint
+from synth.config.secret_values import shown, shown_override
+from synth.config.yaml_text import Path_ as Path_
+from synth.config.yaml_text import decode, parse_mapping, parse_value
 from synth.core.errors import ConfigError, Problem, UserError, nearest
 from synth.core.files import near_file
 from synth.core.prompts import shipped
-
-Path_ = tuple[str | int, ...]
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Source:
         """Returns `FILE:LINE` of a path, or of the nearest thing above it that has a line."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.overridden:
-                return f"command line ({self.overridden[path[:end]]})"
+                return f"command line ({shown_override(self.overridden[path[:end]])})"
             if path[:end] in self.lines:
                 return f"{self.name}:{self.lines[path[:end]]}"
         return self.name
@@ -70,12 +71,12 @@ def _read_file(name: str) -> Source:
     if not path.is_file() and name in config_names():
         path = shipped("configs") / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode(name, path.read_bytes())
     except FileNotFoundError:
         raise UserError(_no_config(path)) from None
     except IsADirectoryError:
         raise UserError(f"{name}: a folder; give the config, a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{name}: cannot be read ({error})") from error
     return parse_config(str(path) if path.name != name else name, text)
 
@@ -92,59 +93,19 @@ def _no_config(path: Path) -> str:
 
 
 def parse_config(name: str, text: str) -> Source:
-    """Parses YAML 1.2 and remembers where each key stands.
-
-    Raises UserError where it is not YAML, a key is met twice, or the top is no mapping.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        loaded = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        what = str(error.problem).split("\n")[0]
-        raise UserError(f"{name}:{line}: not YAML: {what}") from error
-    except YAMLError as error:
-        raise UserError(f"{name}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{name}: a config is a mapping of keys to values; this file is none")
-    lines: dict[Path_, int] = {}
-    return Source(name, _plain(loaded, (), lines), lines)
-
-
-def _plain(value: Any, path: Path_, lines: dict[Path_, int]) -> Any:
-    """Turns ruamel's round-trip types into plain ones and notes their lines."""
-    if isinstance(value, dict):
-        for key in value:
-            lines[(*path, key)] = _line(value, key)
-        return {key: _plain(item, (*path, key), lines) for key, item in value.items()}
-    if isinstance(value, list):
-        for index in range(len(value)):
-            lines[(*path, index)] = _line(value, index)
-        return [_plain(item, (*path, index), lines) for index, item in enumerate(value)]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def _line(container: Any, key: Any) -> int:
-    position = container.lc.data.get(key) if container.lc.data else None
-    return int((position[0] if position else container.lc.line) + 1)
+    """Parses YAML 1.2 and remembers where each key stands. Raises UserError as `parse_mapping`."""
+    return Source(name, *parse_mapping(name, text))
 
 
 def _override(source: Source, argument: str) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     key, equals, text = argument.partition("=")
+    said = repr(shown_override(argument))
     if not equals or not key:
-        raise UserError(f"{argument!r}: an override is written dotted.key=value")
+        raise UserError(f"{said}: an override is written dotted.key=value")
     try:
-        value = YAML(typ="safe", pure=True).load(text) if text else None
-    except YAMLError as error:
-        raise UserError(f"{argument!r}: the value is not YAML") from error
+        value = parse_value(text) if text else None
+    except ValueError as error:
+        raise UserError(f"{said}: the value is not YAML") from error
     path: Path_ = ()
     container: Any = source.data
     parts = key.split(".")
@@ -158,7 +119,7 @@ def _override(source: Source, argument: str) -> None:
                 names = [x if isinstance(x, str) else next(iter(x or [""])) for x in container]
                 hint = "" if part.isdigit() else nearest(part, map(str, names))
                 place = ".".join(map(str, path))
-                raise UserError(f"{argument!r}: {place} has {len(container)} items{hint}")
+                raise UserError(f"{said}: {place} has {len(container)} items{hint}")
             if not part.isdigit():
                 parts.insert(depth + 1, part)  # filters.NAME.x stands for filters.3.NAME.x
                 last = False
@@ -166,7 +127,7 @@ def _override(source: Source, argument: str) -> None:
             if not last and container[step] == parts[depth + 1]:
                 container[step] = {container[step]: {}}
         elif not isinstance(container, dict):
-            raise UserError(f"{argument!r}: {'.'.join(map(str, path))} is a value, not a mapping")
+            raise UserError(f"{said}: {'.'.join(map(str, path))} is a value, not a mapping")
         path = (*path, step)
         if last:
             container[step] = value
@@ -227,10 +188,33 @@ def problems_of(
             message = item["msg"]
         elif item["type"] == "path_not_file":
             message = f"no such file: {item['input']}{near_file(Path(str(item['input'])))}"
+        elif item["type"] == "value_error" and isinstance(item["input"], dict | list):
+            path, message = _placed(source.data, path, str(item["ctx"]["error"]))
         else:
-            got = repr(item["input"])
-            message = f"{item['msg']}, got {got if len(got) <= 60 else got[:57] + '...'}"
+            got = shown(item["input"], path[-1] if path else "")
+            got = got if len(got) <= 60 else got[:57] + "..."
+            message = f"{item['msg'].removeprefix('Value error, ')}, got {got}"
         yield source.problem(path, message)
+
+
+def _placed(data: Any, path: Path_, message: str) -> tuple[Path_, str]:
+    """Returns the path that a message of a section begins with, and the rest of the message.
+
+    `generate.teachers.0: no teacher 'x'` stands at that item; the path may be one in the section.
+    """
+    key, colon, rest = message.partition(": ")
+    steps: list[str | int] = [int(step) if step.isdecimal() else step for step in key.split(".")]
+    for start in (path, ()):
+        value = data
+        for step in (*start, *steps):
+            keys = range(len(value)) if isinstance(value, list) else value
+            if not isinstance(keys, Mapping | range) or step not in keys:
+                break
+            value = value[step]
+        else:
+            if colon:
+                return (*start, *steps), rest
+    return path, message
 
 
 def _real_path(data: Any, at: Path_, loc: Sequence[str | int]) -> Path_:

@@ -32,6 +32,7 @@ from synth.core.errors import UserError, nearest
 from synth.core.record import Message, Task
 
 ROLES = ("system", "user", "assistant")
+_FRONT_MATTER = ("description", "version", "variables")
 
 
 class _Question(str):
@@ -158,7 +159,7 @@ def load_prompt(name: str) -> Prompt:
 
 def parse_prompt(name: str, source: str) -> Prompt:
     """Reads a template; raises UserError unless its front matter names the variables it uses."""
-    lines = source.split("\n")
+    lines = source.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
     if lines[0].strip() != "---" or not end:
         raise UserError(f"prompt {name}: opens with no front matter between two lines of ---")
@@ -182,16 +183,45 @@ def parse_prompt(name: str, source: str) -> Prompt:
 
 
 def _front_matter(name: str, text: str) -> dict[str, Any]:
+    """Returns description, version and variables. Raises UserError with the line of a mistake."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = 20
     try:
-        front = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise UserError(f"prompt {name}: front matter is not YAML ({error})") from error
-    required, allowed = {"description", "version"}, {"description", "version", "variables"}
-    if not isinstance(front, dict) or not required <= set(front) <= allowed:
+        front = yaml.load(text)
+    except MarkedYAMLError as error:
+        at = f", line {error.problem_mark.line + 2}" if error.problem_mark else ""
+        what = str(error.problem).split("\n")[0].partition(" with value")[0]
+        raise UserError(f"prompt {name}{at}: front matter is not YAML: {what}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        what = str(error).split("\n")[0]
+        raise UserError(f"prompt {name}: front matter is not YAML: {what}") from error
+    if not isinstance(front, dict):
         raise UserError(
-            f"prompt {name}: front matter needs description, version and variables alone"
+            f"prompt {name}, line 2: front matter needs description, version and variables"
         )
+
+    def mistake(key: Any, what: str) -> UserError:
+        lines = text.split("\n")
+        line = next((i for i, row in enumerate(lines, 2) if row.strip().startswith(str(key))), 2)
+        return UserError(f"prompt {name}, line {line}: {what}")
+
+    for key in front:
+        if key not in _FRONT_MATTER:
+            raise mistake(key, f"unknown key {key!r}{nearest(str(key), _FRONT_MATTER)}")
+    for key in ("description", "version"):
+        if key not in front:
+            raise mistake(key, f"front matter needs {key}")
+    if not isinstance(front["description"], str):
+        raise mistake("description", "description: expected a line of text")
+    if type(front["version"]) is not int:
+        raise mistake("version", f"version: expected a whole number, got {front['version']!r:.40}")
+    variables = front.get("variables") or {}
+    if not isinstance(variables, dict):
+        raise mistake("variables", "variables: expected a mapping, {NAME: what it is}")
+    for variable in variables:
+        if not isinstance(variable, str) or not variable.isidentifier():
+            raise mistake(variable, f"variables: {variable!r} cannot be the name of a variable")
     return front

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from synth.core.errors import UserError, nearest
 from synth.core.packages import PREFIX, package_file
@@ -16,10 +17,9 @@ _SOURCES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
 def _existing(path: Path) -> Path:
-    """Raises ValueError where there is nothing at a path; names the nearest file."""
+    """Raises pydantic's error where there is nothing at a path."""
     if not path.exists():
-        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ValueError(f"no such file{nearest(path.name, names[:100])}")
+        raise PydanticCustomError("path_not_file", "no such file")
     return path
 
 

@@ -48,7 +48,7 @@ def test_choices_get_letters():
     [
         ("{{ question }}", "no front matter"),
         ("---\nversion: 1\n---\nx", "needs description"),
-        ("---\ndescription: d\nversion: 1\nextra: 1\n---\nx", "needs description"),
+        ("---\ndescription: d\nversion: 1\nextra: 1\n---\nx", "line 4: unknown key 'extra'"),
         (FRONT + "{{ question }} {{ other }}", "uses \\['other'\\]"),
         (FRONT + "nothing", "declares \\['question'\\] and does not use"),
         (FRONT + "{% if %}", "line 7"),
@@ -57,6 +57,22 @@ def test_choices_get_letters():
             "are the turns'",
         ),
         ("---\n[\n---\nx", "not YAML"),
+        ("---\ndescription: d\nversion: 1\nvariables: {q: [\n---\nx", "p, line 4: front matter is"),
+        ("---\ndescription: d\nversion: one\n---\nx", "line 3: version: expected a whole number"),
+        ("---\ndescription: d\nversion: true\n---\nx", "line 3: version: expected a whole number"),
+        ("---\ndescription: d\nversion: 1\nvariables: 5\n---\nx", "line 4: variables: expected a"),
+        (
+            "---\ndescription: d\nversion: 1\nvariables: [q]\n---\nx",
+            "line 4: variables: expected a",
+        ),
+        ("---\ndescription: d\nversion: 1\nvariables: {1: q}\n---\nx", "1 cannot be the name of"),
+        ("---\ndescription: [d]\nversion: 1\n---\nx", "line 2: description: expected a line"),
+        ("---\ndescription: d\nverson: 1\n---\nx", "line 3: unknown key 'verson'; did you mean"),
+        ("---\ndescription: d\n---\nx", "front matter needs version"),
+        ("---\ndescription: d\ndescription: e\nversion: 1\n---\nx", "line 3: .* duplicate key"),
+        ("---\n5\n---\nx", "line 2: front matter needs description"),
+        ("---\nversion: " + "[" * 2000 + "\n---\nx", "p, line 2: front matter is not YAML"),
+        ("---\nversion: " + "9" * 5000 + "\n---\nx", "front matter is not YAML"),
     ],
 )
 def test_mistakes_in_a_template(source, says):

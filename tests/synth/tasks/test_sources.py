@@ -269,7 +269,7 @@ def test_a_question_about_an_image_is_skipped(row):
 @pytest.mark.parametrize(
     ("source", "name", "says"),
     [
-        ("jsonl", "nosuch.jsonl", "no such file; did you mean 'such.jsonl'"),
+        ("jsonl", "nosuch.jsonl", "no such file"),
         ("jsonl", ".", "is a folder; name a file in it"),
         ("jsonl", "a.csv", "is no JSONL: `source: csv` reads it"),
         ("csv", "nosuch.csv", "no such file"),
