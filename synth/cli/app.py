@@ -304,9 +304,12 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     """Checks a config: every mistake at once, each with its line. Spends nothing."""
     from synth.config.run import stages_of
     from synth.config.validate import load_run, machine_problems, machine_warnings
+    from synth.stages.build_teachers import prices_of, teacher_names
     from synth.stages.check_training import check_training
 
     checked, source = load_run(config, overrides or [])
+    if checked.generate is not None:
+        prices_of(checked, teacher_names(checked))
     trainings = check_training(checked)
     trainings.refuse(source)
     say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from synth.config.run import ChainStep, Run, RunStudent, trained
 from synth.core.errors import UserError
-from synth.core.models import load_model, load_tokenizer
+from synth.core.hub import hub_answers, offline
+from synth.core.models import load_model, load_tokenizer, locate
 from synth.core.prompts import Prompt, load_prompt
 from synth.core.record import Message, Task
 from synth.core.run_folder import RunFolder
@@ -119,7 +122,11 @@ def student_counter(run: Run) -> Callable[[str], int] | None:
     """Returns what counts the student's tokens, or None where its tokenizer cannot be had."""
     if run.student is None or importlib.util.find_spec("transformers") is None:
         return None
+    model = run.student_origin
     try:
-        return token_counter(run.student_origin, run.student.trust_remote_code)
+        is_local = Path(locate(model)[0]).is_dir()
+        # A figure for the progress line is not worth the minutes that the hub's client would try.
+        with contextlib.nullcontext() if is_local or hub_answers() else offline():
+            return token_counter(model, run.student.trust_remote_code)
     except UserError:  # a hub that cannot be reached: no filter has asked for it
         return None

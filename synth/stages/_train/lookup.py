@@ -6,18 +6,17 @@ Nothing is asked of a hub that cannot be reached, and no weights are read.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from synth.config.run import Run, trained
 from synth.config.train import Student
 from synth.core.errors import UserError
+from synth.core.hub import hub_answers, offline
 from synth.core.models import load_tokenizer, locate
 
 T = TypeVar("T")
-_PROBE_S = 3.0
 # What the hub's client raises where it did not get an answer, by name.
 _NO_ANSWER = {
     "ConnectError", "ConnectTimeout", "ConnectionError", "HfHubHTTPError",
@@ -71,9 +70,9 @@ def _look(model: str, load: Callable[[], T]) -> T:
         return load()
     cached = _is_cached(folder)
     if cached:
-        with _offline(), contextlib.suppress(UserError):
+        with offline(), contextlib.suppress(UserError):
             return load()
-    if not _hub_answers():
+    if not hub_answers():
         known = "not all of its files are in the cache" if cached else "it is in no cache"
         raise NotSeen(f"no folder of that name is here, {known}, and no hub can be reached")
     try:
@@ -92,31 +91,6 @@ def _is_cached(repository: str) -> bool:
         return isinstance(try_to_load_from_cache(repository, "config.json"), str)
     except HFValidationError as error:
         raise UserError(f"model {repository}: no folder, and no name of a hub: {error}") from error
-
-
-@functools.cache
-def _hub_answers() -> bool:
-    """Says whether the hub can be reached; the client itself would try for minutes."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_S)
-    except Exception:  # of whichever HTTP library the client uses
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _no_answer(error: BaseException | None) -> bool:
