@@ -34,6 +34,7 @@ _MEANINGS = {
 }
 # Inputs that hold a filter each, as [name, version, options].
 _FILTERS = {"stops_on": "filters", "filters": "filters"}
+_SANDBOX = {"sandbox": "missing"}  # of a filter that has no other needs
 _SHARES = ("weight", "samples")  # of a teacher in `shares`
 
 
@@ -79,6 +80,9 @@ def _line(path: _Path, old: Any, new: Any) -> str:
     first, *rest = path
     if first == "files":
         return _file_line(str(rest[0]), old, new)
+    if first == "around" and (rest[1:] == ["sandbox"] or _SANDBOX in (old, new)):
+        now = "none" if old is _ABSENT else "one now"
+        return f"filters.{rest[0]}: a sandbox for code: there is {now}"
     if first == "around":  # what a filter depends on besides its options
         path = ("filters", *rest)
     elif first == "shares":

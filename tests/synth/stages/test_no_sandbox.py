@@ -61,7 +61,7 @@ def test_a_sandbox_that_comes_later_judges_the_code_and_what_it_judged_stays(dis
     assert distill("filter", "config.yaml", env=NO_BWRAP).returncode == 0
     done = distill("filter", "config.yaml")
     assert done.returncode == 0, done.stderr
-    assert "filter: done again" in done.stdout and "sandbox" in done.stdout
+    assert "filters.verify: a sandbox for code: there is one now" in done.stdout
     judged = verdicts(tmp_path)
     assert judged["Add one."][:2] == ("kept", True)
     assert judged["Add one more."][:2] == ("rejected", False)
