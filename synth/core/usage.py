@@ -53,21 +53,10 @@ def read_usage(raw: Mapping[str, Any], price: Price | None) -> TokenUsage:
     usage = usage if isinstance(usage, Mapping) else {}
     odd: list[str] = []
 
-    def tokens(*path: str) -> int | None:
-        value: Any = usage
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        if value is None:
-            return None
-        if _is_number(value) and 0 <= value <= _MOST_TOKENS and value == int(value):
-            return int(value)
-        odd.append(path[-1])
-        return None
+    def tokens(name: str) -> int | None:
+        return _tokens(usage, (name,), odd)
 
-    def first(paths: Sequence[Sequence[str]]) -> int:
-        return next((count for path in paths if (count := tokens(*path))), 0)
-
-    cached = first(_CACHED)
+    cached = _first(usage, _CACHED, odd)
     prompt, completion = tokens("prompt_tokens"), tokens("completion_tokens")
     total = tokens("total_tokens")
     if prompt is None:
@@ -75,7 +64,7 @@ def read_usage(raw: Mapping[str, Any], price: Price | None) -> TokenUsage:
         if prompt is not None and not isinstance(details, Mapping):  # Anthropic counts these apart
             prompt += cached + (tokens("cache_creation_input_tokens") or 0)
     completion = tokens("output_tokens") if completion is None else completion
-    reasoning = first(_REASONING)
+    reasoning = _first(usage, _REASONING, odd)
     if prompt is not None and total:
         apart = max(0, total - prompt - (completion or 0))
         if apart and apart == cached != reasoning:  # the prompt without what was cached
@@ -92,11 +81,34 @@ def read_usage(raw: Mapping[str, Any], price: Price | None) -> TokenUsage:
     return TokenUsage(prompt, completion, usd, cached, tuple(odd))
 
 
+def _tokens(usage: Mapping[str, Any], path: Sequence[str], odd: list[str]) -> int | None:
+    """Returns a number of tokens; None where it is not given, or cannot be (then it is noted)."""
+    value: Any = usage
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
+    if _is_number(value) and 0 <= value <= _MOST_TOKENS and value == int(value):
+        return int(value)
+    odd.append(path[-1])
+    return None
+
+
+def _first(usage: Mapping[str, Any], paths: Sequence[Sequence[str]], odd: list[str]) -> int:
+    return next((count for path in paths if (count := _tokens(usage, path, odd))), 0)
+
+
 def usage_of(
     raw: Mapping[str, Any], price: Price | None
 ) -> tuple[int | None, int | None, float | None]:
     """Returns prompt tokens, completion tokens and dollars of a raw response; None is not known."""
     return read_usage(raw, price)[:3]
+
+
+def hidden_reasoning(raw: Mapping[str, Any]) -> int:
+    """Returns the tokens of reasoning that a response's usage names; 0 where it names none."""
+    usage = raw.get("usage")
+    return _first(usage, _REASONING, []) if isinstance(usage, Mapping) else 0
 
 
 class Estimate(NamedTuple):

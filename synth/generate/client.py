@@ -13,6 +13,7 @@ from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.finish_reasons import no_answer
 from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
+from synth.core.usage import hidden_reasoning
 from synth.generate.budget import BudgetTracker
 from synth.generate.concurrency import ConcurrencyController, TeacherClosed
 from synth.generate.spec import GenerationSpec
@@ -196,15 +197,24 @@ class ResponseClient:
         return reply
 
     def _check_reasoning(self, name: str, reply: Reply) -> None:
-        """Halt where the first answer of a teacher that is to reason holds no reasoning."""
-        if self.spec.options[name].reasoning and parse_completion(reply.raw)[0] is None:
-            self.halt(
-                UserError(
-                    f"teacher {name}: declared with reasoning: true, but its first answer (model "
-                    f"{reply.raw.get('model')!r}) holds none: neither a reasoning field nor "
-                    "<think> tags; the answer is stored, nothing more was asked"
-                )
-            )
+        """Give a teacher up that is to reason, and whose first answer holds no reasoning.
+
+        The others go on; where there is none the run halts.
+        """
+        if not self.spec.options[name].reasoning or parse_completion(reply.raw)[0]:
+            return
+        hidden = hidden_reasoning(reply.raw)
+        why = (
+            f"the API counts {hidden:,} tokens of reasoning and does not send them"
+            if hidden
+            else "neither a field or part for it, nor <think> tags"
+        )
+        error = UserError(
+            f"declared with reasoning: true, but its first answer (model "
+            f"{reply.raw.get('model')!r}) holds none: {why}; the answer is stored, nothing more "
+            "was asked of it"
+        )
+        self._close(name, error, not self._others(name))
 
     def _count(self, name: str, reply: Reply) -> None:
         """Count a response that was bought; halt where too many of the first are cut off."""

@@ -13,7 +13,7 @@ from synth.generate import client as engine
 from synth.generate import concurrency as lane
 from synth.generate.spec import VoteResult
 from synth.teachers.base import Cap, RequestRejected, RetryableError, TeacherConfig
-from tests.helpers.scripted_teacher import Scripted, ask_with, right, run, tasks
+from tests.helpers.scripted_teacher import Scripted, ask_with, completion, right, run, tasks
 
 
 @pytest.fixture(autouse=True)
@@ -233,3 +233,52 @@ def test_the_hours_of_a_budget_end_a_run(path):
     with pytest.raises(Unfinished, match=r"budget\.hours"):
         run(ask_with(teacher, concurrency=2, budget=Budget(hours=0.5 / 3600)), tasks(1000), path)
     assert time.monotonic() - start < 3
+
+
+def reasons(**usage):
+    done = completion("plain")
+    done["usage"] |= usage
+    return done
+
+
+REASONS = TeacherConfig(reasoning=True)
+
+
+def test_a_teacher_that_is_to_reason_and_does_not_is_given_up_alone(tmp_path):
+    silent, other = Scripted(lambda r, n: reasons(), "a"), Scripted(lambda r, n: "x", "b")
+    options = {"teacher0": REASONS}
+    got, counts = run(ask_with(silent, other, options=options), tasks(10), tmp_path / "s.sqlite")
+    assert len(silent.asked) == 1
+    assert [len(records) for _, records in got] == [1] * 10
+    assert list(counts.out) == ["teacher0"]
+    assert "declared with reasoning: true" in counts.out["teacher0"]
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        completion("<think>a</think>b"),
+        completion("b", reasoning_details=[{"type": "reasoning.text", "text": "a"}]),
+        completion([{"type": "thinking", "thinking": "a"}, {"type": "text", "text": "b"}]),
+        completion("b", thinking_blocks=[{"type": "thinking", "thinking": "a"}]),
+    ],
+)
+def test_reasoning_in_any_form_counts(done, tmp_path):
+    teacher = Scripted(lambda r, n: done)
+    run(ask_with(teacher, options={"teacher0": REASONS}), tasks(3), tmp_path / "s.sqlite")
+    assert len(teacher.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("done", "why"),
+    [
+        (reasons(), "neither a field or part for it"),
+        (completion("<think>\n\n</think>b"), "neither a field or part for it"),
+        (reasons(completion_tokens_details={"reasoning_tokens": 450}), "counts 450 tokens of reasoning"),
+    ],
+)  # fmt: skip
+def test_without_another_teacher_the_run_stops_and_says_why(done, why, tmp_path):
+    teacher = Scripted(lambda r, n: done)
+    with pytest.raises(UserError, match=f"teacher teacher0: declared with reasoning.*{why}"):
+        run(ask_with(teacher, options={"teacher0": REASONS}), tasks(5), tmp_path / "s.sqlite")
+    assert len(teacher.asked) == 1
