@@ -305,11 +305,13 @@ def validate(config: Config, overrides: Overrides = None) -> None:
     from synth.config.run import stages_of
     from synth.config.validate import load_run, machine_problems, machine_warnings
     from synth.stages.build_teachers import prices_of, teacher_names
+    from synth.stages.check_data import check_data
     from synth.stages.check_training import check_training
 
     checked, source = load_run(config, overrides or [])
     if checked.generate is not None:
         prices_of(checked, teacher_names(checked))
+    check_data(checked, source, say)
     trainings = check_training(checked)
     trainings.refuse(source)
     say(f"{source.name}: valid; its stages: {', '.join(stages_of(checked))}, report")

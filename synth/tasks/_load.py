@@ -33,6 +33,8 @@ from synth.core.readers import (
 from synth.core.record import Task, digest
 from synth.tasks.base import SourceConfig
 
+_LOOKED_AT = 20_000  # questions of a source by which `first_mistake` tells
+
 
 @dataclass(slots=True)
 class TaskSets:
@@ -155,6 +157,20 @@ def source_tasks(entry: dict[str, Any], skipped: list[Skipped]) -> Iterator[Task
             f"{label}: answer: no row has the column {config.answer!r}"
             f"{nearest(str(config.answer), missing)} (`answer: null` asks without references)"
         )
+
+
+def first_mistake(entry: dict[str, Any]) -> str | None:
+    """Says why a source gives no question, or cannot be read; None where it gives some."""
+    skipped: list[Skipped] = []
+    limit = min(entry.get("limit") or _LOOKED_AT, _LOOKED_AT)
+    try:
+        tasks = source_tasks({**entry, "limit": limit, "shuffle": None}, skipped)
+        if any([task.question for task in tasks]):
+            return None
+    except UserError as error:
+        return str(error)
+    first = f"; the first row: {skipped[0].place}: {skipped[0].reason}" if skipped else ""
+    return f"there is no question in it{first}"
 
 
 def _label(name: str, entry: dict[str, Any]) -> str:
