@@ -12,12 +12,13 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
-from synth.core.errors import UserError, nearest
+from synth.core.errors import DistillError, UserError, nearest
 
 # What a config calls each kind, and the package that its files lie in.
 PACKAGES = {
@@ -73,23 +74,39 @@ def search_in(folder: Path | None) -> None:
 
 
 def _import_foreign(name: str) -> ModuleType:
-    """Imports a user's module by its dotted path; raises UserError where there is none."""
+    """Imports a user's module by its dotted path; raises UserError where that cannot be done."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module that it imports itself is missing: no other folder helps.
-        if not name.startswith(str(error.name)):
-            raise UserError(f"cannot import {name!r} ({error})") from error
+        return _import_module(name)
+    except ModuleNotFoundError:
+        pass
     # Behind all others, so that nothing of the user's takes the place of a package. Processes that
     # are started later look there too.
     folders = list(dict.fromkeys(_user_folders or [str(Path.cwd())]))
     sys.path += [folder for folder in folders if folder not in sys.path]
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(name)
+        return _import_module(name)
     except ModuleNotFoundError as error:
         places = f"; looked in the packages of this Python and in {' and '.join(folders)}"
         raise UserError(f"cannot import {name!r} ({error}){places}") from error
+
+
+def _import_module(name: str) -> ModuleType:
+    """Imports a module; raises ModuleNotFoundError where there is none, else UserError."""
+    try:
+        return importlib.import_module(name)
+    except DistillError:
+        raise
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        if missing and (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f[0]]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            where = f"{error.filename}:{error.lineno}"
+        text = f"{type(error).__name__}: {error}"
+        raise UserError(f"cannot import {name!r}: {where}: {text}") from error
 
 
 def describe(kind: str, name: str) -> str:

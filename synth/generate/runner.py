@@ -133,6 +133,7 @@ class _Runner:
         """Stop the sending after Ctrl-C, and say what is waited for."""
         stop = Interrupted("interrupted; every answer that came is stored, a rerun goes on")
         self._client.halt(stop)
+        self._counts.stopping = True
         asyncio.get_running_loop().call_later(LET_GO_S, self._say_waiting)
 
     def _say_waiting(self) -> None:

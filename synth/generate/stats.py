@@ -27,6 +27,7 @@ class GenerationStats:
     # Stored responses that hold no answer, by reason: their requests are asked again.
     set_aside: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
+    stopping: bool = False  # nothing more is asked; in no manifest, as `in_flight`
     kept: int = 0  # records that passed the trace filters
     rejected: Counter[str] = field(default_factory=Counter)  # the other records, by reason
     failed: Counter[str] = field(default_factory=Counter)  # for good, by reason
@@ -56,7 +57,7 @@ class GenerationStats:
         values = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("started", "in_flight") and (value or name not in _RARE)
+            if name not in ("started", "in_flight", "stopping") and (value or name not in _RARE)
         }
         seconds = round(time.monotonic() - self.started, 3)
         return values | {"student_tokens": self.lengths(), "seconds": seconds}

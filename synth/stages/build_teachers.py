@@ -192,7 +192,8 @@ def _progress_line(title: str, stats: GenerationStats, clock: Clock) -> str:
     parts += [f"{title} {count}" for title, count in counts.items() if count]
     if lengths := stats.lengths():
         parts.append(f"student tokens {lengths['median']} (p95 {lengths['p95']})")
-    return " · ".join(parts) + clock.eta(stats.questions, stats.questions_total)
+    left = clock.eta(stats.questions, stats.questions_total)
+    return " · ".join(parts) + (" · stopping" if stats.stopping else left)
 
 
 def estimated_of(stats: GenerationStats) -> str:

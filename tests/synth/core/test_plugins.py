@@ -62,6 +62,20 @@ def test_a_name_that_is_nowhere_says_where_it_was_looked_for(package):
         load_run("configs/config.yaml", ["filters=[nowhere.x]"])
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("x = 1\nif x\n", r"words.py:2: SyntaxError"),
+        ("import nowhere_at_all\n", r"words.py:1: ModuleNotFoundError: No module named 'nowhere_a"),
+        ("\n1 / 0\n", r"words.py:2: ZeroDivisionError"),
+    ],
+)
+def test_a_module_with_a_fault_gets_one_message_with_its_line(code, says, package):
+    (package / "words.py").write_text(code)
+    with pytest.raises(ConfigError, match=says):
+        load_run("configs/config.yaml")
+
+
 def test_a_name_with_dots_in_it_is_one_step_of_an_override():
     config = {
         "name": "r",
