@@ -98,8 +98,7 @@ def _import_module(name: str) -> ModuleType:
     except DistillError:
         raise
     except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError)
-        if missing and (name == error.name or name.startswith(f"{error.name}.")):
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             raise
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f[0]]
         where = f"{frames[-1].filename}:{frames[-1].lineno}"
