@@ -10,7 +10,7 @@ from typing import Any
 from synth.core.record import Request
 from synth.teachers._http.client import HttpClient, StreamJoiner
 from synth.teachers._http.options import HttpConfig
-from synth.teachers._openai.error_inside import error_inside
+from synth.teachers._openai.error_inside import InnerError, error_inside
 from synth.teachers._openai.status import StatusErrors, advertised
 from synth.teachers.base import Teacher
 
@@ -43,7 +43,7 @@ class HttpTeacher(Teacher):
         if status != 200:
             assert isinstance(answer, bytes)
             raise self._errors.error(status, headers, answer)
-        if inner := error_inside(answer):
+        if inner := self._error_inside(answer):
             headers = {name.lower(): value for name, value in headers.items()}
             raise self._errors.error(inner.status, {**headers, **inner.headers}, inner.body)
         return self._completion(answer, request)
@@ -63,7 +63,6 @@ class HttpTeacher(Teacher):
             kept = {name: value for name, value in headers.items() if name.lower() not in named}
             secrets = [self._key or "", *self._secret_headers.values()]
             self._client_of_answers = HttpClient(self._config, {**kept, **own}, secrets)
-            self._url = with_query(self._url, self._config.query)
         return self._client_of_answers
 
     @abc.abstractmethod
@@ -78,6 +77,10 @@ class HttpTeacher(Teacher):
         """Return what is sent where the answer is to come as a stream."""
         return {**body, "stream": True}
 
+    def _error_inside(self, answer: bytes | dict[str, Any]) -> InnerError | None:
+        """Return the error that an answer of status 200 holds, by OpenAI's dialect."""
+        return error_inside(answer)
+
     @abc.abstractmethod
     def _joiner(self) -> StreamJoiner:
         """Return what makes one answer of a stream's events."""
@@ -87,12 +90,3 @@ class HttpTeacher(Teacher):
         self, answer: bytes | dict[str, Any], request: Request
     ) -> dict[str, Any] | bytes:
         """Return an answer as a chat completion."""
-
-
-def with_query(url: str, query: Mapping[str, str]) -> str:
-    """Return an address with further parameters behind the `?`."""
-    from urllib.parse import urlencode
-
-    if not query:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"

@@ -150,6 +150,9 @@ class AnthropicTeacher(HttpTeacher):
     def _joiner(self) -> MessageJoiner:
         return MessageJoiner()
 
+    def _error_inside(self, answer: bytes | dict[str, Any]) -> None:
+        return None  # `_completion` knows this dialect's own
+
     def _completion(
         self, answer: bytes | dict[str, Any], request: Request
     ) -> dict[str, Any] | bytes:

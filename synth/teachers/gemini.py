@@ -7,6 +7,8 @@ with the API's own JSON beside it under `native`.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -114,12 +116,16 @@ class GeminiTeacher(HttpTeacher):
         }
 
     def _address(self) -> tuple[str, Mapping[str, str]]:
-        root, headers = self._root()
-        model = self._config.model
-        model = model if "/" in model else f"models/{model}"
+        root, headers = self._root
         method = "streamGenerateContent?alt=sse" if self._config.stream else "generateContent"
-        return f"{root}/{model}:{method}", headers
+        return f"{root}/{self._model()}:{method}", headers
 
+    def _model(self) -> str:
+        """Return the model as the API's addresses name it."""
+        model = self._config.model
+        return model if "/" in model else f"models/{model}"
+
+    @functools.cached_property
     def _root(self) -> tuple[str, dict[str, str]]:
         """Return address and version of the API, and its headers."""
         try:
@@ -174,6 +180,9 @@ class GeminiTeacher(HttpTeacher):
     def _joiner(self) -> ResponseJoiner:
         return ResponseJoiner()
 
+    def _error_inside(self, answer: bytes | dict[str, Any]) -> None:
+        return None  # `_completion` knows this dialect's own
+
     def _completion(
         self, answer: bytes | dict[str, Any], request: Request
     ) -> dict[str, Any] | bytes:
@@ -186,8 +195,6 @@ class GeminiTeacher(HttpTeacher):
         return completion_of(response)
 
     def _error_in(self, response: dict[str, Any]) -> Exception:
-        import json
-
         error = response["error"]
         code = error.get("code") if isinstance(error, dict) else None
         if not isinstance(code, int) or not 400 <= code < 600:

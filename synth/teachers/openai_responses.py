@@ -94,6 +94,9 @@ class OpenAIResponsesTeacher(HttpTeacher):
     def _joiner(self) -> FinalResponse:
         return FinalResponse()
 
+    def _error_inside(self, answer: bytes | dict[str, Any]) -> None:
+        return None  # `_completion` knows this dialect's own
+
     def _completion(
         self, answer: bytes | dict[str, Any], request: Request
     ) -> dict[str, Any] | bytes:

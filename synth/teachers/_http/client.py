@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from synth.core.compression import parse_json
 from synth.teachers._http.events import DONE, Event, EventParser
@@ -49,18 +49,62 @@ class HttpClient:
         self, url: str, body: bytes, joiner: Callable[[], StreamJoiner]
     ) -> tuple[int, Mapping[str, str], bytes | dict[str, Any]]:
         """Send one request; return status, headers, and the body or the stream's whole answer."""
+        async with self._sent("POST", url, data=body) as response:
+            answer: bytes | dict[str, Any]
+            if response.status == 200 and _is_stream(response, self._config.stream):
+                answer = await _read_stream(response, joiner())
+            else:
+                answer = await self._body(response)
+        return response.status, response.headers, answer
+
+    async def request(
+        self, method: str, url: str, data: bytes | None = None, **headers: str
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send one request with headers of its own (`_` for `-`); return status, headers, body."""
+        own = {name.replace("_", "-"): value for name, value in headers.items()}
+        timeout = self._timeout_of_files()
+        async with self._sent(method, url, data=data, headers=own, timeout=timeout) as response:
+            return response.status, response.headers, await self._body(response)
+
+    async def download(self, url: str, file: IO[bytes]) -> tuple[int, Mapping[str, str], bytes]:
+        """Write a body of status 200 into a file; return status, headers, and any other body."""
+        of_the_disk: OSError | None = None
+        async with self._sent("GET", url, timeout=self._timeout_of_files()) as response:
+            if response.status != 200:
+                return response.status, response.headers, await self._body(response)
+            file.seek(0)
+            file.truncate()
+            async for chunk in response.content.iter_chunked(1 << 20):
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    of_the_disk = error
+                    break
+        if of_the_disk is not None:
+            raise of_the_disk
+        return response.status, response.headers, b""
+
+    def _timeout_of_files(self) -> aiohttp.ClientTimeout:
+        """Return a limit without a byte: a file may take as long as it is large."""
+        import aiohttp
+
+        return aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=self._config.timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, method: str, url: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request; what goes wrong until its body is read is a `RetryableError`."""
         import aiohttp
 
         config = self._config
         if self._session is None:
             self._session = self._open()
         try:
-            async with self._session.post(url, data=body, allow_redirects=False) as response:
-                answer: bytes | dict[str, Any]
-                if response.status == 200 and _is_stream(response, config.stream):
-                    answer = await _read_stream(response, joiner())
-                else:
-                    answer = await _read(response)
+            async with self._session.request(
+                method, url, params=config.query or None, allow_redirects=False, **options
+            ) as response:
+                yield response
         except aiohttp.SocketTimeoutError as error:
             after = f"{config.idle_timeout_s or config.timeout_s:g} s"
             raise RetryableError(f"timeout: nothing came for {after} (idle_timeout_s)") from error
@@ -72,12 +116,13 @@ class HttpClient:
             raise RetryableError(reason, unreachable=True) from error
         except (aiohttp.ClientError, OSError) as error:
             cause = " ".join(str(error).split())[:200] or type(error).__name__
-            raise RetryableError(
-                f"connection cut: {self._clean(cause.encode()).decode()}"
-            ) from error
-        if response.status != 200 and isinstance(answer, bytes):
-            answer = self._clean(answer)
-        return response.status, response.headers, answer
+            cause = self._clean(cause.encode("utf-8", "replace")).decode("utf-8", "replace")
+            raise RetryableError(f"connection cut: {cause}") from error
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read a body; one that is no answer is freed of the secrets that it echoes."""
+        body = await _read(response)
+        return body if response.status == 200 else self._clean(body)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,62 +1,27 @@
-"""Client of an OpenAI-compatible API's files and batches endpoints, over the openai SDK.
-
-A call is tried again for hours where it fails in passing: a batch outlives a night without network.
-"""
+"""Client of an OpenAI-compatible API's files and batches endpoints, over the openai SDK."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 from synth.core.compression import parse_json
-from synth.core.errors import Interrupted, Unfinished, UserError
-from synth.core.finish_reasons import no_answer
+from synth.core.errors import UserError
+from synth.teachers._batch.client import CLOCKS_DIFFER_S, BatchClient, UnknownResource
 from synth.teachers._openai.error_inside import error_inside
 from synth.teachers._openai.status import StatusErrors
-from synth.teachers.base import FIRST_ATTEMPTS, LONGEST_PAUSE_S, RequestRejected, RetryableError
+from synth.teachers.base import RequestRejected, RetryableError
 
 if TYPE_CHECKING:
     import openai
 
-T = TypeVar("T")
 ENDPOINT = "/v1/chat/completions"
-# A batch that was made so long before it was wanted, by clocks that may differ, is another one.
-_CLOCKS_DIFFER_S = 86400.0
 
 
-class UnknownResource(UserError):
-    """The provider knows no such file, batch or address."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResultLine:
-    """Where a request's line is in a file that was downloaded, and whether it holds an answer."""
-
-    file: IO[bytes]
-    start: int
-    length: int
-    good: bool
-
-    def read(self) -> Any:
-        """Return the line as JSON values."""
-        self.file.seek(self.start)
-        return parse_json(self.file.read(self.length))
-
-
-class BatchClient:
-    """Files and batches at a provider.
-
-    An attempt fails after `timeout_s` without a byte. An endpoint that does not answer is given up
-    after `patience_h` hours.
-    """
+class OpenAIBatches(BatchClient):
+    """Files and batches at a provider. An attempt fails after `timeout_s` without a byte."""
 
     def __init__(
         self,
@@ -64,14 +29,14 @@ class BatchClient:
         timeout_s: float,
         name: str,
         patience_h: float,
-        headers: Mapping[str, str] | None = None,
-        query: Mapping[str, str] | None = None,
+        window: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
     ) -> None:
-        self.closing = asyncio.Event()  # every wait then raises `Interrupted`
-        self._errors, self._timeout_s = errors, timeout_s
-        self._name, self._patience_s = name, 3600 * patience_h
+        super().__init__(errors, name, patience_h)
+        self._errors: StatusErrors = errors
+        self._timeout_s, self._window = timeout_s, window
         self._headers, self._query = headers, query
-        self._reached = False
 
     async def upload(self, lines: bytes) -> str:
         """Upload the requests of a batch; return the file's id."""
@@ -82,7 +47,7 @@ class BatchClient:
         )
         return str(created["id"])
 
-    async def create(self, file: str, window: str, since: float) -> str:
+    async def create(self, file: str, since: float, keys: Iterable[str]) -> str:
         """Make a batch of an uploaded file, once; return its id."""
         tried = False
 
@@ -93,13 +58,13 @@ class BatchClient:
                 return id
             tried = True
             create = self._batches.create(
-                input_file_id=file, endpoint=ENDPOINT, completion_window=window
+                input_file_id=file, endpoint=ENDPOINT, completion_window=self._window
             )
             return str((await self._object(create))["id"])
 
         return await self._retry(attempt)
 
-    async def find(self, file: str, since: float) -> str | None:
+    async def find(self, file: str, since: float, keys: Iterable[str]) -> str | None:
         """Return the batch that was made of a file not long before `since` (Unix time), or None."""
         return await self._retry(lambda: self._batch_of(file, since))
 
@@ -112,23 +77,15 @@ class BatchClient:
         with contextlib.suppress(UserError, RetryableError):
             await self._object(self._batches.cancel(id))
 
-    async def download(self, id: str, folder: Path) -> dict[str, ResultLine]:
-        """Return the lines of a result file by the key of their requests, kept on the disk."""
-        # It may hold gigabytes. It has no name in the folder, so a kill leaves none of it.
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        await self._retry(lambda: self._write(id, file))
-        return await asyncio.to_thread(_index_lines, file)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait. Raises Interrupted where the run ends meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.closing.wait(), seconds)
-            raise Interrupted("left to the next run")
-
-    def say(self, text: str) -> None:
-        """Write a line on standard error; what a provider sends stays on that line."""
-        sys.stderr.write(f"{self._name}: {' '.join(text.split())}\n")
-        sys.stderr.flush()
+    def line(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return a line of results; an error inside a 200 is the status that it stands for."""
+        response = values.get("response")
+        whole = isinstance(response, dict) and response.get("status_code") == 200
+        body = response.get("body") if whole else None
+        if isinstance(body, dict) and (inner := error_inside(body)):
+            error = {"status_code": inner.status, "headers": inner.headers}
+            return {**values, "response": {**error, "body": parse_json(inner.body)}}
+        return values
 
     async def close(self) -> None:
         """Close the connections."""
@@ -139,7 +96,7 @@ class BatchClient:
     def _sdk(self) -> openai.AsyncOpenAI:
         import openai
 
-        headers: dict[str, Any] = dict(self._headers or {})
+        headers: dict[str, Any] = dict(self._headers)
         if headers and not self._errors.key:  # the key is in a header of its own
             headers = {"Authorization": openai.Omit(), **headers}
         return openai.AsyncOpenAI(
@@ -165,7 +122,7 @@ class BatchClient:
                 if batch.get("input_file_id") == file and batch.get("status") != "failed":
                     return str(batch.get("id"))
             oldest = batches[-1].get("created_at") if batches and page.get("has_more") else None
-            if not isinstance(oldest, int | float) or oldest < since - _CLOCKS_DIFFER_S:
+            if not isinstance(oldest, int | float) or oldest < since - CLOCKS_DIFFER_S:
                 return None
             cursor = {"after": str(batches[-1].get("id"))}
 
@@ -205,7 +162,7 @@ class BatchClient:
     async def _drop_headers_elsewhere(self, request: Any) -> None:
         """Take the configured headers, which may hold secrets, off a request to another host."""
         if request.url.host != self._sdk.base_url.host:
-            for name in self._headers or ():
+            for name in self._headers:
                 request.headers.pop(name, None)
 
     @contextlib.contextmanager
@@ -242,47 +199,3 @@ class BatchClient:
             f"cannot reach {self._errors.base_url}: {reason}",
             unreachable=type(error).__name__ == "ConnectError",  # of httpx or httpx2
         )
-
-    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call until it is answered."""
-        attempt, since = 0, time.monotonic()
-        while True:
-            try:
-                answer = await call()
-                self._reached = True
-                return answer
-            except RetryableError as failure:
-                attempt += 1
-                if not self._reached and failure.unreachable and attempt >= FIRST_ATTEMPTS:
-                    raise UserError(failure.reason) from failure
-                if time.monotonic() - since > self._patience_s:
-                    raise Unfinished(f"no answer for hours: {failure.reason}") from failure
-                pause = failure.after or min(LONGEST_PAUSE_S, 0.25 * 2.0 ** min(attempt, 10))
-                if attempt > 1:
-                    self.say(f"{failure.reason}; tried again in {pause:.0f} s")
-                await self.sleep(pause)
-
-
-def _index_lines(file: IO[bytes]) -> dict[str, ResultLine]:
-    """Return the lines of a file by the key of their requests; broken lines are left out."""
-    lines: dict[str, ResultLine] = {}
-    file.seek(0)
-    start = 0
-    for text in file:
-        with contextlib.suppress(ValueError, RecursionError):
-            line = parse_json(text)
-            if isinstance(line, dict) and isinstance(line.get("custom_id"), str):
-                good = _is_answer(line.get("response"))
-                lines[line["custom_id"]] = ResultLine(file, start, len(text), good)
-        start += len(text)
-    return lines
-
-
-def _is_answer(response: Any) -> bool:
-    if not isinstance(response, dict) or response.get("status_code") != 200:
-        return False
-    body = response.get("body")
-    try:
-        return isinstance(body, dict) and error_inside(body) is None and no_answer(body) is None
-    except ValueError:
-        return False

@@ -14,7 +14,7 @@ import pytest
 from synth.core.record import Request
 from synth.store.keys import request_key
 from synth.store.responses import Batch, ResponseStore
-from synth.teachers import openai_batch
+from synth.teachers import _batch_teacher
 from tests.helpers.batch_server import (
     BatchServer,
     config_of,
@@ -309,5 +309,5 @@ def test_what_is_noted_of_a_batch_is_its_requests_without_answers(path):
             assert store.batches("e") == []
 
     asyncio.run(noted())
-    assert openai_batch._asked(requests[2]).messages[0]["content"] == "lone \ud800 surrogate"
-    assert request_key(openai_batch._asked(requests[1]), {"kind": "x"}) == requests[1]
+    assert _batch_teacher.asked(requests[2]).messages[0]["content"] == "lone \ud800 surrogate"
+    assert request_key(_batch_teacher.asked(requests[1]), {"kind": "x"}) == requests[1]

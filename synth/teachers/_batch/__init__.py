@@ -1,0 +1,1 @@
+"""What the teachers that ask in batches share: the client's loop of attempts, and result files."""
