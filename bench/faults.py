@@ -2,6 +2,7 @@
 
     python bench/faults.py                     100 kills, about five minutes
     python bench/faults.py --kills 20 --seed 7
+    python bench/faults.py --kills 30 --dialect anthropic     or stream, responses, gemini
 
 The real `distill generate` asks a server on loopback that fails in every way there is, and is
 killed again and again; then it runs to its end. Every request is accounted for, by the server's
@@ -14,6 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from _shared.dialects import KINDS
 from _shared.ends import ENDS, outcome
 from _shared.faults import AGAIN, ANSWERS, OUT, REFUSED
 from _shared.kills import WINDOW, Campaign
@@ -95,12 +97,16 @@ def main():
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", default="1")
+    parser.add_argument("--dialect", default="openai", choices=KINDS)
     chosen = parser.parse_args()
-    sound = show_ends()
+    sound = chosen.dialect != "openai" or show_ends()
     if chosen.kills:
         with tempfile.TemporaryDirectory() as folder:
-            account = Campaign(chosen.kills, chosen.seed, Path(folder)).run()
-        print(f"{chosen.kills} kills, seed {chosen.seed}, {account.seconds:.0f} s; {machine()}\n")
+            campaign = Campaign(chosen.kills, chosen.seed, Path(folder), dialect=chosen.dialect)
+            account = campaign.run()
+        print(
+            f"{chosen.dialect}, {chosen.kills} kills, seed {chosen.seed}, {account.seconds:.0f} s; {machine()}\n"
+        )
         show(account)
         sound = sound and not account.wrong
     sys.exit(not sound)

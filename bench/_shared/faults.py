@@ -17,6 +17,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from _shared.dialects import Events, asked_of, dialect_of, written
+
 FIRST_SEED = 1000  # the config's generate.sampling.seed: the sample is what a request's is above it
 CUT = object()  # the step that cuts the connection
 LONG = 3600.0
@@ -38,6 +40,7 @@ class Asked:
     sample: int
     model: str
     attempt: int
+    dialect: str = "openai"
     fault: str = ""
     met: bool = False
     whole: bool = False
@@ -64,7 +67,7 @@ def completion(ask, message=None, **changes):
         "choices": [{"index": 0, "message": message or good, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
     }
-    return json.dumps(whole | changes).encode()
+    return written(ask.dialect, whole | changes)
 
 
 def _choice(ask, finish):
@@ -74,6 +77,8 @@ def _choice(ask, finish):
 
 def response(status, body, content_type="application/json", **headers):
     """An HTTP response as bytes; `retry_after` becomes the header retry-after."""
+    if isinstance(body, Events) and content_type == "application/json":
+        content_type = "text/event-stream"
     lines = [f"HTTP/1.1 {status} Status", f"Content-Type: {content_type}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
@@ -255,9 +260,10 @@ class FaultServer:
 
     async def _one(self, reader, writer):
         """One request; whether the connection may carry another."""
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        ask = self._asked(json.loads(await reader.readexactly(length)))
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        path = head.split(b" ", 2)[1].decode().partition("?")[0]
+        ask = self._asked(path, json.loads(await reader.readexactly(length)))
         try:
             return await self._serve(ask, reader, writer)
         finally:
@@ -284,9 +290,11 @@ class FaultServer:
         self.answered += ask.answered
         return True
 
-    def _asked(self, body):
-        place = body["messages"][-1]["content"], body.get("seed", FIRST_SEED) - FIRST_SEED
-        ask = Asked(*place, body["model"], self._attempts[place, body["model"]])
+    def _asked(self, path, body):
+        dialect = dialect_of(path, body)
+        question, seed, model = asked_of(dialect, body, path)
+        place = question, 0 if seed is None else seed - FIRST_SEED
+        ask = Asked(*place, model, self._attempts[place, model], dialect)
         ask.fault = self.plan(ask)
         self.log.append(ask)
         return ask

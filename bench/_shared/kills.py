@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from _shared.dialects import KINDS, WITHOUT_SEED
 from _shared.faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw, text_of
 
 from synth.config.validate import load_run
@@ -43,18 +44,18 @@ TROUBLE_FOR_GOOD = ("500", "cut in the body")
 
 
 def certain(questions):
-    """Faults that come for certain, each at one question's second sample: all that there are."""
+    """Faults that come for certain, each at one question's last sample: all that there are."""
     kinds = [fault for fault in FAULTS if fault]
     return {(questions - len(TROUBLE_FOR_GOOD)) * n // len(kinds): f for n, f in enumerate(kinds)}
 
 
-def plan(seed, questions):
+def plan(seed, questions, samples=SAMPLES):
     """Which fault a request meets, by the seed, its question, sample and attempt alone."""
     sure = certain(questions)
 
     def fault(ask):
         number = int(ask.question.split()[1])
-        if (ask.sample, ask.attempt) == (1, 0) and number in sure:
+        if (ask.sample, ask.attempt) == (samples - 1, 0) and number in sure:
             return sure[number]
         if number >= questions - len(TROUBLE_FOR_GOOD):
             return TROUBLE_FOR_GOOD[questions - number - 1]
@@ -72,7 +73,7 @@ def plan(seed, questions):
     return fault
 
 
-def write_config(folder, questions, teachers, **generate):
+def write_config(folder, questions, teachers, samples=SAMPLES, **generate):
     """A run of so many questions: `question 0` and so on."""
     rows = [{"question": f"question {n}", "answer": n} for n in range(questions)]
     (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -82,8 +83,8 @@ def write_config(folder, questions, teachers, **generate):
         "teachers": teachers,
         "generate": {
             "prompt": {"template": "plain"},
-            "sampling": {"seed": FIRST_SEED, "max_tokens": 50},
-            "samples": {"max": SAMPLES},
+            "sampling": {"max_tokens": 50, **({} if samples == 1 else {"seed": FIRST_SEED})},
+            "samples": {"max": samples},
             "concurrency": WINDOW,
             "retries": RETRIES,
             **generate,
@@ -191,20 +192,25 @@ class Account:
 class Campaign:
     """All faults and so many kills, then a run to the end; `run` gives the account."""
 
-    def __init__(self, kills, seed, folder, say=print):
+    def __init__(self, kills, seed, folder, say=print, dialect="openai"):
         self.kills, self.seed, self.folder, self.say = kills, seed, folder, say
-        self.questions = kills * QUESTIONS_A_KILL + FOR_GOOD_EVERY
-        self.account = Account(wanted=self.questions * SAMPLES)
+        self.dialect, self.samples = dialect, 1 if dialect in WITHOUT_SEED else SAMPLES
+        self.questions = kills * QUESTIONS_A_KILL * SAMPLES // self.samples + FOR_GOOD_EVERY
+        self.account = Account(wanted=self.questions * self.samples)
 
     def run(self):
         begun = time.monotonic()
         low, high = LATENCY_S
         with FaultServer(
-            plan(self.seed, self.questions),
+            plan(self.seed, self.questions, self.samples),
             lambda ask: low + (high - low) * draw(self.seed, "wait", *ask.place),
         ) as self.server:
-            options = {"model": "m", "base_url": self.server.url, "timeout_s": TIMEOUT_S}
-            write_config(self.folder, self.questions, {"t": {"kind": "openai", **options}})
+            root = self.server.url
+            if self.dialect in ("anthropic", "gemini"):
+                root = root.removesuffix("/v1")  # their kinds add the version
+            options = {"model": "m", "base_url": root, "timeout_s": TIMEOUT_S}
+            teachers = {"t": {**KINDS[self.dialect], **options}}
+            write_config(self.folder, self.questions, teachers, self.samples)
             self.books, self.stored = Books(self.folder), {}
             self._kill()
             before = self._finish()
