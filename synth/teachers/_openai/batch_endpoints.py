@@ -80,8 +80,9 @@ class OpenAIBatches(BatchClient):
     def line(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return a line of results; an error inside a 200 is the status that it stands for."""
         response = values.get("response")
-        whole = isinstance(response, dict) and response.get("status_code") == 200
-        body = response.get("body") if whole else None
+        if not isinstance(response, dict) or response.get("status_code") != 200:
+            return values
+        body = response.get("body")
         if isinstance(body, dict) and (inner := error_inside(body)):
             error = {"status_code": inner.status, "headers": inner.headers}
             return {**values, "response": {**error, "body": parse_json(inner.body)}}
