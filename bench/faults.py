@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _shared.dialects import KINDS
 from _shared.ends import ENDS, outcome
-from _shared.faults import AGAIN, ANSWERS, OUT, REFUSED
+from _shared.faults import AGAIN, ANSWERS, OUT, REFUSED, ROUTED
 from _shared.kills import WINDOW, Campaign
 from common import machine, table
 
@@ -62,6 +62,7 @@ def show(account):
         ("odd answers, stored as they came and not asked again", ANSWERS),
         ("faults that may pass, asked again", AGAIN),
         ("faults of one request, not asked again", REFUSED),
+        ("faults of one request that end the run where it is the first", ROUTED),
         ("faults that end the run", OUT),
     ):
         sent = Counter({kind: account.faults[kind] for kind in kinds if kind})

@@ -176,18 +176,20 @@ AGAIN = {
 # REFUSED never passes, but says nothing of other requests.
 REFUSED = {
     "400": lambda ask: [refusal(400, "too long")],
+    "403, moderation": lambda ask: [refusal(403, "your input was flagged")],
     "content filter": _ok(lambda ask: completion(ask, choices=[_choice(ask, "content_filter")])),
     "400 inside a 200": _ok(lambda ask: b'{"error": {"message": "too long", "code": 400}}'),
 }
+# ROUTED are asked again where they come after an answer, and else end the teacher.
+ROUTED = {"404": lambda ask: [refusal(404, "the model `m` does not exist", "model_not_found")]}
 # OUT says that the teacher answers nothing more.
 OUT = {
     "401": lambda ask: [refusal(401, "bad key")],
-    "404": lambda ask: [refusal(404, "the model `m` does not exist", "model_not_found")],
     "402": lambda ask: [refusal(402, "insufficient balance")],
     "429, quota": lambda ask: [refusal(429, "You exceeded your current quota", "insufficient_quota")],
     "redirect": lambda ask: [response(307, b"", location="http://127.0.0.1:9/v1/chat/completions")],
 }  # fmt: skip
-FAULTS = {**ANSWERS, **AGAIN, **REFUSED, **OUT}
+FAULTS = {**ANSWERS, **AGAIN, **REFUSED, **ROUTED, **OUT}
 
 
 def draw(*parts):

@@ -38,7 +38,7 @@ def show(run: Run, number: int, ask: bool) -> None:
         _panel(console, _chat(messages), f"prompt {prompt.name}")
     if ask:
         try:
-            records = _answers(run, tasks)
+            records = _answers(run, tasks, console)
         except MissingPackage as missing:
             console.print(f"the teacher is not asked: {missing}", markup=False)
     for record in records[:number]:
@@ -64,7 +64,7 @@ def _examples(examples: list[Any]) -> list[Record]:
     return records
 
 
-def _answers(run: Run, tasks: list[Task]) -> list[Record]:
+def _answers(run: Run, tasks: list[Task], console: Console) -> list[Record]:
     """Returns one answer a question, with the verdicts of the trace filters."""
     import asyncio
 
@@ -72,6 +72,7 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
     from synth.generate.runner import generate
     from synth.generate.stats import GenerationStats
     from synth.stages.build_filters import FilterSet
+    from synth.stages.build_teachers import failed_lines
     from synth.stages.generate import generation_spec
     from synth.store.responses import ResponseStore
 
@@ -84,6 +85,11 @@ def _answers(run: Run, tasks: list[Task]) -> list[Record]:
             teacher.disable_batching()  # three answers are not worth a day's wait for a batch
         stats = GenerationStats(questions_total=len(tasks))
         asyncio.run(generate(spec, store, tasks, lambda _, answers: records.extend(answers), stats))
+    failed = [f"no answer to {line}" for line in failed_lines(stats)]
+    if tasks and not records:
+        raise UserError("\n".join(failed) or "no answer came")
+    for line in failed:
+        console.print(line, markup=False)
     return records
 
 

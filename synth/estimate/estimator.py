@@ -129,6 +129,13 @@ def _ask_pilot(run: Run, tasks: Sequence[Task], say: Callable[[str], None]) -> d
         run_teachers.ask_all(run, spec, tasks, lambda task, records: None, stats, "pilot")
     for name, why in stats.out.items():
         say(f"  teacher {name} was given up: {why}")
+    failed = run_teachers.failed_lines(stats)
+    if tasks and not stats.bought + stats.reused:
+        raise UserError("\n".join(["no question of the pilot was answered", *failed]))
+    if failed:
+        say(f"  failed: {run_teachers.top_reasons(stats.failed)}")
+        for line in failed:
+            say(f"    {line}")
     counts = stats.to_dict()
     names = ("questions", "bought", "reused", "kept", "prompt_tokens", "completion_tokens")
     return {name: counts[name] for name in (*names, "cost_usd", "unpriced", "failed", "seconds")}

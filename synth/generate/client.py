@@ -22,9 +22,11 @@ from synth.generate.usage_account import Spent, UsageAccount
 from synth.store.keys import RequestKey, request_key
 from synth.store.responses import ResponseStore, StoreFull
 from synth.teachers import RequestRejected, RetryableError, parse_answer
-from synth.teachers.base import LONGEST_PAUSE_S
+from synth.teachers.base import LONGEST_PAUSE_S, TeacherFault
 
 T = TypeVar("T")
+# So many different first requests without a chat completion, and the address is of something else.
+NO_COMPLETION = 5
 
 
 class RunStopping(Exception):
@@ -102,8 +104,8 @@ class ResponseClient:
                     or self.store.failed_before(key.key)
                 )
                 controller.on_error(failure, sent, key.key, odd)
-                if controller.closed and name not in self.counts.out:
-                    self._close(name, controller.closed, not self._others(name))
+                if self._closes(name, key, failure):
+                    continue  # no turn comes any more
                 # Trouble with the endpoint is not held against the request: it counts only where
                 # others were answered meanwhile. Without any answer the patience ends it.
                 attempts += (
@@ -120,6 +122,8 @@ class ResponseClient:
             except RequestRejected as rejection:
                 controller.on_refusal()
                 reason = str(rejection)
+                if self._closes(name, key, rejection):
+                    continue
             except DistillError as error:
                 controller.release()
                 if self.stop:
@@ -133,8 +137,38 @@ class ResponseClient:
                 controller.release()
                 raise
             self.counts.failed[_kind(reason)] += 1
+            if request.task is not None:
+                example = f"question {request.task.id}: {reason}"
+                self.counts.failed_examples.setdefault(_kind(reason), example)
             await self.persist(self.store.persist_failure(key.key, reason, self.spec.run, name))
             raise RequestRejected(reason)
+
+    def _closes(
+        self, name: str, key: RequestKey, failure: RetryableError | RequestRejected
+    ) -> bool:
+        """Return whether a failure ends the teacher, which is then given up."""
+        controller, fault = self.controllers[name], failure.if_all
+        # Before the first answer a wrong address, key, model or parameter is a mistake in the
+        # config, as a `UserError` is.
+        mistake = controller.health == "untested" and fault is not None
+        if isinstance(failure, RetryableError) and failure.trouble == "malformed" and not fault:
+            fault = self._no_completion(name, failure.reason)
+        if controller.closed is None and fault and not self.store.failed_before(key.key):
+            controller.blame(fault, key.key)
+        else:
+            mistake = False
+        if controller.closed is None:
+            return False
+        if name not in self.counts.out:
+            self._close(name, controller.closed, mistake or not self._others(name))
+        return True
+
+    def _no_completion(self, name: str, reason: str) -> TeacherFault | None:
+        """Return what it means where the first answers of a teacher are no chat completions."""
+        if self.spec.teachers[name].skip_probe:  # what a batch left over comes as such
+            return None
+        first = f"the first answers to {NO_COMPLETION} different requests are no chat completions"
+        return TeacherFault(UserError(f"{first}, the last: {reason}"), NO_COMPLETION, later=False)
 
     async def _acquire(self, name: str, due: float) -> None:
         """Wait for a turn with a teacher, not before `due` (monotonic seconds)."""

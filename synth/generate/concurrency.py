@@ -27,6 +27,7 @@ from synth.teachers.base import (
     FIRST_ATTEMPTS,
     Advertised,
     RetryableError,
+    TeacherFault,
     Trouble,
 )
 
@@ -115,6 +116,7 @@ class ConcurrencyController:
         self._most_probes = 0 if skip_probe else min(MOST_PROBES, limits.ceiling)
         self._last_response = 0.0  # of any kind, or when the only request in flight was sent
         self._failing: set[object] = set()  # requests that failed since the last answer
+        self._blamed: set[object] = set()  # requests that failed as all may fail, likewise
         self._failures = self._rounds = 0  # how often, and in how many round trips, since then
         self._failing_since = time.monotonic()  # the first failure since the last answer
         # A request is taken when it is sent; tokens when they are known.
@@ -170,6 +172,7 @@ class ConcurrencyController:
         """End a turn with an answer to the request that was sent at `sent` (monotonic seconds)."""
         self._end_turn()
         self.answers += 1
+        self._blamed.clear()
         self._clear_failures()
         if self.health != "healthy":
             first = max(FIRST_LIMIT, self.limits.ceiling / 2)
@@ -229,10 +232,13 @@ class ConcurrencyController:
             troubled = self._rounds > 1
         if troubled:
             self._pause(min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(0, self._rounds - 1)))
-        quiet = now - self._failing_since
+        quiet, patience_s = now - self._failing_since, self.limits.patience_s
         if failure.unreachable and self.health == "untested" and self._failures >= FIRST_ATTEMPTS:
             self.close(UserError(failure.reason))
-        elif quiet > self.limits.patience_s:
+        elif failure.after is not None and failure.after > patience_s:
+            asked = f"it asks to wait {failure.after:.0f} s, which is more than patience_s"
+            self.close(Unfinished(f"{asked} ({patience_s:g}): {failure.reason}"))
+        elif quiet > patience_s:
             self.close(Unfinished(f"no answer for {quiet:.0f} s, the last was: {failure.reason}"))
 
     def _pause(self, seconds: float) -> None:
@@ -247,6 +253,22 @@ class ConcurrencyController:
         if self.health == "unhealthy":
             self.health = "healthy"
         self._pump()
+
+    def blame(self, fault: TeacherFault, request: object) -> None:
+        """Close where as many different requests failed in a way as mean that all do.
+
+        Call it after `on_error` or `on_refusal`, and not for a request that failed in an earlier
+        run: that says nothing new.
+        """
+        if self.health == "untested":
+            enough = fault.first
+        elif fault.later:
+            enough = max(UNHEALTHY_AFTER, self.in_flight + 1)
+        else:
+            return
+        self._blamed.add(request)
+        if len(self._blamed) >= enough:
+            self.close(fault.error)
 
     def release(self) -> None:
         """End a turn in a way that says nothing of the teacher: the run stops."""

@@ -54,6 +54,8 @@ class GenerationSpec:
     def __post_init__(self) -> None:
         """Wrap teachers of a user's own class, and give options to those that have none."""
         self.teachers = {name: as_teacher(teacher) for name, teacher in self.teachers.items()}
+        for name, teacher in self.teachers.items():
+            teacher.name = name
         self.options = {name: self.options.get(name) or TeacherConfig() for name in self.teachers}
 
     def controller(self, name: str) -> ConcurrencyController:

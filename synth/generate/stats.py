@@ -10,7 +10,7 @@ from typing import Any
 
 # Named in a manifest only where there is something to say.
 _RARE = {"set_aside", "warnings", "estimated", "estimated_tokens", "estimated_usd", "odd_usage"}
-_RARE |= {"no_answers"}
+_RARE |= {"no_answers", "failed_examples"}
 
 
 @dataclass
@@ -31,6 +31,7 @@ class GenerationStats:
     kept: int = 0  # records that passed the trace filters
     rejected: Counter[str] = field(default_factory=Counter)  # the other records, by reason
     failed: Counter[str] = field(default_factory=Counter)  # for good, by reason
+    failed_examples: dict[str, str] = field(default_factory=dict)  # the first of each reason
     retried: Counter[str] = field(default_factory=Counter)  # further attempts, by reason
     prompt_tokens: int = 0  # of the responses bought, as all down to `models`
     completion_tokens: int = 0

@@ -207,6 +207,12 @@ def counted(title: str, counter: Counter[str]) -> str:
     return f"{title} {counter.total()} ({top_reasons(counter)})"
 
 
+def failed_lines(stats: GenerationStats) -> list[str]:
+    """Returns a line for each of the four commonest failures: the first question, and the words."""
+    kinds = [kind for kind, _ in stats.failed.most_common(4)]
+    return [stats.failed_examples[kind] for kind in kinds if kind in stats.failed_examples]
+
+
 def top_reasons(counter: Counter[str]) -> str:
     """Returns the four commonest reasons of a counter, on one line."""
     return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(4))

@@ -18,6 +18,7 @@ from synth.stages.build_teachers import (
     ask_all,
     build_teachers,
     estimated_of,
+    failed_lines,
     open_store,
     single_prompt_spec,
     teacher_names,
@@ -105,9 +106,13 @@ def generate_traces(
         so_far = f"{rows:,} traces so far are in {context.path}; " if rows else ""
         raise Unfinished(f"{stopped}\n{so_far}a rerun goes on from here")
     if not rows:
-        raise UserError(f"no answer came: {top_reasons(stats.failed)}")
+        raise UserError(
+            "\n".join([f"no answer came: {top_reasons(stats.failed)}", *failed_lines(stats)])
+        )
     if stats.failed:
         say(f"  failed for good: {top_reasons(stats.failed)}; a rerun asks these again")
+        for line in failed_lines(stats):
+            say(f"    {line}")
     return manifest
 
 

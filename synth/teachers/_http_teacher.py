@@ -30,6 +30,15 @@ class HttpTeacher(Teacher):
         self._url = ""
         self.longest_s = config.timeout_s
 
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
+        return self._errors.teacher
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._errors.teacher = name
+
     async def complete(self, request: Request) -> dict[str, Any] | bytes:
         """Send one request and return the answer as a chat completion."""
         values = self._body(request)

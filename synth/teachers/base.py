@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from synth.core.errors import DistillError
 from synth.core.plugins import PluginConfig
 from synth.core.record import Request
 from synth.core.usage import Price
@@ -66,6 +67,21 @@ class TeacherConfig(PluginConfig):
 Trouble = Literal["rate limit", "outage", "malformed"]
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherFault:
+    """What a failure means where it is not of one request, but of every request.
+
+    Attributes:
+        error: What the user reads then.
+        first: So many different requests must fail so, before the first answer, to mean it.
+        later: Whether many different requests in a row mean it after the first answer, too.
+    """
+
+    error: DistillError
+    first: int = 1
+    later: bool = True
+
+
 class RetryableError(Exception):
     """This attempt failed and another may not.
 
@@ -75,6 +91,7 @@ class RetryableError(Exception):
         unreachable: Nothing answered: before the first success this means a wrong address.
         trouble: `rate limit`: fewer requests at a time would be answered. `outage`: 5xx, time-out
             or no connection. `malformed`: the answer makes no sense.
+        if_all: What it means where every request fails so.
     """
 
     def __init__(
@@ -83,14 +100,22 @@ class RetryableError(Exception):
         after: float | None = None,
         unreachable: bool = False,
         trouble: Trouble = "outage",
+        if_all: TeacherFault | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason, self.after, self.unreachable = reason, after, unreachable
-        self.trouble = trouble
+        self.trouble, self.if_all = trouble, if_all
 
 
 class RequestRejected(Exception):
-    """The endpoint will never answer this request; the others go on."""
+    """The endpoint will never answer this request; the others go on.
+
+    `if_all` is what it means where every request is refused so.
+    """
+
+    def __init__(self, reason: str, if_all: TeacherFault | None = None) -> None:
+        super().__init__(reason)
+        self.if_all = if_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +150,7 @@ class Teacher(abc.ABC):
     Attributes:
         identity: All that makes this endpoint answer as it does (kind, address, model, ...), as
             JSON values; part of every key in the response store. Holds no secret.
+        name: Its name in the config, for hints in messages; set by who asks it.
         skip_probe: True where as many requests as may be in flight are wanted at once, without a
             first one that proves key and address: the teacher proves them by itself.
         empty_answers: True where an empty answer is what the model wrote. Elsewhere it was lost on
@@ -142,6 +168,7 @@ class Teacher(abc.ABC):
     """
 
     identity: dict[str, Any]
+    name: str = "NAME"
     skip_probe: bool = False
     empty_answers: bool = False
     advertised: Advertised | None = None

@@ -182,6 +182,8 @@ class OpenAIBatches(BatchClient):
                 ) from error
             failure = self._errors.error(response.status_code, response.headers, response.content)
             if isinstance(failure, RequestRejected):
+                if response.status_code == 403 and failure.if_all:
+                    raise failure.if_all.error from error
                 failure = UserError(f"{self._errors.base_url}: {call}: {failure}")
             raise failure from error
         except openai.APITimeoutError as error:

@@ -90,6 +90,7 @@ def _inner(error: Any, status: int | None = None) -> InnerError:
     headers = metadata.get("headers")
     code, kind = values.get("code"), values.get("type")
     body = {"message": f"{message} (an error inside a status 200)", "code": code, "type": kind}
+    body |= {name: values[name] for name in ("param", "details") if values.get(name)}
     return InnerError(
         _status(values, message) if status is None else status,
         {str(k).lower(): str(v) for k, v in headers.items()} if isinstance(headers, dict) else {},
