@@ -64,15 +64,15 @@ def read_usage(raw: Mapping[str, Any], price: Price | None) -> TokenUsage:
         if prompt is not None and not isinstance(details, Mapping):  # Anthropic counts these apart
             prompt += cached + (tokens("cache_creation_input_tokens") or 0)
     completion = tokens("output_tokens") if completion is None else completion
-    reasoning = _first(usage, _REASONING, odd)
     if prompt is not None and total:
         apart = max(0, total - prompt - (completion or 0))
-        if apart and apart == cached != reasoning:  # the prompt without what was cached
-            prompt += apart
+        if apart and apart == cached != _first(usage, _REASONING, odd):
+            prompt += apart  # the prompt was given without what was cached
         else:
             completion = (completion or 0) + apart
-    elif completion is not None and reasoning > completion:
-        completion += reasoning
+    elif completion is not None:
+        reasoning = _first(usage, _REASONING, odd)
+        completion += reasoning if reasoning > completion else 0
     cached = min(cached, prompt or 0)
     usd = _provider_cost(usage, odd)
     if not usd and price is not None:  # a zero may be what a gateway writes that knows no price

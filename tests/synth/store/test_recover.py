@@ -309,3 +309,26 @@ def test_the_command(whole, tmp_path, distill):
     gone = distill("recover", tmp_path / "no.sqlite")
     assert gone.returncode == 2
     assert "no such file" in gone.stderr
+
+
+def test_what_was_set_aside_is_saved_as_such(tmp_path):
+    path = tmp_path / "s.sqlite"
+
+    async def put():
+        with ResponseStore(path) as store:
+            body = json.dumps(response(1)).encode()
+            bought = ResponseMetadata("run", "teacher", 1, 2, 0.5, 0.0)
+            await store.persist(request(1), body, bought)
+            await store.set_aside(request(1).key)
+            await store.persist(request(1), body, bought)
+            await store.persist_no_answer(request(2), body, bought)
+
+    asyncio.run(put())
+    data = bytearray(path.read_bytes())
+    data[:100] = bytes(100)  # the header is lost
+    path.write_bytes(data)
+    assert quiet(path).saved == 3
+    with ResponseStore(path) as store:
+        assert store.count() == 1
+        assert store.get(request(1).key) is not None and store.get(request(2).key) is None
+        assert store.spent("run")["teacher"].usd == 1.5
