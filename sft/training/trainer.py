@@ -112,9 +112,9 @@ class StudentTrainer(LocalTrainer, SFTTrainer):  # type: ignore[misc]
             tokens, loss_tokens, *values = summed.tolist()
             parts = dict(zip(self.parts, values, strict=True))
             self.monitor.batch_done(int(tokens), int(loss_tokens), float(loss), parts)
-        except UserError:
-            self._save_batch(self.monitor.meter.step + 1)
-            raise
+        except UserError as error:
+            path = self._save_batch(self.monitor.meter.step + 1)
+            raise UserError(f"{error}. The batch is in {path}") from error
         return loss
 
     def compute_loss(
@@ -146,15 +146,15 @@ class StudentTrainer(LocalTrainer, SFTTrainer):  # type: ignore[misc]
         """
         step = self.monitor.meter.step
         if not math.isfinite(logs.get("grad_norm") or 0.0):
-            self._save_batch(step)
+            path = self._save_batch(step)
             raise UserError(
                 f"train: the gradient became {logs['grad_norm']} in step {step}; "
                 "lower train.learning_rate, or look for broken weights or data. The last "
-                "checkpoint is from before"
+                f"checkpoint is from before. The batch is in {path}"
             )
         super().log({**logs, **self.monitor.parts()} if "loss" in logs else logs, *args, **kwargs)
 
-    def _save_batch(self, step: int) -> None:
+    def _save_batch(self, step: int) -> Path:
         """Keeps the batch on which the training broke: tokens, labels and the records' ids."""
         content = {
             "step": step,
@@ -162,7 +162,9 @@ class StudentTrainer(LocalTrainer, SFTTrainer):  # type: ignore[misc]
             "input_ids": self.batch["input_ids"].tolist(),
             "labels": self.batch["labels"].tolist(),
         }
-        (self.folder / "broken-batch.json").write_text(json.dumps(content), encoding="utf-8")
+        path = self.folder / "broken-batch.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
 
 
 def end_trackers(names: Iterable[str]) -> None:

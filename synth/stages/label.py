@@ -114,6 +114,7 @@ def label_traces(section: Label, context: StageContext, inputs: dict[str, Any]) 
             time.sleep(1)
         return done
     folders = WorkFolders(context.path, inputs)
+    folders.drop_without_work()
     path = folders.begin()
     with contextlib.closing(_Work(section, context, path)) as work:
         pending = _estimated(work, context.say)

@@ -119,8 +119,11 @@ def train_student(
     if not first_process():
         run_training()
         return _waited_for(folders)
-    with shown(line):
-        result = run_training()
+    try:
+        with shown(line):
+            result = run_training()
+    finally:
+        folders.drop_without_work()
     manifest = {"inputs": inputs, "content": digest(inputs), **asdict(result)}
     manifest["folder"] = str(context.path)
     if accuracy is not None:

@@ -24,8 +24,8 @@ from synth.core.run_folder import REPLACED, UNFINISHED, replaced_folder
 
 Inputs = dict[str, Any]
 _INPUTS = "inputs.json"
-# What a stopped stage can go on from, or give back: checkpoints, a student, labels.
-_WORK = ("checkpoints/checkpoint-*/whole.json", "student", "*/labels-*")
+# What a stopped stage can go on from, give back or show: checkpoints, a student, labels, a batch.
+_WORK = ("checkpoints/checkpoint-*/whole.json", "student", "*/labels-*", "broken-batch.json")
 
 
 def _as_noted(noted: Inputs, inputs: Inputs) -> Inputs:
@@ -67,11 +67,14 @@ class WorkFolders:
         if self.place.exists() and not (self.place / MANIFEST).exists():
             self._move_aside()
         folder = self.unfinished
-        for other in self._beside(UNFINISHED):
-            if other != folder and not any(chain.from_iterable(map(other.glob, _WORK))):
-                shutil.rmtree(other, ignore_errors=True)
         write_json(folder / _INPUTS, self.inputs)
         return folder
+
+    def drop_without_work(self) -> None:
+        """Deletes the folders of stopped stages that came to nothing."""
+        for folder in self._beside(UNFINISHED):
+            if not any(chain.from_iterable(map(folder.glob, _WORK))):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def stopped(self) -> list[Path]:
         """Returns the folders of stopped work with other inputs, the newest first."""

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -177,7 +179,7 @@ def test_what_changes_weights_says_which_key_and_how(config, load):
     do(run, "train")
     with pytest.raises(UserError):
         do_stage("train", load(with_train(config, max_length=9)), (said := []).append)
-    assert said[0] == "train: done again, because of\n  train.max_length: None -> 9"
+    assert said[0] == "train: done again, because of\n  train.max_length: not set -> 9"
     assert f"the student before stays in {run.folder / 'train'}" in said[1]
 
 
@@ -238,6 +240,84 @@ def test_a_training_that_an_earlier_version_was_stopped_in_goes_on(config, load)
     assert RunFolder(run.folder).need("train")["steps"] == 60
     assert (place / "log.jsonl").read_text().startswith(logged)
     assert beside(run) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from synth.config.validate import load_run
+from synth.stages.pipeline import do_stage
+left = int(sys.argv[2])
+def rename(path, target, real=Path.rename):
+    global left
+    if path.name.startswith("train"):  # not what is written on the way
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+    return real(path, target)
+Path.rename = rename
+do_stage("train", load_run(sys.argv[1])[0], print)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_students_change_places_none_is_lost(config, load, write_config, tmp_path):
+    run = load(config)
+    do(run, "train")
+    first = weights(run)
+    again = {**with_train(config, learning_rate=2e-3), "runs": str(tmp_path / "killed")}
+    for moment in range(4):
+        shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+        shutil.copytree(tmp_path / "runs", tmp_path / "killed")
+        path = write_config(again, "killed.yaml")
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(path), str(moment)], check=False
+        ).returncode
+        run = load_run(str(path))[0]
+        found = {weights(run, folder.name) for folder in run.folder.glob("train*")}
+        assert len(found) == 2 and first in found  # the old student and the new one
+        if done == 0:
+            break
+        assert done == -signal.SIGKILL
+        student = RunFolder(run.folder).stage("train") / "student"  # what any command sees
+        assert (student / "model.safetensors").read_bytes() in found
+        said = do(run, "train")
+        assert not any("step" in line for line in said)
+        assert {weights(run)} == found - {first}
+        assert beside(run) == ["train.replaced"]
+    assert moment == 3
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_no_student(config, load, distill, write_config, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        config = {**config, "runs": str(disk)}
+        run = load(config)
+        # In processes of their own: what is mapped into this one would keep the disk busy.
+        assert distill("train", write_config(config)).returncode == 0
+        before = weights(run)
+        again = write_config(with_train(config, learning_rate=2e-3))
+        free = shutil.disk_usage(disk).free
+        for left in (len(before) // 2, 3 * len(before)):  # for no student; for no checkpoint
+            (disk / "filler").write_bytes(bytes(free - left))
+            done = distill("train", again)
+            assert done.returncode == 3, done.stderr
+            assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+            assert weights(run) == before
+            (disk / "filler").unlink()
+        done = distill("train", again)
+        assert done.returncode == 0, done.stderr
+        assert weights(run) != before
+        assert beside(run) == ["train.replaced"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def begun_and_stopped(run):
