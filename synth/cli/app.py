@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -15,9 +16,10 @@ from synth.core.interrupts import leaves_at_second_press
 from synth.core.progress import done_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from synth.config.run import Run
+    from synth.config.yaml_file import Source
 
 app = typer.Typer(
     help="Turn a big model's reasoning into a better small model, from one config file.",
@@ -111,6 +113,17 @@ def _load_data(config: str, overrides: list[str] | None) -> Run:
     return _load(name, [*more, *(overrides or [])])
 
 
+@contextlib.contextmanager
+def _placed(source: Source) -> Iterator[None]:
+    """Puts file and line before a mistake that a stage finds in a key of the config."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) is not UserError:
+            raise
+        raise UserError(source.placed(str(error))) from error
+
+
 def _do(run: Run, stages: Iterable[str]) -> bool:
     """Does stages one after the other; returns whether all of it was done."""
     from synth.stages.pipeline import do_stage
@@ -135,7 +148,8 @@ def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
         "label": chain,
         "train": [*chain, *(["label"] if run.label else [])],
     }
-    whole = _do(run, [*before.get(name, []), name])
+    with _placed(source):
+        whole = _do(run, [*before.get(name, []), name])
     if first_process():
         stage_summary(name, run)
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)
@@ -157,7 +171,8 @@ def run(config: Config, overrides: Overrides = None) -> None:
         say(checked.description.strip() + "\n")
     whole = True
     for name in stages_of(checked):
-        whole = do_stage(name, checked, say) and whole
+        with _placed(source):
+            whole = do_stage(name, checked, say) and whole
         stage_summary(name, checked)
     say(f"report: {write_report(checked)}")
     raise typer.Exit(EXIT_DONE if whole else EXIT_PARTIAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from synth.config.yaml_text import decode, parse_mapping, parse_value
 from synth.core.errors import ConfigError, Problem, UserError, nearest
 from synth.core.files import near_file
 from synth.core.prompts import shipped
+
+_KEY = re.compile(r"([a-z_]+(?:\.[\w-]+)+): ")  # at the head of a message
 
 
 @dataclass
@@ -40,6 +43,12 @@ class Source:
             if path[:end] in self.lines:
                 return f"{self.name}:{self.lines[path[:end]]}"
         return self.name
+
+    def placed(self, message: str) -> str:
+        """Puts the place of the key that a message begins with before it, where it is known."""
+        key = _KEY.match(message)
+        place = self.place(tuple(key[1].split("."))) if key else self.name
+        return message if place == self.name else f"{place}: {message}"
 
     def problem(self, path: Path_, message: str) -> Problem:
         """Returns a mistake at a path."""
