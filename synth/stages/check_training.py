@@ -15,7 +15,7 @@ from synth.config.run import Run, RunStudent
 from synth.config.train import Student, Train
 from synth.config.yaml_file import Path_, Source
 from synth.core.errors import ConfigError, UserError
-from synth.core.record import Task
+from synth.core.record import Message, Task
 from synth.core.run_folder import RunFolder
 from synth.stages._train.lookup import Lookup, NotSeen
 from synth.stages.build_student import StudentSetup
@@ -99,7 +99,7 @@ def _check(run: Run, name: str, step: _Training, lookup: Lookup, report: Trainin
             return
     lacking = [p for p in ("torch", "transformers") if importlib.util.find_spec(p) is None]
     if lacking:
-        report.unchecked.append(f"not checked: {who}: {' and '.join(lacking)} are not installed")
+        report.unchecked.append(f"not checked: {who}: not installed: {', '.join(lacking)}")
         return
     try:
         lookup.find(step.student.model)
@@ -114,8 +114,7 @@ def _check(run: Run, name: str, step: _Training, lookup: Lookup, report: Trainin
     findings = Findings()
     with findings.collected():
         try:
-            setup = StudentSetup(step.student)
-            messages = setup.messages(Task("made-up", "?"))
+            messages = _made_up_prompt(step.student)
             tokenizer = lookup.tokenizer(step.student.model, step.student.trust_remote_code)
             model = lookup.skeleton(step.student)
         except NotSeen as reason:
@@ -136,6 +135,19 @@ def _check(run: Run, name: str, step: _Training, lookup: Lookup, report: Trainin
     report.checked += [f"{who}: {line}" for line in findings.checked]
     report.notes += [f"note: {who}: {line}" for line in findings.notes]
     report.problems += [_placed(error, prefix, default) for error in findings.problems]
+
+
+def _made_up_prompt(student: RunStudent) -> list[Message]:
+    """Returns the student's prompt for a question that is next to nothing.
+
+    What a column of the data would give (choices, tests) is next to nothing, too.
+    """
+    setup = StudentSetup(student)
+    task = Task("made-up", "?", metadata=dict.fromkeys(setup.prompt.variables, "?"))
+    try:
+        return setup.messages(task)
+    except UserError:  # a template that wants a column of another kind
+        return [Message(role="user", content="?")]
 
 
 def _teachers(

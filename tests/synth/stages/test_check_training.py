@@ -152,6 +152,17 @@ def test_what_can_be_trained_is_said_to_be_checked(check, changes, said):
     assert len(report.notes) == longer
 
 
+@pytest.mark.parametrize("template", ["choice.en", "code.zh", "mine.jinja"])
+def test_a_prompt_with_columns_of_the_data_is_rendered_without_them(check, tmp_path, template):
+    own = "---\ndescription: x\nversion: 1\nvariables: {question: q, n: a number}\n---\n{{ n + 1 }} {{ question }}"
+    (tmp_path / "mine.jinja").write_text(own)
+    if template == "mine.jinja":
+        template = str(tmp_path / template)
+    report, source = check(student={"prompt": {"template": template}})
+    report.refuse(source)
+    assert any("the mask holds on an example" in line for line in report.checked)
+
+
 def test_models_of_a_chain_are_looked_at_as_they_will_be(check, models):
     chain = {
         "big": {
