@@ -35,6 +35,7 @@ _WORDLESS_KINDS = {
 _HOLDERS = (
     *("text", "thinking", "content", "reasoning", "reasoning_content"),
     *("reasoningContent", "reasoningText"),  # Bedrock
+    "value",  # LLaMA-Factory
 )
 _SUMMARIES = {"reasoning.summary", "summary_text"}
 _DEEPEST = 8
@@ -91,7 +92,7 @@ def read_parts(parts: list[Any]) -> PartsText:
         elif _is_reasoning(part):
             thoughts.append(part)
         else:
-            kind, text = _kind(part), part.get("text")
+            kind, text = _kind(part), part.get("text", part.get("value"))  # LLaMA-Factory: value
             if kind == "refusal":  # OpenAI
                 kind, text = "text", part.get("refusal")
             texts += [text] if isinstance(text, str) else []

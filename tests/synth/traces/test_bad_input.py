@@ -355,3 +355,21 @@ def test_calls_and_reasoning_of_earlier_turns_are_kept(tmp_path):
     tally = Tally()
     tally.add(item)
     assert str(tally) == "1 traces; in 1 the turns after the last answer are left out"
+
+
+def test_parts_whose_text_stands_under_value(tmp_path):
+    asked = {"role": "user", "content": [{"type": "text", "value": "hi"}], "loss_weight": 0.0}
+    parts = [{"type": "reasoning", "value": "greet"}, {"type": "text", "value": "Hello!"}]
+    call = [{"type": "tool_call", "value": "{}"}]
+    good, bad = lines(
+        tmp_path,
+        {"messages": [asked, {"role": "assistant", "content": parts}]},
+        {"messages": [asked, {"role": "assistant", "content": call}]},
+    )
+    assert (good.task.question, good.reasoning, good.answer) == ("hi", "greet", "Hello!")
+    assert bad.reason == "a turn is not text: a part is tool_call"
+
+
+def test_real_chats_of_parts_are_read(rows, tmp_path):
+    chats = rows("chat-parts.jsonl")
+    assert sum(isinstance(item, Record) for item in lines(tmp_path, *chats)) == len(chats)
