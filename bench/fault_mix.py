@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 import openai as openai_sdk  # noqa: F401 - its import is in nobody's figures
-from _shared.faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw
+from _shared.faults import AGAIN, ANSWERS, FIRST_SEED, REFUSED, FaultServer, draw
 from common import machine, measured, median, table, versions
 
 from synth.config.generate import Samples, Sampling
@@ -31,7 +31,6 @@ from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
 from synth.teachers import openai
-from synth.teachers._openai.status import retry_after
 
 LATENCY_S = 0.05, 0.25
 RETRIES, TIMEOUT_S = 6, 2.0
@@ -88,10 +87,11 @@ class CountingServer(FaultServer):
         now = time.time()
         self.early += now < self.asked_until and now > self.asked_at + ON_THE_WAY_S
         whole = await super()._serve(ask, reader, writer)
-        if ask.fault in ("429, seconds", "429, date"):
-            head = FAULTS[ask.fault](ask)[0].split(b"\r\n\r\n")[0].decode().lower()
-            pause = retry_after(dict(line.split(": ", 1) for line in head.split("\r\n")[1:]))
-            self.asked_at, self.asked_until = time.time(), time.time() + pause
+        now = time.time()
+        if ask.fault == "429, seconds":
+            self.asked_at, self.asked_until = now, now + 0.2
+        elif ask.fault == "429, date":  # in whole seconds; it was sent a moment ago
+            self.asked_at, self.asked_until = now, float(int(now + 1 - 0.05))
         return whole
 
 
