@@ -31,6 +31,7 @@ from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
 from synth.teachers import openai
+from synth.teachers._openai.waits import retry_after
 
 LATENCY_S = 0.05, 0.25
 RETRIES, TIMEOUT_S = 6, 2.0
