@@ -10,9 +10,9 @@ from pydantic import Field
 
 from filters._text.math import visible
 from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
-from synth.core.boxed import boxes
-from synth.core.question_text import nfkc
 from synth.core.record import Record
+from synth.core.text.boxed import boxes
+from synth.core.text.question_text import nfkc
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A conclusion stands at the end; a text longer than that is read from there.

@@ -11,8 +11,8 @@ from filters import math_answer
 from filters._text.words import words
 from filters.answers.boxed import final_answer
 from filters.base import KEEP, Context, Decision, FilterConfig, cannot_tell, requires
-from synth.core.boxed import boxes
 from synth.core.record import Record, Task
+from synth.core.text.boxed import boxes
 
 # A conclusion stands at the end; what was said earlier may have been given up since.
 _TAIL = 2000

@@ -11,9 +11,9 @@ from pydantic import Field
 from filters._text.math import visible
 from filters.answers.boxed import final_boxes
 from filters.base import Check, Context, Decision, FilterConfig, cannot_tell
-from synth.core.display import shown
-from synth.core.question_text import nfkc
 from synth.core.record import Record
+from synth.core.text.display import shown
+from synth.core.text.question_text import nfkc
 
 Level = Literal["none", "space", "case", "punctuation", "number"]
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -12,8 +12,8 @@ from filters._workers import json_schema as _json_worker
 from filters._workers.pool import Workers, longest
 from filters._workers.verifier import WorkerVerifier
 from filters.base import Context, Decision, FilterConfig, cannot_tell, requires
-from synth.core.display import shown
 from synth.core.record import Record
+from synth.core.text.display import shown
 
 _LONGEST = 2_000_000
 

@@ -16,11 +16,11 @@ from pydantic import Field, field_validator, model_validator
 from filters.base import Ask, Check, Context, Decision, Figures, FilterConfig, Measures, cannot_tell
 from filters.engine.filter import close_check
 from synth.config.generate import Sampling
-from synth.core.display import shown
 from synth.core.errors import UserError
 from synth.core.prompts import load_prompt
 from synth.core.reasoning import join_trace
 from synth.core.record import Message, Record, digest
+from synth.core.text.display import shown
 
 _LONGEST = 20_000  # a judgement is a few sentences; a longer reply is not read
 _CLIP = 200

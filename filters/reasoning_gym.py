@@ -11,8 +11,8 @@ from filters._workers.pool import CallFailed, Workers, longest
 from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import final_boxes
 from filters.base import Context, Decision, Figures, FilterConfig, Measures, cannot_tell, requires
-from synth.core.display import shown
 from synth.core.record import Record
+from synth.core.text.display import shown
 
 _LONGEST = 100_000
 

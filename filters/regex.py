@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from filters.base import KEEP, Check, Context, Decision, FilterConfig, cannot_tell, requires
-from synth.core.display import shown
 from synth.core.record import Record
+from synth.core.text.display import shown
 
 _CLIP = 60
 

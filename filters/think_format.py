@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from filters.base import KEEP, Check, Context, Decision, FilterConfig
-from synth.core.boxed import boxes
 from synth.core.reasoning import Mark, marks
 from synth.core.record import Record
+from synth.core.text.boxed import boxes
 
 _AROUND = 40
 _SHOWN = 10

@@ -12,8 +12,8 @@ from pydantic import Field
 from filters.answers.boxed import final_answer
 from filters.answers.voting import tally_weighted
 from filters.base import Context, Decision, FilterConfig, SetCheck, cannot_tell
-from synth.core.display import shown
 from synth.core.record import Record
+from synth.core.text.display import shown
 
 _LONGEST = 2_000
 _TALLIED = 8

@@ -22,8 +22,8 @@ from filters import decontaminate, overlap  # noqa: E402
 from filters._decontamination.eval_sets import Item  # noqa: E402
 from filters._decontamination.index import SHORTEST_IN_TRACE, Index, tokens_of  # noqa: E402
 from filters.base import Context, decide  # noqa: E402
-from synth.core.question_text import normalise_question  # noqa: E402
 from synth.core.record import Record, Task  # noqa: E402
+from synth.core.text.question_text import normalise_question  # noqa: E402
 
 MATH = re.compile(r"\$[^$]+\$")
 SENTENCES = (

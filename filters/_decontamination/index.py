@@ -22,7 +22,7 @@ from pydantic import Field
 from filters._decontamination.eval_sets import EvalSet, Item, listed, read_set
 from filters.base import Context, Figures, FilterConfig
 from synth.core.errors import UserError
-from synth.core.question_text import normalise_question
+from synth.core.text.question_text import normalise_question
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from filters._selection import sort_key
 from filters.base import Decision, FilterConfig
 from synth.core.errors import UserError, nearest
-from synth.core.question_text import nfkc
 from synth.core.record import Record
+from synth.core.text.question_text import nfkc
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters._dedup.base import Banding, folded
-from synth.core.question_text import CJK
+from synth.core.text.question_text import CJK
 
 U8: TypeAlias = NDArray[np.uint8]
 U32: TypeAlias = NDArray[np.uint32]

@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 
 from filters._text.tables import read_table
-from synth.core.question_text import CJK
+from synth.core.text.question_text import CJK
 
 _INVISIBLE = dict.fromkeys(
     [0, 0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from synth.core.question_text import CJK
+from synth.core.text.question_text import CJK
 
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from synth.core.boxed import boxes
+from synth.core.text.boxed import boxes
 
 # What may stand between two boxes that are one answer, and what has to.
 _JOINT = re.compile(r"(?:[\s$,;.，、。；()\[\]\\]|\band\b|\bor\b|和|或|与)*")

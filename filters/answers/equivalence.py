@@ -11,8 +11,8 @@ from filters._workers.pool import Workers
 from filters._workers.verifier import WorkerVerifier
 from filters.answers.boxed import bare_reference, final_boxes
 from filters.base import Decision, cannot_tell
-from synth.core.display import shown
 from synth.core.record import Record, Task
+from synth.core.text.display import shown
 
 # Boxes stand at the end: a text longer than a million characters is read from there.
 _READ = 1_000_000

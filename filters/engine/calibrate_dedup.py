@@ -15,8 +15,8 @@ from filters._text.words import words
 from filters.base import Context
 from synth.core import plugins
 from synth.core.errors import UserError
-from synth.core.question_text import CJK
 from synth.core.record import Record
+from synth.core.text.question_text import CJK
 
 FILTERS = ("exact_dedup", "near_dedup", "semantic_dedup")
 # Texts of fewer words cannot be edited by small steps; so many drops are checked one by one.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from synth.config.train import Train
 from synth.core.errors import UserError
-from synth.core.interrupts import AGAIN, say_interrupted, stops_gently
 from synth.core.models import require_transformers
+from synth.core.process.interrupts import AGAIN, say_interrupted, stops_gently
 
 if TYPE_CHECKING:
     from sft.training.monitor import TrainingMonitor

@@ -12,7 +12,7 @@ import typer
 
 from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
 from synth.core.installation import names_are_hidden, taken_names
-from synth.core.interrupts import leaves_at_second_press
+from synth.core.process.interrupts import leaves_at_second_press
 from synth.core.progress import done_now
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _do(run: Run, stages: Iterable[str]) -> bool:
 
 def _one_stage(name: str, config: str, overrides: list[str] | None) -> None:
     from synth.config.validate import load_run
-    from synth.core.environment import first_process
+    from synth.core.process.environment import first_process
     from synth.report.terminal import stage_summary
     from synth.stages.pipeline import refuse_if_lacking, refuse_if_untrainable, refuse_unasked
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from synth.config.yaml_file import config_names
 from synth.core import plugins
-from synth.core.display import shown
 from synth.core.errors import UserError, nearest
 from synth.core.prompts import load_prompt, prompt_names, shipped
+from synth.core.text.display import shown
 from synth.traces import LAYOUTS
 
 _KINDS = {

@@ -13,10 +13,10 @@ from typing import Any
 
 from synth.cli.lookup import find_records, nearest_ids
 from synth.core.dataset import read_split
-from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record
 from synth.core.run_folder import RunFolder, differences
+from synth.core.text.display import printable
 from synth.store.usage import StoredResponse, entries
 
 # From this share on (difflib's ratio) one question is an edit of the other.

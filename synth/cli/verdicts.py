@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from synth.cli.lookup import find_records, nearest_ids, record_ids
-from synth.core.display import printable
 from synth.core.errors import UserError
 from synth.core.record import Record, Verdict
 from synth.core.run_folder import RunFolder
+from synth.core.text.display import printable
 
 _EVIDENCE_SHOWN = 600
 # Where the records of a run end up, and what that means; the first that has one is the last word.

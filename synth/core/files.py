@@ -1,8 +1,9 @@
-"""Writes files and folders whole or not at all, and reads and writes JSON."""
+"""Writes files and folders whole or not at all; JSON; files that installed packages carry."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from synth.core.errors import UserError
+from synth.core.errors import MissingPackage, UserError
+
+PACKAGE_PREFIX = "package:"
 
 
 @contextmanager
@@ -110,3 +113,21 @@ def _waiting(folder: Path) -> Path:
 def _old(folder: Path) -> Path:
     """Returns where a folder lies that is about to be deleted."""
     return folder.with_name(folder.name + ".old")
+
+
+def package_file(name: str, needed_for: str) -> Path:
+    """Returns the path of `package:NAME/FILE`; the package is not imported.
+
+    Raises MissingPackage where the package is not installed, UserError where it has no such file.
+    """
+    package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        # Only its files are read: without what the package itself needs to run.
+        distribution = package.replace("_", "-")
+        raise MissingPackage(distribution, needed_for, alone=True)
+    path = Path(next(iter(spec.submodule_search_locations))) / file
+    if not path.is_file():
+        carried = sorted(p.name for p in path.parent.glob(f"*{path.suffix}") if p.is_file())
+        raise UserError(f"{needed_for}: the package has no such file; it carries {carried}")
+    return path

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.errors import MissingPackage, UserError
-from synth.core.packages import PREFIX, package_file
+from synth.core.files import PACKAGE_PREFIX, package_file
 from synth.core.progress import doing
 
 
@@ -32,7 +32,7 @@ def locate(model: str) -> tuple[str, str | None]:
 
     Raises UserError where the package, folder or file does not exist.
     """
-    if model.startswith(PREFIX):
+    if model.startswith(PACKAGE_PREFIX):
         path = package_file(model, f"the model {model}")
     else:
         path = Path(model).expanduser()

@@ -1,8 +1,8 @@
 """Splits whatever an endpoint returned into reasoning and answer, and joins them again.
 
-Reasoning has fields or parts of its own (`synth.core.message_text` reads these), or it is inline
-text with the tags of one of the DIALECTS, the opening one of which may be missing because the chat
-template had written it already (R1-Distill).
+Reasoning has fields or parts of its own (`synth.core.message_text` reads these), or it
+is inline text with the tags of one of the DIALECTS, the opening one of which may be missing because
+the chat template had written it already (R1-Distill).
 """
 
 from __future__ import annotations

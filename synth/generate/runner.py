@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from synth.core.errors import Interrupted, Unfinished
-from synth.core.interrupts import AGAIN, say_interrupted, stops_gently
+from synth.core.process.interrupts import AGAIN, say_interrupted, stops_gently
 from synth.core.progress import duration
 from synth.core.record import Record, Task
 from synth.generate.adaptive_sampling import PassRateModel

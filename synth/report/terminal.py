@@ -7,10 +7,10 @@ from typing import Any
 from rich.text import Text
 
 from synth.config.run import Run
-from synth.core.display import disk_size
 from synth.core.files import read_json
 from synth.core.progress import duration
 from synth.core.run_folder import RunFolder
+from synth.core.text.display import disk_size
 from synth.report.evaluation import evaluation_summary
 from synth.report.tables import console, percent, table
 from synth.store.usage import bought

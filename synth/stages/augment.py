@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from synth.config.augment import Agreement, Augment
 from synth.core.dataset import SplitWriter, read_split, writing
 from synth.core.prompts import load_prompt
-from synth.core.question_text import question_key
 from synth.core.record import Record, Task, Verdict, digest
+from synth.core.text.question_text import question_key
 from synth.stages._augment.form import AugmentationRun, shared_inputs, teacher_of, to_manifest
 from synth.stages._augment.seeds import Seed, contains_unknown, draw_seeds
 from synth.stages._augment.tags import in_answer

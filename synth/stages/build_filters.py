@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from synth.config.plugin_entries import split_plugin
 from synth.config.run import Run, traces_of
 from synth.core.dataset import read_split
-from synth.core.environment import workers
 from synth.core.errors import UserError
 from synth.core.models import load_tokenizer, weights_identity
+from synth.core.process.environment import workers
 from synth.core.prompts import load_prompt
 from synth.core.record import Task
 from synth.core.run_folder import RunFolder

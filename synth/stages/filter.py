@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from synth.config.run import Run, traces_of
 from synth.core.dataset import read_split, writing
-from synth.core.environment import workers
 from synth.core.errors import UserError
+from synth.core.process.environment import workers
 from synth.core.progress import duration, shown
 from synth.core.record import Record
 from synth.core.run_folder import RunFolder

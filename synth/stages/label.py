@@ -21,13 +21,13 @@ from synth.config.distillation import Label, SoftLabels, TeacherModel
 from synth.config.run import ChainStep, Run
 from synth.config.train import Train
 from synth.core.dataset import MANIFEST, read_split
-from synth.core.display import disk_size
-from synth.core.environment import first_process
 from synth.core.errors import UserError
 from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, locate, weights_identity
+from synth.core.process.environment import first_process
 from synth.core.progress import Clock, duration, shown
 from synth.core.record import digest
+from synth.core.text.display import disk_size
 from synth.stages._train.work_folders import WorkFolders
 from synth.stages.build_student import resolved_step, written_step
 from synth.stages.context import Say, StageContext

@@ -13,9 +13,9 @@ from synth.config.run import Run, stages_of
 from synth.config.validate import machine_problems, machine_warnings
 from synth.config.yaml_file import Source
 from synth.core.dataset import MANIFEST
-from synth.core.environment import first_process, processes
 from synth.core.errors import UserError
 from synth.core.files import finish_replacing, is_half_replaced, write_json
+from synth.core.process.environment import first_process, processes
 from synth.core.progress import duration
 from synth.core.run_folder import lock_run_folder, replaced_folder
 from synth.stages._pipeline.changes import changes

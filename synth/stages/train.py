@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from synth.config.run import ChainStep, Run, RunStudent, questions_of
 from synth.config.train import Train
 from synth.core.dataset import MANIFEST, read_split
-from synth.core.environment import first_process
 from synth.core.files import write_json
 from synth.core.models import weights_identity
+from synth.core.process.environment import first_process
 from synth.core.progress import Clock, shown
 from synth.core.record import digest
 from synth.stages._train.teacher_weights import hold_out, measure_teacher_accuracy

@@ -17,7 +17,6 @@ from synth.config.plugin_entries import plugin_config, split_plugin
 from synth.config.run import Tasks
 from synth.core import plugins
 from synth.core.errors import UserError, nearest
-from synth.core.question_text import question_key
 from synth.core.readers import (
     Row,
     Skipped,
@@ -31,6 +30,7 @@ from synth.core.readers import (
     without,
 )
 from synth.core.record import Task, digest
+from synth.core.text.question_text import question_key
 from synth.tasks.base import SourceConfig
 
 _LOOKED_AT = 20_000  # questions of a source by which `first_mistake` tells

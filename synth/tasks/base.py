@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from synth.core.errors import UserError, nearest
-from synth.core.packages import PREFIX, package_file
+from synth.core.files import PACKAGE_PREFIX, package_file
 from synth.core.plugins import PluginConfig
 
 # Files that another source reads.
@@ -40,7 +40,7 @@ def wrong_source(path: Path, name: str) -> Path:
 
 def located(path: Any) -> Any:
     """Returns the path of `package:NAME/FILE`, and any other value as it is."""
-    if not (isinstance(path, str) and path.startswith(PREFIX)):
+    if not (isinstance(path, str) and path.startswith(PACKAGE_PREFIX)):
         return path
     try:
         return package_file(path, path)

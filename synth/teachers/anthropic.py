@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth.core.environment import env_key
 from synth.core.errors import MissingPackage, lacks_package
+from synth.core.process.environment import env_key
 from synth.core.record import Request
 from synth.teachers._anthropic.messages import MessageJoiner, completion_of, error_status
 from synth.teachers._http.messages import system_and_turns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synth.core.environment import env_key
+from synth.core.process.environment import env_key
 from synth.teachers import anthropic
 from synth.teachers._anthropic.batches import AnthropicBatches
 from synth.teachers._batch.client import BatchClient

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth.core.environment import env_key
 from synth.core.errors import MissingPackage
+from synth.core.process.environment import env_key
 from synth.core.record import Request
 from synth.teachers._gemini.content import ResponseJoiner, completion_of
 from synth.teachers._http.messages import system_and_turns

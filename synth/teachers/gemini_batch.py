@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synth.core.environment import env_key
+from synth.core.process.environment import env_key
 from synth.teachers import gemini
 from synth.teachers._batch.client import BatchClient
 from synth.teachers._batch_teacher import BatchConfig, BatchTeacher

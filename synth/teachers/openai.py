@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from synth.core.environment import env_key
 from synth.core.errors import UserError
+from synth.core.process.environment import env_key
 from synth.core.record import Request
 from synth.teachers._http.options import HttpConfig
 from synth.teachers._http_teacher import HttpTeacher

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from synth.core.environment import env_key
+from synth.core.process.environment import env_key
 from synth.core.record import Request
 from synth.teachers import openai
 from synth.teachers._batch.client import BatchClient

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from synth.core.environment import env_key
+from synth.core.process.environment import env_key
 from synth.core.record import Request
 from synth.teachers._http.options import HttpConfig
 from synth.teachers._http.sampling import NO_SOFT_LABELS, raise_if_refused, refused_parameters

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from synth.config.evaluate import Evaluate
 from synth.config.generate import Samples
 from synth.config.run import ChainStep
-from synth.core.environment import first_process
 from synth.core.errors import UserError
 from synth.core.files import read_json, write_json
 from synth.core.models import load_tokenizer, weights_identity
+from synth.core.process.environment import first_process
 from synth.core.record import Record, Task, digest
 from synth.generate.spec import GenerationSpec
 from synth.generate.stats import GenerationStats

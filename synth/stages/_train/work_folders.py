@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.dataset import MANIFEST
-from synth.core.display import disk_size
 from synth.core.files import read_json, replace_folder, sync_folder, write_json
 from synth.core.record import digest
 from synth.core.run_folder import REPLACED, UNFINISHED, replaced_folder
+from synth.core.text.display import disk_size
 
 Inputs = dict[str, Any]
 _INPUTS = "inputs.json"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synth.core.boxed import last_box
 from synth.core.message_text import reasoning_text
 from synth.core.readers import (
     Unreadable,
@@ -20,6 +19,7 @@ from synth.core.readers import (
 )
 from synth.core.reasoning import join_trace, split_fields
 from synth.core.record import Generation, Message, Record, Task
+from synth.core.text.boxed import last_box
 from synth.traces._layouts.known import Layout
 from synth.traces._layouts.own_records import own_records
 from synth.traces._layouts.turns import Turn, read_turns

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters._text.words import words
-from synth.core.boxed import boxes
+from synth.core.text.boxed import boxes
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from synth.config.run import stages_of
 from synth.config.validate import load_run
 from synth.config.yaml_file import config_names
-from synth.core.question_text import question_key
+from synth.core.text.question_text import question_key
 from synth.estimate.estimator import make_estimate
 from synth.tasks import load_tasks
 

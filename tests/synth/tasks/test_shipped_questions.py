@@ -8,7 +8,7 @@ import json
 import pytest
 
 from synth.config.validate import load_run
-from synth.core.packages import package_file
+from synth.core.files import package_file
 from synth.core.record import digest
 from synth.tasks import load_tasks
 from synth.tasks import reasoning_gym as source

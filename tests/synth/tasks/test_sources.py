@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from synth.config.run import Tasks
 from synth.core.errors import UserError
-from synth.core.question_text import question_key
+from synth.core.text.question_text import question_key
 from synth.tasks import load_tasks, source_tasks
 
 ROWS = [{"problem": f"What is {n} + {n}?", "solution": str(2 * n), "level": n} for n in range(10)]

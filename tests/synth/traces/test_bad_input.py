@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from synth.core.boxed import last_box
 from synth.core.dataset import writing
 from synth.core.errors import UserError
 from synth.core.readers import DEEPEST, Unreadable, json_value
 from synth.core.record import Record, canonical_json
+from synth.core.text.boxed import last_box
 from synth.traces import file
 from synth.traces._layouts.known import LAYOUTS
 from synth.traces._load import Tally, Unique, records

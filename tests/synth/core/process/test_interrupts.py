@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from synth.core.interrupts import stops_gently
+from synth.core.process.interrupts import stops_gently
 
 # A library that holds the thread and bears signals: no handler in Python runs meanwhile.
 IN_A_LIBRARY = """
 import sqlite3
-from synth.core.interrupts import leaves_at_second_press
+from synth.core.process.interrupts import leaves_at_second_press
 
 with leaves_at_second_press(lambda: "loading m"):
     print("ready", flush=True)

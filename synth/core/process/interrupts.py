@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from synth.core.environment import first_process
 from synth.core.errors import EXIT_INTERRUPTED
+from synth.core.process.environment import first_process
 
 AGAIN = "Ctrl-C again leaves now"
 # A handler in Python waits until a call of a library returns. After so long it is said without it.

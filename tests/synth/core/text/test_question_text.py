@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.core.question_text import normalise_question, question_key
+from synth.core.text.question_text import normalise_question, question_key
 
 
 @pytest.mark.parametrize(

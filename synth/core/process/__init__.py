@@ -1,0 +1,1 @@
+"""The process that runs: its environment, and how it is interrupted."""
