@@ -55,11 +55,17 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
     >>> reasoning_of({"reasoning_details": [{"type": "reasoning.text", "text": "a"}]})
     'a'
     """
+    if text := _first_field(message):
+        return text
     nested = message.get("provider_specific_fields")  # LiteLLM
-    for fields in (message, nested if isinstance(nested, dict) else {}):
-        for name in REASONING_FIELDS:
-            if (text := reasoning_text(fields.get(name))).strip():
-                return text
+    return _first_field(nested) if isinstance(nested, dict) else ""
+
+
+def _first_field(fields: Mapping[str, Any]) -> str:
+    for name in REASONING_FIELDS:
+        value = fields.get(name)
+        if value and (text := reasoning_text(value)).strip():
+            return text
     return ""
 
 

@@ -83,8 +83,8 @@ def read_usage(raw: Mapping[str, Any], price: Price | None) -> TokenUsage:
 
 def _tokens(usage: Mapping[str, Any], path: Sequence[str], odd: list[str]) -> int | None:
     """Returns a number of tokens; None where it is not given, or cannot be (then it is noted)."""
-    value: Any = usage
-    for name in path:
+    value: Any = usage.get(path[0])
+    for name in path[1:]:
         value = value.get(name) if isinstance(value, Mapping) else None
     if value is None:
         return None
@@ -95,7 +95,10 @@ def _tokens(usage: Mapping[str, Any], path: Sequence[str], odd: list[str]) -> in
 
 
 def _first(usage: Mapping[str, Any], paths: Sequence[Sequence[str]], odd: list[str]) -> int:
-    return next((count for path in paths if (count := _tokens(usage, path, odd))), 0)
+    for path in paths:
+        if path[0] in usage and (count := _tokens(usage, path, odd)):
+            return count
+    return 0
 
 
 def usage_of(

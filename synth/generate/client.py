@@ -13,7 +13,7 @@ from synth.core.errors import DistillError, Unfinished, UserError
 from synth.core.finish_reasons import no_answer
 from synth.core.reasoning import is_cut, parse_completion
 from synth.core.record import Request
-from synth.core.usage import hidden_reasoning
+from synth.core.usage import TokenUsage, hidden_reasoning, read_usage
 from synth.generate.budget import BudgetTracker
 from synth.generate.concurrency import ConcurrencyController, TeacherClosed
 from synth.generate.spec import GenerationSpec
@@ -35,16 +35,18 @@ class RunStopping(Exception):
 
 @dataclass(slots=True)
 class Reply:
-    """One stored response: its key, the raw completion, and the seconds it took."""
+    """One stored response: its key, the raw completion, and what was read of it, once."""
 
     key: str
     raw: dict[str, Any]
-    latency: float
+    latency: float  # seconds that it took
+    usage: TokenUsage
+    parsed: tuple[str | None, str, str]  # reasoning, answer, finish reason
 
     @property
     def cut(self) -> bool:
         """Whether the response was cut off at the limit on its tokens."""
-        return is_cut(parse_completion(self.raw)[2])
+        return is_cut(self.parsed[2])
 
 
 class ResponseClient:
@@ -79,7 +81,9 @@ class ResponseClient:
             problem = no_answer(stored.raw, self.spec.teachers[name].empty_answers)
             if problem is None:
                 self.counts.reused += 1
-                return Reply(key.key, stored.raw, stored.latency)
+                usage = read_usage(stored.raw, self.spec.prices.get(name))
+                parsed = parse_completion(stored.raw)
+                return Reply(key.key, stored.raw, stored.latency, usage, parsed)
             self.counts.set_aside[_kind(problem.reason)] += 1
             await self.persist(self.store.set_aside(key.key))
         return await self._request_with_retries(name, request, key)
@@ -215,7 +219,8 @@ class ResponseClient:
                     body, metadata, spent = paid
                     await self.store.persist_no_answer(key, body, metadata)
                 raise
-            spent = self._account.read(name, request, raw)
+            parsed = parse_completion(raw)
+            spent = self._account.read(name, request, raw, parsed)
             metadata = self._account.metadata(name, spent, latency)
             await self.store.persist(key, body, metadata, labels, spent.estimate)
         finally:
@@ -223,7 +228,7 @@ class ResponseClient:
             self._budget.end(name, *((spent.tokens, spent.usd) if spent else ()))
         first = controller.health == "untested"
         controller.on_success(sent, spent.tokens)
-        reply = Reply(key.key, raw, latency)
+        reply = Reply(key.key, raw, latency, spent.usage, parsed)
         self._account.count(name, spent)
         self._count(name, reply)
         if first:
@@ -235,7 +240,7 @@ class ResponseClient:
 
         The others go on; where there is none the run halts.
         """
-        if not self.spec.options[name].reasoning or parse_completion(reply.raw)[0]:
+        if not self.spec.options[name].reasoning or reply.parsed[0]:
             return
         hidden = hidden_reasoning(reply.raw)
         why = (

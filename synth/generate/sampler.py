@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from synth.core.reasoning import is_cut, parse_completion, split_trace, whole_text
+from synth.core.reasoning import is_cut, split_trace, whole_text
 from synth.core.record import Generation, Message, Record, Request, Task, Verdict
-from synth.core.usage import usage_of
 from synth.generate.alarm import NoneKeptAlarm
 from synth.generate.client import Reply, ResponseClient
 from synth.generate.concurrency import TeacherClosed
@@ -101,7 +100,7 @@ class Sampler:
     ) -> Record:
         assert request.task is not None
         reasoning, answer, finish = merged(replies)
-        usages = [usage_of(reply.raw, self._spec.prices.get(name)) for reply in replies]
+        usages = [reply.usage[:3] for reply in replies]
         prompt, completion, cost = (_total(column) for column in zip(*usages, strict=True))
         return Record(
             id=f"{request.task.id}-{name}-{request.sample}",
@@ -140,9 +139,9 @@ def continuation(request: Request, messages: list[Message], replies: Sequence[Re
 def merged(replies: Sequence[Reply]) -> tuple[str | None, str, str]:
     """Return reasoning, answer and finish reason of an answer in one piece or in several."""
     if len(replies) == 1:
-        return parse_completion(replies[0].raw)
+        return replies[0].parsed
     text = "".join(whole_text(reply.raw) for reply in replies)
-    return (*split_trace(text), parse_completion(replies[-1].raw)[2])
+    return (*split_trace(text), replies[-1].parsed[2])
 
 
 def rejections(record: Record) -> Counter[str]:

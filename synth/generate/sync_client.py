@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from synth.core.errors import UserError, nearest
-from synth.core.reasoning import parse_completion
 from synth.core.record import Message, Request
 from synth.generate.client import ResponseClient, RunStopping
 from synth.generate.concurrency import TeacherClosed
@@ -103,4 +102,4 @@ class SyncClient:
         except RunStopping as error:
             assert self._client.stop is not None
             raise self._client.stop from error
-        return parse_completion(reply.raw)[1]
+        return reply.parsed[1]

@@ -7,7 +7,6 @@ import sys
 from typing import Any, NamedTuple
 
 from synth.core.compression import parse_json
-from synth.core.reasoning import parse_completion
 from synth.core.record import Request
 from synth.core.usage import Estimate, TokenUsage, estimate_usage, read_usage
 from synth.generate.spec import GenerationSpec
@@ -41,12 +40,18 @@ class UsageAccount:
         self._spec, self._counts = spec, counts
         self._warned: set[str] = set()
 
-    def read(self, name: str, request: Request, raw: dict[str, Any]) -> Spent:
-        """Return what a teacher's response to a request came to."""
+    def read(
+        self,
+        name: str,
+        request: Request,
+        raw: dict[str, Any],
+        parsed: tuple[str | None, str, str],
+    ) -> Spent:
+        """Return what a teacher's response came to; `parsed` is what `parse_completion` gives."""
         price = self._spec.prices.get(name)
         usage, estimate = read_usage(raw, price), None
         if usage.prompt is None or usage.completion is None:
-            reasoning, answer, _ = parse_completion(raw)
+            reasoning, answer, _ = parsed
             sent = [str(message["content"]) for message in request.messages]
             estimate = estimate_usage(usage, sent, [reasoning or "", answer], price)
         return Spent(usage, estimate)

@@ -11,7 +11,8 @@ from synth.core.record import Request
 from synth.teachers._http.client import HttpClient, StreamJoiner
 from synth.teachers._http.options import HttpConfig
 from synth.teachers._openai.error_inside import InnerError, error_inside
-from synth.teachers._openai.status import StatusErrors, advertised
+from synth.teachers._openai.status import StatusErrors
+from synth.teachers._openai.waits import REMAINING, advertised
 from synth.teachers.base import Teacher
 
 
@@ -47,7 +48,7 @@ class HttpTeacher(Teacher):
         client = self._http()
         body = json.dumps(values).encode()
         status, headers, answer = await client.post(self._url, body, self._joiner)
-        if any(name.lower().startswith("x-ratelimit-") for name in headers):
+        if any(name in headers for name in REMAINING):
             self.advertised = advertised(headers)
         if status != 200:
             assert isinstance(answer, bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from synth.core.compression import parse_json
@@ -49,12 +49,13 @@ class HttpClient:
         self, url: str, body: bytes, joiner: Callable[[], StreamJoiner]
     ) -> tuple[int, Mapping[str, str], bytes | dict[str, Any]]:
         """Send one request; return status, headers, and the body or the stream's whole answer."""
-        async with self._sent("POST", url, data=body) as response:
-            answer: bytes | dict[str, Any]
-            if response.status == 200 and _is_stream(response, self._config.stream):
-                answer = await _read_stream(response, joiner())
-            else:
-                answer = await self._body(response)
+        answer: bytes | dict[str, Any]
+        with self._failures():
+            async with self._sent("POST", url, data=body) as response:
+                if response.status == 200 and _is_stream(response, self._config.stream):
+                    answer = await _read_stream(response, joiner())
+                else:
+                    answer = await self._body(response)
         return response.status, response.headers, answer
 
     async def request(
@@ -63,23 +64,26 @@ class HttpClient:
         """Send one request with headers of its own (`_` for `-`); return status, headers, body."""
         own = {name.replace("_", "-"): value for name, value in headers.items()}
         timeout = self._timeout_of_files()
-        async with self._sent(method, url, data=data, headers=own, timeout=timeout) as response:
-            return response.status, response.headers, await self._body(response)
+        with self._failures():
+            sent = self._sent(method, url, data=data, headers=own, timeout=timeout)
+            async with sent as response:
+                return response.status, response.headers, await self._body(response)
 
     async def download(self, url: str, file: IO[bytes]) -> tuple[int, Mapping[str, str], bytes]:
         """Write a body of status 200 into a file; return status, headers, and any other body."""
         of_the_disk: OSError | None = None
-        async with self._sent("GET", url, timeout=self._timeout_of_files()) as response:
-            if response.status != 200:
-                return response.status, response.headers, await self._body(response)
-            file.seek(0)
-            file.truncate()
-            async for chunk in response.content.iter_chunked(1 << 20):
-                try:
-                    file.write(chunk)
-                except OSError as error:
-                    of_the_disk = error
-                    break
+        with self._failures():
+            async with self._sent("GET", url, timeout=self._timeout_of_files()) as response:
+                if response.status != 200:
+                    return response.status, response.headers, await self._body(response)
+                file.seek(0)
+                file.truncate()
+                async for chunk in response.content.iter_chunked(1 << 20):
+                    try:
+                        file.write(chunk)
+                    except OSError as error:
+                        of_the_disk = error
+                        break
         if of_the_disk is not None:
             raise of_the_disk
         return response.status, response.headers, b""
@@ -90,21 +94,23 @@ class HttpClient:
 
         return aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=self._config.timeout_s)
 
-    @contextlib.asynccontextmanager
-    async def _sent(
+    def _sent(
         self, method: str, url: str, **options: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; what goes wrong until its body is read is a `RetryableError`."""
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send one request."""
+        if self._session is None:
+            self._session = self._open()
+        query = self._config.query or None
+        return self._session.request(method, url, params=query, allow_redirects=False, **options)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Make a `RetryableError` of what goes wrong between a request and the end of its body."""
         import aiohttp
 
         config = self._config
-        if self._session is None:
-            self._session = self._open()
         try:
-            async with self._session.request(
-                method, url, params=config.query or None, allow_redirects=False, **options
-            ) as response:
-                yield response
+            yield
         except aiohttp.SocketTimeoutError as error:
             after = f"{config.idle_timeout_s or config.timeout_s:g} s"
             raise RetryableError(f"timeout: nothing came for {after} (idle_timeout_s)") from error

@@ -29,6 +29,8 @@ _PARTS = re.compile(_PART, re.IGNORECASE)
 _IN_WORDS = re.compile(
     rf"(?:retry|try again|wait)(?: again| for| after| in|:)*\s+((?:{_PART}\s*)+)", re.IGNORECASE
 )
+# Headers of an answer that say how many requests and tokens are left.
+REMAINING = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
 _KEYS = ("retryDelay", "retry_after", "retry_after_seconds", "retryAfter")
 
 

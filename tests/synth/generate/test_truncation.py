@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from synth.config.generate import Truncation
 from synth.core.errors import Unfinished
-from synth.core.reasoning import join_trace, split_trace, whole_text
+from synth.core.reasoning import join_trace, parse_completion, split_trace, whole_text
+from synth.core.usage import TokenUsage
 from synth.generate.client import Reply
 from synth.generate.sampler import merged
 from tests.helpers.scripted_teacher import Scripted, ask_with, completion, run, tasks
@@ -136,6 +137,10 @@ def test_cut_anywhere_and_however_the_server_splits_it_the_pieces_make_the_whole
     first = completion(head, "length")
     if server_splits and head.startswith("<think>\n") and "</think>" not in head:
         first = completion(None, "length", reasoning=head.removeprefix("<think>\n"))
-    replies = [Reply("1", first, 0.0), Reply("2", completion(tail), 0.0)]
+    usage = TokenUsage(None, None, None)
+    replies = [
+        Reply(str(number), raw, 0.0, usage, parse_completion(raw))
+        for number, raw in enumerate([first, completion(tail)])
+    ]
     if whole_text(first) == head:  # a tag that was itself cut through cannot be told by a server
         assert merged(replies)[:2] == split_trace(text)
