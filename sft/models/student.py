@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sft.models.layers import take
 from synth.config.distillation import TeacherModel
 from synth.config.train import Rope, Student, Train
 from synth.core.errors import MissingPackage, UserError, nearest
-from synth.core.models import load_model, loading, locate
+from synth.core.models import load_config, load_model, loading, locate
 
 # What a new scaling leaves of the rotation.
 _KEPT = ("rope_theta", "partial_rotary_factor")
@@ -280,11 +280,7 @@ def _try_rotation(text: Any, rotation: dict[str, Any]) -> None:
 
 def _config(student: Student) -> Any:
     """The student's config, its positions changed."""
-    folder, gguf = locate(student.model)
-    with loading(student.model):
-        config = AutoConfig.from_pretrained(
-            folder, gguf_file=gguf, trust_remote_code=student.trust_remote_code
-        )
+    config = load_config(student.model, student.trust_remote_code)
     if student.rope is not None:
         set_rope(config, student.rope)
     return config

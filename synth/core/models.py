@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from synth.core._models import gguf_files
 from synth.core.errors import MissingPackage, UserError
 from synth.core.files import PACKAGE_PREFIX, package_file
 from synth.core.progress import doing
@@ -70,11 +71,23 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> Any:
     require_transformers(f"the model {model}")
     folder, gguf = locate(model)
     with loading(model, "the tokenizer of "):
+        if gguf:
+            return gguf_files.tokenizer_of(Path(folder, gguf))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            folder, gguf_file=gguf, trust_remote_code=trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def load_config(model: str, trust_remote_code: bool = False) -> Any:
+    """Loads the config of a model, as transformers gives it."""
+    require_transformers(f"the model {model}")
+    folder, gguf = locate(model)
+    with loading(model, "the config of "):
+        if gguf:
+            return gguf_files.config_of(Path(folder, gguf))
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def load_model(
@@ -99,7 +112,12 @@ def load_model(
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if gguf:
-            read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+            read = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=gguf,
+                config=gguf_files.config_of(Path(folder, gguf)),
+                dtype=torch.float32,
+            )
             config = type(read.config).from_dict(
                 {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
             )
@@ -131,12 +149,7 @@ def _one_message(model: str) -> Iterator[None]:
     # The run has a progress line of its own; reading a GGUF file shows one in spite of this.
     logging.disable_progress_bar()
     modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm, disable=True)
-    with contextlib.suppress(ImportError):
-        import gguf
-
-        # transformers asks for it anew for every module: a third of the time of loading SmolLM2.
-        if not hasattr(gguf.get_tensor_name_map, "cache_info"):
-            gguf.get_tensor_name_map = functools.lru_cache(gguf.get_tensor_name_map)
+    gguf_files.read_fast()
     try:
         yield
     except (OSError, ValueError) as error:

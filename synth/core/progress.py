@@ -30,10 +30,11 @@ def done_now() -> str:
 
 
 @contextmanager
-def shown(render: Callable[[], str]) -> Iterator[None]:
+def shown(render: Callable[[], str] = lambda: "", remains: bool = True) -> Iterator[None]:
     """Shows what `render` gives for as long as the block runs, and once more at its end.
 
-    `render` is called from another thread, on a terminal several times a second.
+    `render` is called from another thread, on a terminal several times a second. `remains=False`
+    is for a short wait: nothing is shown at its end, and on a terminal nothing is left of it.
     """
 
     def line() -> str:
@@ -46,7 +47,12 @@ def shown(render: Callable[[], str]) -> Iterator[None]:
         from rich.live import Live
         from rich.text import Text
 
-        with Live(console=console, get_renderable=lambda: Text(line()), refresh_per_second=4):
+        with Live(
+            console=console,
+            get_renderable=lambda: Text(line()),
+            refresh_per_second=4,
+            transient=not remains,
+        ):
             yield
         return
     ended = threading.Event()
@@ -55,7 +61,7 @@ def shown(render: Callable[[], str]) -> Iterator[None]:
         shown_text, done, pause = "", False, PLAIN_FIRST_S
         while not done:
             done, pause = ended.wait(pause), PLAIN_EVERY_S
-            if (text := line()) != shown_text:
+            if (remains or not done) and (text := line()) != shown_text:
                 shown_text = text
                 sys.stderr.write(text + "\n")
                 sys.stderr.flush()

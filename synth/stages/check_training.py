@@ -5,6 +5,7 @@ It reads configs and tokenizers, no weights, and calls the functions that the tr
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from synth.config.run import Run, RunStudent
 from synth.config.train import Student, Train
 from synth.config.yaml_file import Path_, Source
 from synth.core.errors import ConfigError, UserError
+from synth.core.process.environment import first_process
+from synth.core.progress import doing, shown
 from synth.core.record import Message, Task
 from synth.core.run_folder import RunFolder
 from synth.stages._train.lookup import Lookup, NotSeen
@@ -48,9 +51,10 @@ def check_training(run: Run) -> TrainingReport:
     """Checks every training of a run that is not done with these settings."""
     report = TrainingReport()
     lookup = Lookup(run)
-    for name, step in _trainings(run).items():
-        if not _is_done(run, name, step):
-            _check(run, name, step, lookup, report)
+    with shown(remains=False) if first_process() else contextlib.nullcontext():
+        for name, step in _trainings(run).items():
+            if not _is_done(run, name, step):
+                _check(run, name, step, lookup, report)
     return report
 
 
@@ -109,7 +113,8 @@ def _check(run: Run, name: str, step: _Training, lookup: Lookup, report: Trainin
     except UserError as error:
         report.problems.append(_placed(error, prefix, default))
         return
-    from sft.training.check import Findings, check_methods, check_student
+    with doing("importing torch and transformers"):
+        from sft.training.check import Findings, check_methods, check_student
 
     findings = Findings()
     with findings.collected():

@@ -187,7 +187,7 @@ def test_what_is_no_config(text, says):
 
 
 def test_an_unknown_config_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+    with pytest.raises(UserError, match="did you mean the shipped config 'quickstart'"):
         read_config("quikstart")
 
 

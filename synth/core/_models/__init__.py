@@ -1,0 +1,1 @@
+"""What the loading of models is made of: reading GGUF files."""
