@@ -34,6 +34,7 @@ class Asked:
         whole: The response was sent to its last byte, to a client that was still there.
         answered: It was sent whole and is a chat completion, so it has to be stored.
         done: Nothing more happens to it.
+        took_s: Seconds from the request to the end of the response.
     """
 
     question: str
@@ -46,6 +47,7 @@ class Asked:
     whole: bool = False
     answered: bool = False
     done: bool = False
+    took_s: float = 0.0
 
     @property
     def place(self):
@@ -266,10 +268,11 @@ class FaultServer:
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         path = head.split(b" ", 2)[1].decode().partition("?")[0]
         ask = self._asked(path, json.loads(await reader.readexactly(length)))
+        came = time.monotonic()
         try:
             return await self._serve(ask, reader, writer)
         finally:
-            ask.done = True
+            ask.done, ask.took_s = True, time.monotonic() - came
 
     async def _serve(self, ask, reader, writer):
         if await _gone(reader, self.latency(ask)):

@@ -281,8 +281,14 @@ class Campaign:
         account.check(not lost, f"lost, or stored a second time: {lost[:3]}")
         account.check(not again, f"asked again though stored: {again[:3]}")
         bound = WINDOW if killed else 0
+        missing = [
+            (ask.place, ask.fault, f"{ask.took_s:.1f} s")
+            for ask in log
+            if ask.answered and ask.place not in self.stored
+        ]
         account.check(
-            0 <= on_the_way <= bound, f"served whole, not stored: {on_the_way} (killed: {killed})"
+            0 <= on_the_way <= bound,
+            f"served whole, not stored: {on_the_way} (killed: {killed}): {missing[:3]}",
         )
 
     def _settle(self, before):

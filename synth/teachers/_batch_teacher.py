@@ -211,6 +211,7 @@ class BatchTeacher(HttpTeacher):
                 waiting.set_result(outcome(request.key))
 
     async def _submit(self, requests: list[RequestKey], lines: bytes) -> None:
+        await self._connected()
         batch = Batch(await self._client.upload(lines), None, time.time(), requests)
         await self._store.persist_batch(batch, self._endpoint)
         await self._make(batch)
@@ -224,6 +225,7 @@ class BatchTeacher(HttpTeacher):
 
     async def _resume(self, batch: Batch) -> None:
         """Go on with a batch that an earlier run noted."""
+        await self._connected()
         try:
             if batch.requests and await self._exists(batch):
                 await self._follow(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +46,7 @@ class HttpTeacher(Teacher):
         values = self._body(request)
         if self._config.stream:
             values = self._streamed(values)
-        client = self._http()
+        client = self._client_of_answers or await self._connected()
         body = json.dumps(values).encode()
         status, headers, answer = await client.post(self._url, body, self._joiner)
         if any(name in headers for name in REMAINING):
@@ -64,15 +65,26 @@ class HttpTeacher(Teacher):
             await self._client_of_answers.close()
             self._client_of_answers = None
 
+    async def _connected(self) -> HttpClient:
+        """Return the client; made in a thread, for the import of an SDK takes seconds.
+
+        Answers to other teachers come meanwhile, and Ctrl-C is heard.
+        """
+        client: HttpClient = await asyncio.to_thread(self._http)
+        return client
+
     def _http(self) -> HttpClient:
         """Return the client; the first call makes it."""
-        if self._client_of_answers is None:
-            self._url, headers = self._address()
-            own = {**self._config.headers, **self._secret_headers}
-            named = {name.lower() for name in own}
-            kept = {name: value for name, value in headers.items() if name.lower() not in named}
-            secrets = [self._key or "", *self._secret_headers.values()]
-            self._client_of_answers = HttpClient(self._config, {**kept, **own}, secrets)
+        if self._client_of_answers is not None:
+            return self._client_of_answers
+        self._url, headers = self._address()
+        own = {**self._config.headers, **self._secret_headers}
+        named = {name.lower() for name in own}
+        kept = {name: value for name, value in headers.items() if name.lower() not in named}
+        secrets = [self._key or "", *self._secret_headers.values()]
+        client = HttpClient(self._config, {**kept, **own}, secrets)
+        # Of two threads that made one at the same time, both take the first.
+        self._client_of_answers = self._client_of_answers or client
         return self._client_of_answers
 
     @abc.abstractmethod

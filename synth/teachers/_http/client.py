@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # 32,768 tokens with the log-probabilities of twenty at each take a sixth of that.
 LARGEST_ANSWER = 256 * 1024 * 1024
+_READING_S = 0.5  # so long what came in time may be read when the time is over, see `_TimeLimit`
 _END_S = 1.0  # so long the end of a body is waited for after the last event of a stream
 
 
@@ -37,13 +38,22 @@ class StreamJoiner(Protocol):
 class HttpClient:
     """Sends JSON to one address and returns status, headers and body.
 
-    What goes wrong on the way is a `RetryableError`; no message holds a secret.
+    What goes wrong on the way is a `RetryableError`; no message holds a secret. Making one loads
+    all that the first request needs, which takes a while.
     """
 
     def __init__(self, config: HttpConfig, headers: Mapping[str, str], secrets: list[str]) -> None:
+        import ssl
+
+        import aiohttp  # noqa: F401
+        import certifi
+
         self._config, self._headers = config, dict(headers)
         self._secrets = [secret.encode() for secret in secrets if secret]
         self._session: aiohttp.ClientSession | None = None
+        self._verify = ssl.create_default_context(
+            cafile=None if os.environ.get("SSL_CERT_FILE") else certifi.where()
+        )
 
     async def post(
         self, url: str, body: bytes, joiner: Callable[[], StreamJoiner]
@@ -51,7 +61,10 @@ class HttpClient:
         """Send one request; return status, headers, and the body or the stream's whole answer."""
         answer: bytes | dict[str, Any]
         with self._failures():
-            async with self._sent("POST", url, data=body) as response:
+            async with (
+                _TimeLimit(self._config.timeout_s),
+                self._sent("POST", url, data=body) as response,
+            ):
                 if response.status == 200 and _is_stream(response, self._config.stream):
                     answer = await _read_stream(response, joiner())
                 else:
@@ -143,26 +156,48 @@ class HttpClient:
         return text
 
     def _open(self) -> aiohttp.ClientSession:
-        import ssl
-
         import aiohttp
-        import certifi
 
-        verify = ssl.create_default_context(
-            cafile=None if os.environ.get("SSL_CERT_FILE") else certifi.where()
-        )
         config = self._config
         return aiohttp.ClientSession(
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(
-                total=config.timeout_s, sock_read=config.idle_timeout_s if config.stream else None
+                total=None, sock_read=config.idle_timeout_s if config.stream else None
             ),
             # The lanes bound what is in flight; a pool of a hundred would do it a second time.
-            connector=aiohttp.TCPConnector(limit=0, ssl=verify, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._verify, keepalive_timeout=60),
             # Looked up anew for each request, so only where there is a proxy to be found.
             trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+
+class _TimeLimit:
+    """Raises TimeoutError where its block takes longer than so many seconds.
+
+    A process that was held up (by Ctrl-Z, or on a busy machine) finds the time over and, unread,
+    the answer that came in time and is paid for. It may read for as long as it was late, and for
+    half a second at least.
+    """
+
+    __slots__ = ("_limit", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._limit = seconds, asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._seconds
+        self._timer = loop.call_at(end, self._over, loop, end)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*raised)
+
+    def _over(self, loop: asyncio.AbstractEventLoop, end: float) -> None:
+        now = loop.time()
+        self._limit.reschedule(now + max(_READING_S, now - end))
 
 
 def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:

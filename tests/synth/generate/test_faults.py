@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from synth.config.generate import Samples, Sampling
 from synth.core.errors import Unfinished, UserError
 from synth.core.prompts import load_prompt
-from synth.core.record import Task
+from synth.core.record import Request, Task
 from synth.generate import client as buying
 from synth.generate import concurrency as lane
 from synth.generate.runner import generate
@@ -117,6 +118,51 @@ def test_a_fault_that_stays_ends_in_a_reason_and_not_in_a_stop(fault, path):
     assert [len(records) for records in got.values()] == [2, 0, 2]
     assert len(failures) == counts.failed.total() == 2
     assert all(reason.strip() and len(reason) < 400 for reason in failures.values())
+
+
+async def complete(teacher):
+    try:
+        return await teacher.complete(Request([{"role": "user", "content": ODD}]))
+    finally:
+        await teacher.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_came_while_the_process_was_held_up_is_read(stream):
+    """As by Ctrl-Z, or on a busy machine: the time is over, and the answer is unread."""
+    limit_s, held = 0.5, threading.Event()
+
+    def hold_up():
+        held.set()
+        begun = time.monotonic()
+        while time.monotonic() < begun + limit_s + 0.1 or not server.log[0].whole:
+            assert time.monotonic() < begun + LIMIT_S
+            time.sleep(0.01)
+
+    def latency_s(ask):
+        runner.get_loop().call_soon_threadsafe(hold_up)
+        assert held.wait(LIMIT_S)
+        return 0.0
+
+    with FaultServer(latency_s=latency_s) as server, asyncio.Runner() as runner:
+        config = openai.Config(model="m", base_url=server.url, timeout_s=limit_s, stream=stream)
+        assert runner.run(complete(openai.build(config, "t")))
+        assert len(server.log) == 1
+
+
+def test_what_an_sdk_loads_holds_up_nobody():
+    """Its import takes seconds, in which answers to other teachers come."""
+    with FaultServer() as server, asyncio.Runner() as runner:
+        teacher = openai.build(openai.Config(model="m", base_url=server.url), "t")
+        address, going_on = teacher._address, threading.Event()
+
+        def slow_address():
+            runner.get_loop().call_soon_threadsafe(going_on.set)
+            assert going_on.wait(5), "the event loop stands still"
+            return address()
+
+        teacher._address = slow_address
+        assert runner.run(complete(teacher))
 
 
 def test_a_rate_limit_that_stays_ends_the_run_when_patience_does(path):
