@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synth.config.run import Run, questions_of, traces_of
-from synth.core.run_folder import differences
+from synth.core.text.changes import changes
 from synth.report.page_format import signed
 
 
@@ -49,7 +49,8 @@ def config_changes(run: Run, done: Mapping[str, Any]) -> Iterator[str]:
                 # What a stage does not depend on, such as a batch size, is not among its inputs.
                 after = {key: value for key, value in after.items() if key in before}
             if section in inputs:
-                yield from (f"{stage}: {line}" for line in differences(before, after, section))
+                lines = changes({section: before}, {section: after})
+                yield from (f"{stage}: {line}" for line in lines)
 
 
 def headline(run: Run, done: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from synth.core.files import finish_replacing, is_half_replaced, write_json
 from synth.core.process.environment import first_process, processes
 from synth.core.progress import duration
 from synth.core.run_folder import lock_run_folder, replaced_folder
-from synth.stages._pipeline.changes import changes
+from synth.core.text.changes import changes
 from synth.stages.build_student import written_step
 from synth.stages.context import Say, StageContext
 

@@ -116,3 +116,13 @@ def test_init_never_overwrites_and_names_a_free_name(folder):
     with pytest.raises(UserError, match="cannot name a run"):
         write_config("../out", None, None)
     assert [path.name for path in folder.iterdir()] == ["my-run.yaml"]
+
+
+def test_a_key_that_a_stage_finds_wrong_has_its_file_and_line(distill, write_config):
+    rows = [{"question": "1 + 1?", "answer": 2}, {"question": "1 + 2?", "answer": 3}]
+    config = {"name": "r", "tasks": {"train": [{"source": "inline", "tasks": rows}], "holdout": 5}}
+    path = write_config(config)
+    line = path.read_text().splitlines().index('  "holdout": 5') + 1
+    done = distill("run", path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"config.yaml:{line}: tasks.holdout: 5 of 2 questions leaves none" in done.stderr

@@ -11,7 +11,7 @@ from synth.core.errors import UserError
 from synth.core.files import write_json
 from synth.report.html import write_report
 from synth.report.page_format import MOST_CHARACTERS, clipped, plain
-from synth.report.run_state import headline
+from synth.report.run_state import config_changes, headline
 from tests.helpers.pages import Page
 from tests.helpers.run_folders import (
     HOSTILE,
@@ -280,7 +280,7 @@ def test_headline_of_an_unevaluated_run_is_marked_too(run, stage):
 def test_changed_config_is_said(finished):
     finished.generate.sampling.temperature = 0.3
     page = page_of(finished)
-    assert "generate: generate.sampling.temperature: None -> 0.3" in page.words
+    assert "generate: generate.sampling.temperature: not set -> 0.3" in page.words
 
 
 def test_fake_teacher_is_a_dry_run(run):
@@ -375,3 +375,18 @@ def test_report_loads_neither_torch_nor_the_other_packages():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_what_the_config_changed_is_said_as_the_stages_say_it(run):
+    inputs = {"train": run.train.model_dump(mode="json"), "student": run.student.model_dump()}
+    done = {stage: None for stage in ("tasks", "generate", "train", "evaluate")}
+    done["train"] = {"inputs": inputs}
+    assert list(config_changes(run, done)) == []
+    run.train.epochs, run.train.seed, run.student.model = 7, 5, "big"
+    before = {**inputs["train"], "seed": None}
+    done["train"] = {"inputs": {**inputs, "train": before}}
+    assert list(config_changes(run, done)) == [
+        "train: student.model: small -> big",
+        f"train: train.epochs: {before['epochs']} -> 7.0",
+        "train: train.seed: not set -> 5",
+    ]

@@ -3,7 +3,7 @@
 import pytest
 
 from synth.config.validate import load_run
-from synth.stages._pipeline.changes import changes
+from synth.core.text.changes import changes
 from synth.stages.pipeline import do_stage
 
 A, B = "a" * 64, "b" * 64

@@ -225,7 +225,7 @@ def test_what_a_machine_lacks_for_it_is_said(monkeypatch):
     )
     vllm, harness, folder = asked.lacks()
     assert vllm.startswith("evaluate.engine:") and "[vllm]" in vllm
-    assert "synth-distill[eval]" in harness
+    assert "[eval]" in harness
     assert folder == "evaluate.lm_eval_path: no folder absent"
     assert Evaluate().lacks() == []
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.helpers.sandbox.sandboxed import needs_sandbox
 
 RIGHT, WRONG = "```python\ndef f(x): return x + 1\n```", "```python\ndef f(x): return x\n```"
@@ -68,6 +70,27 @@ def test_a_sandbox_that_comes_later_judges_the_code_and_what_it_judged_stays(dis
     again = distill("filter", "config.yaml", env=NO_BWRAP)
     assert "filter: done before, nothing changed" in again.stdout
     assert verdicts(tmp_path) == judged
+
+
+@pytest.mark.slow
+def test_an_evaluation_stops_at_the_first_answer_that_is_code(distill, tmp_path, tiny):
+    rows = [
+        {"question": f"Add {n}.", "test_list": [f"assert f(1) == {n + 1}"]} for n in range(1, 5)
+    ]
+    config = {
+        "name": "code",
+        "tasks": {"train": [{"source": "inline", "tasks": rows}], "holdout": 2},
+        "student": {"model": str(tiny), "prompt": {"template": "plain"}},
+        "evaluate": {"verifier": "code_tests", "sampling": {"temperature": 0, "max_tokens": 6}},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config, indent=1))
+    done = distill("run", "config.yaml", env=NO_BWRAP)
+    line = json.dumps(config, indent=1).splitlines().index('  "verifier": "code_tests",') + 1
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"config.yaml:{line}: evaluate.verifier: inline-" in done.stderr
+    assert "is code, and there is no sandbox to run it in" in done.stderr
+    assert "`distill doctor` says how to get one" in done.stderr
+    assert not (tmp_path / "runs" / "code" / "evaluate").exists()
 
 
 @needs_sandbox

@@ -1,1 +1,0 @@
-"""What the pipeline says of a stage that is done again."""
