@@ -42,6 +42,9 @@ LOWERS: dict[Trouble, float] = {"rate limit": 1.0, "outage": 0.25, "malformed": 
 # a request that never ends must not hold up all.
 PROBE_EVERY_S = 20.0
 MOST_PROBES = 4
+# Where the endpoint itself fails one (5xx, a cut) and nothing is proved, that request may be odd:
+# each such failure lets one more that never failed try at the same time, up to so many.
+MOST_FIRST_PROBES = 8
 MOST_JITTER_S = 1.0  # added to a pause, a tenth of it at most, so that clients do not come together
 FIRST_PAUSE_S = 0.5  # doubling with each round trip that brings no answer, up to
 MOST_PAUSE_S = 15.0  # so that an endpoint that is back is soon known to be
@@ -112,7 +115,8 @@ class ConcurrencyController:
         self._growing_fast = True
         self._round_began = 0.0  # the first failure of this round trip
         self._lowest = 1.0  # to which this round trip may lower the limit
-        self._paused_until = 0.0
+        self._paused_until = self._asked_until = 0.0  # by whatever; as the endpoint asked
+        self._first_probes = 1
         self._most_probes = 0 if skip_probe else min(MOST_PROBES, limits.ceiling)
         self._last_response = 0.0  # of any kind, or when the only request in flight was sent
         self._failing: set[object] = set()  # requests that failed since the last answer
@@ -135,7 +139,8 @@ class ConcurrencyController:
         if self.health == "healthy":
             return int(self._limit)
         silent_s = time.monotonic() - self._last_response if self.in_flight else 0.0
-        return min(self._most_probes, 1 + int(silent_s / PROBE_EVERY_S))
+        probes = min(self._most_probes, 1 + int(silent_s / PROBE_EVERY_S))
+        return probes if self.only_retries else max(probes, self._first_probes)
 
     @property
     def only_retries(self) -> bool:
@@ -177,6 +182,7 @@ class ConcurrencyController:
         if self.health != "healthy":
             first = max(FIRST_LIMIT, self.limits.ceiling / 2)
             start = first if self.health == "untested" else self._limit
+            self._paused_until, self._first_probes = self._asked_until, 1
             self.health, self._limit = "healthy", min(start, float(self.limits.ceiling))
         elif self.in_flight + 1 >= self._limit / 2:
             step = self._limit if self._growing_fast else max(1.0, self.limits.ceiling / 32)
@@ -203,6 +209,10 @@ class ConcurrencyController:
         self._growing_fast &= failure.trouble != "rate limit"
         if failure.after is not None:
             self._pause(failure.after)
+            self._asked_until = self._paused_until
+        elif self.health == "untested" and failure.trouble == "outage" and not failure.unreachable:
+            most = min(MOST_FIRST_PROBES, self.limits.ceiling)
+            self._first_probes = min(most, self._first_probes + 1)
         odd = (
             odd
             and failure.trouble == "outage"

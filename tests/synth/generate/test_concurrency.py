@@ -173,6 +173,81 @@ def test_patience_ends_from_the_first_failure_and_not_from_the_last_answer():
     asyncio.run(run())
 
 
+async def _first_failures(way, failure, number, waiting):
+    """So many first requests that fail one by one, and then how many of `waiting` may be sent."""
+    for name in range(number):
+        await way.acquire()
+        way.on_error(failure, time.monotonic(), name)
+    turns = [asyncio.create_task(way.acquire()) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    way._paused_until = 0.0
+    way._pump()
+    await asyncio.sleep(0)
+    sent = way.in_flight
+    for turn in turns:
+        turn.cancel()
+    await asyncio.gather(*turns, return_exceptions=True)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("failure", "number", "ceiling", "sent"),
+    [
+        (RetryableError("status 503"), 1, 64, 2),
+        (RetryableError("status 503"), 3, 64, 4),
+        (RetryableError("status 503"), 12, 64, module.MOST_FIRST_PROBES),
+        (RetryableError("status 503"), 12, 2, 2),
+        (RetryableError("cannot reach x", unreachable=True), 2, 64, 1),
+        (RetryableError("status 404", trouble="malformed"), 3, 64, 1),
+        (RetryableError("status 429", after=0.01, trouble="rate limit"), 3, 64, 1),
+    ],
+)
+def test_first_failures_of_the_endpoint_itself_let_more_questions_try(
+    failure, number, ceiling, sent
+):
+    assert asyncio.run(_first_failures(lane(ceiling=ceiling), failure, number, 20)) == sent
+
+
+def test_what_failed_before_is_tried_alone_while_nothing_is_proved():
+    async def run():
+        way = lane()
+        for name in range(5):
+            await way.acquire()
+            way.on_error(RetryableError("status 503"), time.monotonic(), name)
+        way._paused_until = 0.0
+        turns = [asyncio.create_task(way.acquire(time.monotonic())) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        assert way.in_flight == 1
+        for turn in turns:
+            turn.cancel()
+
+    asyncio.run(run())
+
+
+def test_the_first_answer_ends_a_pause_but_not_one_that_was_asked_for():
+    async def run():
+        way = lane()
+        for name in range(4):
+            await way.acquire()
+            way.on_error(RetryableError("status 503"), time.monotonic(), name)
+            way._paused_until = 0.0
+        two = [asyncio.create_task(way.acquire()) for _ in range(2)]
+        await asyncio.gather(*two)
+        way.on_error(RetryableError("status 503"), time.monotonic(), 9)
+        assert way._paused_until > time.monotonic()
+        way.on_success(time.monotonic(), 0)
+        assert way._paused_until < time.monotonic()
+        await way.acquire()
+        failure = RetryableError("status 429", after=30.0, trouble="rate limit")
+        way.on_error(failure, time.monotonic(), 10)
+        before = way._paused_until
+        way.in_flight, way.health = 1, "unhealthy"
+        way.on_success(time.monotonic(), 0)
+        assert way._paused_until == before > time.monotonic() + 29
+
+    asyncio.run(run())
+
+
 def test_nobody_there_from_the_start_is_a_wrong_address():
     async def run():
         way = lane()
