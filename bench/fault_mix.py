@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 import openai as openai_sdk  # noqa: F401 - its import is in nobody's figures
-from _shared.faults import AGAIN, ANSWERS, FIRST_SEED, REFUSED, FaultServer, draw
+from _shared.faults import AGAIN, ANSWERS, FAULTS, FIRST_SEED, REFUSED, FaultServer, draw, response
 from common import machine, measured, median, table, versions
 
 from synth.config.generate import Samples, Sampling
@@ -68,6 +68,20 @@ def for_good(share, wanted=None):
     return plan
 
 
+FAULTS["503"] = lambda ask: [response(503, b'{"error": {"message": "overloaded"}}')]
+
+
+def outage(begins_s, lasts_s):
+    """A plan where every request fails for a while, counted from the first request."""
+    first = []
+
+    def plan(seed, ask):
+        first.append(time.monotonic())
+        return "503" if begins_s <= first[-1] - first[0] < begins_s + lasts_s else ""
+
+    return plan
+
+
 MIXES = {
     "no faults": lambda seed, ask: "",
     "7% of single requests": by_shares((SINGLE, 0.07)),
@@ -75,6 +89,7 @@ MIXES = {
     "all faults": by_shares((SINGLE, 0.08), (WAITS, 0.02), (list(REFUSED), 0.01), (list(ANSWERS), 0.15)),
     "3% fail for good": for_good(0.03),
     "the first and the last 12 fail for good": for_good(0, lambda n: n < 12 or n >= QUESTIONS - 12),
+    "all answers are a 503 for 30 s": outage(1.5, 30.0),
 }  # fmt: skip
 QUESTIONS = 1500
 
