@@ -6,8 +6,8 @@
 One server on loopback fails as the mix says, by the seed, the question and the attempt alone, so
 both clients meet the same faults. The plain client is aiohttp with a semaphore: each retry waits by
 itself, with the same numbers of retries and the same back-off, and where a 429 names a Retry-After
-nobody sends before that. Both count what they answered; the server counts requests that came
-before the time that a Retry-After had asked for.
+nobody sends before that. Both count what they answered, and the requests that they sent after they
+had read a Retry-After and before its time.
 """
 
 import argparse
@@ -32,11 +32,10 @@ from synth.generate.stats import GenerationStats
 from synth.store.responses import ResponseStore
 from synth.teachers import openai
 from synth.teachers._openai.waits import retry_after
+from synth.teachers.base import RetryableError
 
 LATENCY_S = 0.05, 0.25
 RETRIES, TIMEOUT_S = 6, 2.0
-# A request that left before the answer with the Retry-After had come is no fault of a client.
-ON_THE_WAY_S = 0.02
 WAITS = [fault for fault in AGAIN if fault.startswith("429")]
 SINGLE = [fault for fault in AGAIN if fault not in WAITS]
 FOR_GOOD = ["500", "cut in the body", "empty choices", "invalid JSON", "502"]
@@ -94,21 +93,17 @@ MIXES = {
 QUESTIONS = 1500
 
 
-class CountingServer(FaultServer):
-    """Counts requests that come before the time for which a Retry-After asked."""
+class Asked:
+    """What a client was asked to wait for, and how often it sent all the same."""
 
-    early, asked_at, asked_until = 0, 0.0, 0.0
+    early, until = 0, 0.0
 
-    async def _serve(self, ask, reader, writer):
-        now = time.time()
-        self.early += now < self.asked_until and now > self.asked_at + ON_THE_WAY_S
-        whole = await super()._serve(ask, reader, writer)
-        now = time.time()
-        if ask.fault == "429, seconds":
-            self.asked_at, self.asked_until = now, now + 0.2
-        elif ask.fault == "429, date":  # in whole seconds; it was sent a moment ago
-            self.asked_at, self.asked_until = now, float(int(now + 1 - 0.05))
-        return whole
+    def sends(self):
+        self.early += time.monotonic() < self.until
+
+    def fails(self, after):
+        if after is not None:
+            self.until = max(self.until, time.monotonic() + after)
 
 
 class Failed(Exception):
@@ -135,7 +130,7 @@ async def post(session, url, body):
     raise Failed
 
 
-async def plain(url, in_flight):
+async def plain(url, in_flight, asked):
     """The plain correct client; gives how many questions it answered."""
     places, paused_until = asyncio.Semaphore(in_flight), 0.0
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -148,10 +143,12 @@ async def plain(url, in_flight):
             async with places:
                 while (wait := paused_until - time.monotonic()) > 0:
                     await asyncio.sleep(wait)
+                asked.sends()
                 try:
                     return await post(session, url, body)
                 except Failed as failure:
                     after = failure.after
+                    asked.fails(after)
                     if after is not None:
                         paused_until = max(paused_until, time.monotonic() + after)
                 except (aiohttp.ClientError, OSError, TimeoutError):
@@ -167,11 +164,22 @@ async def plain(url, in_flight):
         return sum(await asyncio.gather(*(one(session, n) for n in range(QUESTIONS))))
 
 
-async def ours(url, in_flight):
+async def ours(url, in_flight, asked):
     """The generation of this project; gives how many questions it answered."""
-    config = openai.Config(model="m", base_url=url, timeout_s=TIMEOUT_S)
+    teacher = openai.build(openai.Config(model="m", base_url=url, timeout_s=TIMEOUT_S), "t")
+    complete = teacher.complete
+
+    async def watched(request):
+        asked.sends()
+        try:
+            return await complete(request)
+        except RetryableError as failure:
+            asked.fails(failure.after)
+            raise
+
+    teacher.complete = watched
     spec = GenerationSpec(
-        teachers={"t": openai.build(config, "t")}, prices={}, prompt=load_prompt("plain"),
+        teachers={"t": teacher}, prices={}, prompt=load_prompt("plain"),
         values={}, sampling=Sampling(max_tokens=9, seed=FIRST_SEED), samples=Samples(),
         check=None, retries=RETRIES, concurrency=in_flight,
     )  # fmt: skip
@@ -190,13 +198,13 @@ def one(way, mix, seed, in_flight):
     plan = MIXES[mix]
     span = LATENCY_S[1] - LATENCY_S[0]
     latency = lambda ask: LATENCY_S[0] + span * draw(seed, *ask.place, ask.attempt, "latency")  # noqa: E731
-    with CountingServer(lambda ask: plan(seed, ask), latency) as server:
+    asked = Asked()
+    with FaultServer(lambda ask: plan(seed, ask), latency) as server:
         start = time.monotonic()
-        answered = asyncio.run(WAYS[way](server.url, in_flight))
+        answered = asyncio.run(WAYS[way](server.url, in_flight, asked))
         seconds = time.monotonic() - start
         sent = len(server.log)
-        early = server.early
-    row = {"seconds": round(seconds, 2), "answered": answered, "sent": sent, "early": early}
+    row = {"seconds": round(seconds, 2), "answered": answered, "sent": sent, "early": asked.early}
     print(json.dumps(row))
 
 

@@ -153,6 +153,16 @@ class ConcurrencyController:
         Raises:
             TeacherClosed: The teacher answers nothing more.
         """
+        await self._turn(due)
+        # Between a turn's coming and its use a response may come that asks to wait.
+        while self._asked_until > time.monotonic():
+            self.in_flight -= 1
+            if self._requests is not None:
+                self._requests.take(-1)
+            await self._turn(due)
+
+    async def _turn(self, due: float) -> None:
+        """Wait for a turn in the queue."""
         if self.closed is not None:
             raise TeacherClosed(self.closed)
         now = time.monotonic()

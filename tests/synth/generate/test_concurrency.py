@@ -109,6 +109,26 @@ def test_retry_after_holds_up_everyone():
     asyncio.run(run())
 
 
+def test_a_turn_that_came_a_moment_before_a_retry_after_waits_for_it():
+    async def run():
+        way = lane(ceiling=2)
+        await served(way, 3)
+        await way.acquire()
+        await way.acquire()
+        waiting = asyncio.create_task(way.acquire())
+        await asyncio.sleep(0)
+        way.on_success(time.monotonic(), 0)  # the turn comes, and before it is used:
+        way.on_error(
+            RetryableError("status 429", after=0.1, trouble="rate limit"), time.monotonic(), 1
+        )
+        asked_until = time.monotonic() + 0.09
+        await waiting
+        assert time.monotonic() > asked_until
+        assert way.in_flight == 1
+
+    asyncio.run(run())
+
+
 def test_a_retry_after_of_zero_that_is_not_enough_is_stretched():
     async def run():
         way = lane(patience_s=0.5)
