@@ -1,7 +1,11 @@
 """Anthropic's and Gemini's batches: answered, left over, refused, killed, and bought once."""
 
 import asyncio
+import fnmatch
 import json
+import random
+import time
+from collections import Counter
 
 import pytest
 
@@ -12,7 +16,9 @@ from synth.core.record import Request, Task
 from synth.store.keys import request_key
 from synth.store.responses import ResponseStore
 from synth.teachers import RequestRejected
+from tests.helpers.batch_server import config_of, manifest, stored
 from tests.helpers.native_batches import AnthropicServer, GeminiServer
+from tests.helpers.processes import kill, wait_for
 from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 pytest.importorskip("anthropic", reason="needs the extra anthropic")
@@ -262,3 +268,47 @@ def test_a_blocked_prompt_of_a_batch_is_refused(monkeypatch, path):
     finally:
         server.close()
     assert RequestRejected
+
+
+# In the order of a batch's life: what is left for the next start is another thing after each.
+KINDS_OF_CALL = {
+    "anthropic_batch": [
+        "POST /v1/messages/batches",
+        "GET /v1/messages/batches/b*",
+        "GET /v1/messages/batches/b*/results",
+    ],
+    "gemini_batch": [
+        "POST /upload/v1/files",
+        "POST /sent",
+        "POST /v1/models/m:batchGenerateContent",
+        "GET /v1/batches/b*",
+        "GET /v1/files/results*",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_kill_9_after_every_kind_of_call(server, tmp_path, distill, write_config, start):
+    quick = {"gather_s": 0.2, "poll_s": 0.1}
+    config = config_of(server, number=40, kind=server.kind, concurrency=5, **quick)
+    config["generate"]["sampling"] = {"max_tokens": 50}
+    path, draw = write_config(config), random.Random(1)
+    for kind in KINDS_OF_CALL[server.kind]:
+        before = len(server.calls)
+        process = start(path)
+        wait_for(lambda kind=kind, n=before: fnmatch.filter(server.calls[n:], kind), 60)
+        time.sleep(draw.uniform(0, 0.05))
+        assert process.poll() is None, "the generation ended before the kill did"
+        kill(process)
+    done = distill("generate", path)
+    assert done.returncode == 0, done.stderr
+    made = Counter(key for keys in server.made for key in keys)
+    assert len(made) == 40
+    assert set(made.values()) == {1}, "a request was bought twice"
+    keys, noted_batches = stored(tmp_path)
+    assert sorted(keys) == sorted(made)
+    assert noted_batches == 0
+    counts = manifest(tmp_path)["counts"]
+    assert counts["bought"] + counts["reused"] == 40
+    assert not server.asked

@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -23,6 +21,7 @@ from tests.helpers.batch_server import (
     stored,
     teacher_of,
 )
+from tests.helpers.processes import kill, wait_for
 from tests.helpers.scripted_teacher import ask_with, run, tasks
 
 
@@ -36,37 +35,6 @@ def server():
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "s.sqlite"
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Begins a generation in a process of its own; none outlives its test."""
-    begun = []
-
-    def begin(config):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "synth", "generate", str(config)],
-            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        begun.append(process)
-        return process
-
-    yield begin
-    for process in begun:
-        kill(process)
-
-
-def wait_for(what, seconds=30):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def kill(process):
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.mark.slow
