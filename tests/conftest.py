@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, settings
 
-from tests.helpers import shared, skips
+from tests.helpers import forked_python, shared, skips
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch loads
 # No test asks a hub; huggingface_hub reads this when it is imported, and retries for minutes else.
@@ -131,10 +131,12 @@ def distill(tmp_path):
     """Runs the command line in a process of its own, in an empty folder."""
 
     def call(*arguments, env=None, timeout=240, cwd=tmp_path):
-        environment = {**os.environ, **(env or {})}
+        command = ["-m", "synth", *map(str, arguments)]
+        if not env:
+            return forked_python.run(command, cwd=cwd, timeout=timeout)
         return subprocess.run(
-            [sys.executable, "-m", "synth", *map(str, arguments)],
-            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
+            [sys.executable, *command],
+            cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
 
     return call

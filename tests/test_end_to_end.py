@@ -3,10 +3,11 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+
+from tests.helpers import forked_python
 
 
 def config(tiny):
@@ -29,8 +30,8 @@ def config(tiny):
 def test_a_whole_run_killed_in_training_and_run_again(tiny, distill, write_config, tmp_path):
     path = write_config(config(tiny))
     run = tmp_path / "runs" / "e2e"
-    command = [sys.executable, "-m", "synth", "run", str(path)]
-    process = subprocess.Popen(
+    command = ["-m", "synth", "run", path]
+    process = forked_python.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     log = run / "train" / "log.jsonl"

@@ -2,14 +2,15 @@
 
 import signal
 import subprocess
-import sys
 import time
+
+from tests.helpers import forked_python
 
 
 def generation(folder, config):
     """Begins `distill generate` as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "synth", "generate", str(config)],
+    return forked_python.Popen(
+        ["-m", "synth", "generate", config],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from sft.labels.labeler import Wanted, batches, estimate, label
 from sft.labels.store import LabelStore, tokens_hash
 from sft.labels.transformers import Reader, _lse, _topk
 from synth.core.errors import UserError
+from tests.helpers import forked_python
 
 VOCABULARY = 97
 
@@ -281,8 +282,8 @@ def test_two_kills_leave_the_same_files(tmp_path):
     here = str(Path(__file__).parents[3])
 
     def start(folder, slow):
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, folder, here, str(slow)], stdout=subprocess.PIPE, text=True
+        return forked_python.Popen(
+            ["-c", RUN, folder, here, slow], stdout=subprocess.PIPE, text=True
         )
 
     whole = start(tmp_path / "whole", 0)

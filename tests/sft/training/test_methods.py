@@ -19,6 +19,7 @@ from synth.config.distillation import HiddenStates, SoftLabels, TeacherModel
 from synth.config.train import Lora, Train
 from synth.core.models import load_model
 from tests.helpers import dense_reference as reference
+from tests.helpers import forked_python
 from tests.helpers.training.training_runs import (
     curve,
     examples_in,
@@ -350,7 +351,7 @@ def test_killed_and_gone_on_it_is_the_undisturbed_run(which, more, models, label
     )  # fmt: skip
     said = tmp_path / "said"
     with said.open("w") as stderr:
-        process = subprocess.Popen([sys.executable, "-c", script], stderr=stderr)
+        process = forked_python.Popen(["-c", script], stderr=stderr)
     log, end = folder / "log.jsonl", time.monotonic() + 200
     while not (log.is_file() and len(log.read_text().splitlines()) >= 6):
         assert process.poll() is None, said.read_text()

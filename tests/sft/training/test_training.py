@@ -19,6 +19,7 @@ from sft.training.run import train
 from synth.config.train import Lora, Student, Train
 from synth.core.errors import MissingPackage, UserError
 from synth.core.record import Message, Record, Task
+from tests.helpers import forked_python
 
 
 def records(n=24):
@@ -202,7 +203,7 @@ def test_killed_twice_and_resumed_it_is_the_undisturbed_run(checkpoint, tmp_path
         here=str(Path(__file__).parents[3]), model=str(checkpoint), folder=str(folder)
     )
     for lines in (4, 8):
-        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+        process = forked_python.Popen(["-c", script], stderr=subprocess.DEVNULL)
         log = folder / "log.jsonl"
         deadline = time.monotonic() + 120
         while not (log.is_file() and len(log.read_text().splitlines()) >= lines):
@@ -216,7 +217,7 @@ def test_killed_twice_and_resumed_it_is_the_undisturbed_run(checkpoint, tmp_path
     half = folder / "checkpoints" / "checkpoint-11"
     half.mkdir(parents=True)
     (half / "trainer_state.json").write_text("{")
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert forked_python.run(["-c", script]).returncode == 0
     assert losses(folder) == losses(tmp_path / "whole")
     from safetensors.torch import load_file
 

@@ -214,8 +214,10 @@ def test_requests_that_fail_for_good_end_by_themselves_and_hold_nobody_up(fault,
             assert (counts.bought, counts.failed.total()) == (bought, 12)
             assert not counts.out
         assert len(failures) == 12
-        attempts = 1 if fault == "400" else 3
-        assert len(server.log) == 68 + 2 * 12 * attempts
+        attempts = 2 * 12 * (1 if fault == "400" else 3)
+        # One that is sent while the endpoint seems unhealthy is not held against its request.
+        spared = 0 if fault in ("400", "empty choices") else 12
+        assert attempts <= len(server.log) - 68 <= attempts + spared
 
 
 def test_questions_that_wait_to_be_tried_again_let_others_begin(path, monkeypatch):

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -22,6 +21,7 @@ from synth.stages import label as labelling
 from synth.stages.context import StageContext
 from synth.stages.label import label_inputs, show_estimate
 from synth.stages.pipeline import do_stage
+from tests.helpers import forked_python
 
 
 def model(folder, seed):
@@ -324,8 +324,8 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(start, tmp_path):
     place = run.folder / "label"
 
     def begin(slow):
-        return subprocess.Popen(
-            [sys.executable, "-c", KILLED, tmp_path / "config.yaml", str(slow)],
+        return forked_python.Popen(
+            ["-c", KILLED, tmp_path / "config.yaml", slow],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -21,6 +20,7 @@ from synth.stages.build_student import model_path, resolved_step, written_step
 from synth.stages.context import StageContext
 from synth.stages.pipeline import do_stage
 from synth.stages.train import train_inputs
+from tests.helpers import forked_python
 from tests.helpers.training.on_policy_runs import tiny, trained_bpe
 
 
@@ -270,9 +270,7 @@ def test_killed_while_students_change_places_none_is_lost(config, load, write_co
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         shutil.copytree(tmp_path / "runs", tmp_path / "killed")
         path = write_config(again, "killed.yaml")
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(path), str(moment)], check=False
-        ).returncode
+        done = forked_python.run(["-c", KILLED, path, moment]).returncode
         run = load_run(str(path))[0]
         found = {weights(run, folder.name) for folder in run.folder.glob("train*")}
         assert len(found) == 2 and first in found  # the old student and the new one
