@@ -125,9 +125,10 @@ def test_the_command_line_stops_with_status_3_and_goes_on(distill, write_config,
 
 
 @pytest.mark.slow
-def test_a_cap_in_dollars_without_a_price_is_a_mistake(distill, write_config):
-    done = distill("generate", write_config(config()), "budget.usd=5")
-    assert done.returncode == 2
+def test_a_cap_in_dollars_without_a_price_is_a_mistake(distill, write_config, api):
+    costly = f"teachers.t={{kind: openai, base_url: '{api.url}', model: m}}"
+    done = distill("generate", write_config(config()), "budget.usd=5", costly)
+    assert done.returncode == 2 and not api.received
     assert "budget.usd needs the price of teacher t: set teachers.t.price" in done.stderr
     priced = distill(
         "generate",

@@ -151,7 +151,7 @@ def test_an_evaluation_of_an_older_version_is_shown_and_done_again(tiny, tmp_pat
     assert "no measurable change" in capsys.readouterr().out
 
     again, said = evaluated(run)
-    assert any("version: None -> 2" in line for line in said)
+    assert any("version: not set -> 2" in line for line in said)
     assert again["results"]["after"]["format"] is not None
     assert all(one["bought"] == 0 for one in again["results"].values())
 
