@@ -71,7 +71,10 @@ def test_a_config_is_a_name_a_file_or_a_dict(write_config):
 
 
 def test_mistakes_of_the_user_are_said():
-    with pytest.raises(UserError, match="dry-rum: no such file or config; did you mean the shipped config 'dry-run'"):
+    with pytest.raises(
+        UserError,
+        match="dry-rum: no such file or config; did you mean the shipped config 'dry-run'",
+    ):
         load_run("dry-rum")
     with pytest.raises(ConfigError, match="config: tsks: unknown key; did you mean 'tasks'"):
         load_run({**CONFIG, "tsks": {}})
