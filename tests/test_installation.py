@@ -130,16 +130,14 @@ def run(*command, **options):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_environment_of_the_quickstart_comes_as_wheels():
-    """As the Makefile asks for it: a package without a wheel would be an error.
-
-    (That of the tests was installed in this way, or they would not run.)
-    """
+@pytest.mark.parametrize("extra", ["quickstart", "dev"])
+def test_the_environments_of_make_come_as_wheels(extra):
+    """As the Makefile asks for it: a package without a wheel would be an error."""
     recipe = (ROOT / "Makefile").read_text()
     (options,) = re.findall(r"^PIP := \$\(BIN\)/python -m pip (install .*)$", recipe, re.M)
     assert "--only-binary :all:" in options
     pip = [sys.executable, "-m", "pip", *options.split(), "--dry-run", "--ignore-installed"]
-    run(*pip, "-e", ".[quickstart]", cwd=ROOT)
+    run(*pip, "-e", f".[{extra}]", cwd=ROOT)
     run(*pip, *re.findall(r"^WEIGHTS := (.*)$", recipe, re.M)[0].split(), cwd=ROOT)
 
 

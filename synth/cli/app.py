@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from synth.cli._completion import complete_config
 from synth.core.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_USER, DistillError, UserError
 from synth.core.installation import names_are_hidden, taken_names
 from synth.core.process.interrupts import leaves_at_second_press
@@ -28,19 +29,11 @@ app = typer.Typer(
 )
 
 
-def _configs(incomplete: str) -> list[str]:
-    """Completes the name of a config: a shipped one, or a file."""
-    import glob
-
-    from synth.config.yaml_file import config_names
-
-    files = [*glob.glob(f"{glob.escape(incomplete)}*.y*ml"), *glob.glob(f"{incomplete}*/")]
-    return [*(n for n in config_names() if n.startswith(incomplete)), *files]
-
-
 Config = Annotated[
     str,
-    typer.Argument(help="A YAML file, or the name of a shipped config.", autocompletion=_configs),
+    typer.Argument(
+        help="A YAML file, or the name of a shipped config.", autocompletion=complete_config
+    ),
 ]
 DataOrConfig = Annotated[
     str, typer.Argument(help="A YAML file, a shipped config, or a data set to filter.")

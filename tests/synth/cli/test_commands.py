@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from synth import __version__
-from synth.cli.app import _configs, app
+from synth.cli._completion import complete_config
+from synth.cli.app import app
 from synth.cli.catalogue import KINDS, catalogue
 from synth.cli.init import write_config
 from synth.config.validate import load_run
@@ -43,7 +44,7 @@ def test_version():
 def test_a_config_is_completed_by_shipped_names_and_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quick.yaml").touch()
-    assert _configs("quick") == ["quickstart", "quickstart-vllm", "quick.yaml"]
+    assert complete_config("quick") == ["quickstart", "quickstart-vllm", "quick.yaml"]
 
 
 @pytest.mark.parametrize("kind", ["filters", "teachers", "tasks", "traces"])
